@@ -1,0 +1,1 @@
+"""The words of the log: events, their bytes, and the ports every other package shares."""

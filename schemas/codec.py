@@ -1,0 +1,170 @@
+"""An event's bytes: Avro single-object encoding, and CloudEvents 1.0 headers in binary mode.
+
+Value: ``C3 01``, the 8-byte little-endian CRC-64-AVRO fingerprint of the writer's schema, the
+Avro body. Source: Avro specification ("Single-object encoding"), CloudEvents Kafka protocol
+binding 1.0 ("Binary content mode").
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import Any, TypeVar, cast
+
+import msgspec
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+
+from schemas.avro import Schema, fingerprint_of, schema_of
+from schemas.errors import CorruptRecord, UnknownSchema
+from schemas.event import Event
+from schemas.events import event_types
+
+MARKER = b"\xc3\x01"
+HEADER_BYTES = 10
+CONTENT_TYPE = b"application/avro"
+
+Headers = list[tuple[str, bytes]]
+E = TypeVar("E", bound=Event)
+
+
+class Writer(msgspec.Struct, frozen=True):
+    """A writer's schema: of which event class it is, and the schema itself."""
+
+    event_type: type[Event]
+    schema: Schema
+    parsed: Any
+    prefix: bytes
+
+
+@cache
+def writer_of(event_type: type[Event]) -> Writer:
+    """Return the current writer of an event class."""
+    schema = schema_of(event_type)
+    return Writer(event_type, schema, _parse(schema), MARKER + fingerprint_of(schema))
+
+
+@cache
+def writers() -> dict[bytes, Writer]:
+    """Return every known writer by its prefix: the current ones and all published versions."""
+    current = {event.type: event for event in event_types()}
+    known: dict[bytes, Writer] = {}
+    for schema in published_schemas():
+        event_type = current.get(schema["weir.type"])
+        if event_type is not None:
+            prefix = MARKER + fingerprint_of(schema)
+            known[prefix] = Writer(event_type, schema, _parse(schema), prefix)
+    for event_type in event_types():
+        writer = writer_of(event_type)
+        known[writer.prefix] = writer
+    return known
+
+
+def published_schemas() -> list[Schema]:
+    """Return the committed schema of every version that was ever released."""
+    folder = resources.files("schemas") / "published"
+    return [
+        cast("Schema", json.loads(entry.read_text("utf-8")))
+        for entry in sorted(folder.iterdir(), key=lambda item: item.name)
+        if entry.name.endswith(".avsc")
+    ]
+
+
+def encode(event: Event) -> bytes:
+    """Return the record value of an event."""
+    writer = writer_of(type(event))
+    out = io.BytesIO()
+    out.write(writer.prefix)
+    schemaless_writer(out, writer.parsed, msgspec.to_builtins(event, builtin_types=(bytes,)))
+    return out.getvalue()
+
+
+def decode(value: bytes) -> Event:
+    """Return the event in a record value, read with its writer's schema.
+
+    Raises UnknownSchema for a fingerprint that nobody published, CorruptRecord for bytes that
+    are not what the fingerprint promises, trailing ones included.
+    """
+    writer = writers().get(value[:HEADER_BYTES])
+    if writer is None:
+        raise unknown_schema(value)
+    body = io.BytesIO(value)
+    body.seek(HEADER_BYTES)
+    try:
+        fields = schemaless_reader(body, writer.parsed, writer_of(writer.event_type).parsed)
+        if body.tell() != len(value):
+            raise ValueError(f"{len(value) - body.tell()} bytes are left over")
+        return msgspec.convert(fields, writer.event_type, builtin_types=(bytes,))
+    except Exception as error:  # fastavro raises many kinds, IndexError and EOFError among them
+        raise CorruptRecord(
+            f"a record of {writer.event_type.type} cannot be decoded: {error}"
+        ) from error
+
+
+def decode_as(value: bytes, event_type: type[E]) -> E | None:
+    """Return the event if it is of this type, else None; raises as `decode`."""
+    writer = writers().get(value[:HEADER_BYTES])
+    if writer is not None and writer.event_type is not event_type:
+        return None
+    return cast("E", decode(value))
+
+
+def unknown_schema(value: bytes) -> UnknownSchema:
+    """Return the error for a value whose writer is unknown."""
+    if value[:2] != MARKER:
+        return UnknownSchema("a record does not begin with the Avro single-object marker C3 01")
+    return UnknownSchema(f"no published schema has the fingerprint {value[2:HEADER_BYTES].hex()}")
+
+
+def headers(
+    event: Event,
+    source: str,
+    *,
+    correlation_id: str | None = None,
+    causation_id: str | None = None,
+    traceparent: str | None = None,
+) -> Headers:
+    """Return the CloudEvents headers of an event; `source` names its producer (``/gateway/1``).
+
+    `correlation_id` is the request or run that the event belongs to, `causation_id` the event
+    that caused it.
+    """
+    pairs = [
+        ("content-type", CONTENT_TYPE),
+        ("ce_specversion", b"1.0"),
+        ("ce_type", event.type.encode()),
+        ("ce_source", source.encode()),
+        ("ce_id", event.event_id.encode()),
+        ("ce_time", _timestamp(event.occurred_at_us).encode()),
+        ("ce_dataschema", f"urn:weir:schema:{event.type}:v{event.version}".encode()),
+    ]
+    if correlation_id:
+        pairs.append(("ce_correlationid", correlation_id.encode()))
+    if causation_id:
+        pairs.append(("ce_causationid", causation_id.encode()))
+    if traceparent:
+        pairs.append(("ce_traceparent", traceparent.encode()))
+    return pairs
+
+
+def _timestamp(time_us: int) -> str:
+    seconds, fraction = divmod(time_us, 1_000_000)
+    return f"{_second(seconds)}.{fraction:06d}Z"
+
+
+_last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+
+
+def _second(seconds: int) -> str:
+    # The hot path formats thousands of times within one second: keep the last one.
+    global _last_second  # noqa: PLW0603
+    if _last_second[0] != seconds:
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        _last_second = (seconds, text)
+    return _last_second[1]
+
+
+def _parse(schema: Schema) -> Any:
+    return parse_schema(schema, named_schemas={}, _write_hint=False)

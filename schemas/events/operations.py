@@ -1,0 +1,168 @@
+"""What the system says of itself: keys of content, alerts, audit, dead letters."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.event import Event, Topic
+
+PRIVACY_KEYS = Topic("weir.privacy.keys.v1", cleanup="compact")
+ALERTS = Topic("weir.alerts.v1")
+ANOMALIES = Topic("weir.anomalies.v1")
+OPTIMIZER = Topic("weir.optimizer.v1")
+AUDIT = Topic("weir.audit.v1", partitions=1)
+DEAD_LETTERS = Topic("weir.dead-letters.v1")
+HEARTBEATS = Topic("weir.heartbeats.v1", partitions=1, cleanup="compact")
+
+
+class DataKeyCreated(Event, frozen=True, kw_only=True):
+    """A data key, wrapped by the master key; a tombstone under its id destroys it."""
+
+    topic = PRIVACY_KEYS
+    type = "weir.privacy.key.created"
+
+    data_key_id: str
+    subject: str
+    nonce: bytes
+    wrapped: bytes
+
+    @property
+    def key(self) -> str:
+        return self.data_key_id
+
+
+class AlertChanged(Event, frozen=True, kw_only=True):
+    """An alert (OPS-01) was opened, acknowledged or resolved; carries its whole state."""
+
+    topic = ALERTS
+    type = "weir.alerts.alert.changed"
+
+    alert_id: str
+    alert_type: str
+    severity: str
+    scope: str
+    status: str
+    message: str
+    value: float | None = None
+    threshold: float | None = None
+
+    @property
+    def key(self) -> str:
+        return self.alert_id
+
+
+class AnomalyChanged(Event, frozen=True, kw_only=True):
+    """An anomaly (ANA-05) was found or has ended."""
+
+    topic = ANOMALIES
+    type = "weir.anomalies.anomaly.changed"
+
+    anomaly_id: str
+    metric: str
+    dimension: str
+    kind: str
+    severity: str
+    status: str
+    expected: float | None = None
+    actual: float | None = None
+    score: float | None = None
+    started_at_us: int
+    ended_at_us: int | None = None
+    explanation: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.anomaly_id
+
+
+class OptimizerActed(Event, frozen=True, kw_only=True):
+    """An automatic change of routing: what, why, and the metric that it aims at."""
+
+    topic = OPTIMIZER
+    type = "weir.optimizer.acted"
+
+    action_id: str
+    rule: str
+    target: str
+    reason: str
+    metric: str
+    before: float | None = None
+    after: float | None = None
+    state: str
+    expires_at_us: int | None = None
+
+    @property
+    def key(self) -> str:
+        return self.action_id
+
+
+class AuditRecorded(Event, frozen=True, kw_only=True):
+    """A privileged act. `previous_hash` chains the records of the topic's single writer."""
+
+    topic = AUDIT
+    type = "weir.audit.recorded"
+
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, str] = msgspec.field(default_factory=dict)
+    sequence: int
+    previous_hash: str
+    hash: str
+
+    @property
+    def key(self) -> str:
+        return self.actor
+
+
+class DeadLetter(Event, frozen=True, kw_only=True):
+    """A record that the named consumer could not take, with its bytes and the reason."""
+
+    topic = DEAD_LETTERS
+    type = "weir.dead-letter"
+
+    consumer: str
+    source_topic: str
+    source_partition: int
+    source_offset: int
+    error_code: str
+    error: str
+    record_key: bytes | None = None
+    record_value: bytes | None = None
+    record_headers: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.source_topic}|{self.source_partition}"
+
+
+class Heartbeat(Event, frozen=True, kw_only=True):
+    """A part is alive. `positions` maps ``topic|partition`` to the next offset it will read."""
+
+    topic = HEARTBEATS
+    type = "weir.heartbeat"
+
+    part: str
+    instance: str
+    started_at_us: int
+    lag: int | None = None
+    positions: dict[str, int] = msgspec.field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.part
+
+
+class OutboxClosed(Event, frozen=True, kw_only=True):
+    """An outbox is drained and will never be written again."""
+
+    topic = HEARTBEATS
+    type = "weir.outbox.closed"
+
+    outbox_id: str
+    records: int
+    abandoned: int
+
+    @property
+    def key(self) -> str:
+        return f"outbox:{self.outbox_id}"

@@ -1,0 +1,80 @@
+"""Live tables: the values of Faust folds, published as the folds' own changelogs.
+
+A row is one key's partial for one source partition (Kafka key ``key|partition``); readers add
+the partials. `offset` is the last source offset that the row includes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.event import Event, Topic
+
+HEALTH_TABLE = Topic("weir.health.tables.v1", cleanup="compact")
+SPEND_TABLE = Topic("weir.spend.tables.v1", cleanup="compact")
+FEEDBACK_TABLE = Topic("weir.feedback.tables.v1", cleanup="compact")
+
+
+class TableRow(Event, frozen=True, kw_only=True):
+    """What every row carries for recovery and for readers."""
+
+    entity: str
+    partition: int
+    offset: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.entity}|{self.partition}"
+
+
+class HealthBucket(msgspec.Struct, frozen=True):
+    """Attempts on a target that ended within [start_s, start_s + 10) seconds of event time.
+
+    Histograms map a bucket of `schemas.histogram` (as text) to a count, over microseconds.
+    """
+
+    start_s: int
+    calls: int
+    failures: int
+    errors: dict[str, int]
+    latency: dict[str, int]
+    first_token: dict[str, int]
+
+
+class HealthRow(TableRow, frozen=True, kw_only=True):
+    """Recent health of the target `entity`: its last buckets, oldest first."""
+
+    topic = HEALTH_TABLE
+    type = "weir.health.row"
+
+    buckets: list[HealthBucket]
+
+
+class SpendWindow(msgspec.Struct, frozen=True):
+    """Sums of one window (``minute``, ``hour``, ``day``, ``month``) that starts at `start_s`."""
+
+    window: str
+    start_s: int
+    entries: int
+    cost_nano_usd: int
+    unpriced: int
+    input_tokens: int
+    output_tokens: int
+
+
+class SpendRow(TableRow, frozen=True, kw_only=True):
+    """Spend of `entity`: ``key:…``, ``team:…``, ``project:…``, ``target:…`` or ``total:``."""
+
+    topic = SPEND_TABLE
+    type = "weir.spend.row"
+
+    windows: list[SpendWindow]
+
+
+class FeedbackRow(TableRow, frozen=True, kw_only=True):
+    """Feedback of the model or scope `entity` per five-minute bucket {start_s as text: count}."""
+
+    topic = FEEDBACK_TABLE
+    type = "weir.feedback.row"
+
+    buckets: dict[str, int]

@@ -1,0 +1,247 @@
+"""The log as every package sees it: records, positions, and the ports that infra implements."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from schemas.codec import Headers, decode_as
+from schemas.errors import CorruptRecord
+from schemas.event import Event, Topic
+
+OUTBOX_HEADER = "weir-outbox"
+SEQUENCE_HEADER = "weir-seq"
+
+E = TypeVar("E", bound=Event)
+
+
+class Record(NamedTuple):
+    """A record as read from Kafka. `timestamp_ms` is the broker's append time."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+    def header(self, name: str) -> bytes | None:
+        """Return the first header of this name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class Position(NamedTuple):
+    """Where a record stands."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition that Kafka's default partitioner gives a key (murmur2, Java seed)."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def murmur2(data: bytes) -> int:
+    """Return Kafka's 32-bit murmur2. Source: org.apache.kafka.common.utils.Utils.murmur2."""
+    length = len(data)
+    mask = 0xFFFFFFFF
+    value = 0x9747B28C ^ length
+    for start in range(0, length - length % 4, 4):
+        part = int.from_bytes(data[start : start + 4], "little") * 0x5BD1E995 & mask
+        value = value * 0x5BD1E995 & mask ^ ((part ^ part >> 24) * 0x5BD1E995 & mask)
+    if length % 4:
+        value = (value ^ int.from_bytes(data[length - length % 4 :], "little")) * 0x5BD1E995 & mask
+    value = (value ^ value >> 13) * 0x5BD1E995 & mask
+    return value ^ value >> 15
+
+
+class Cursor(msgspec.Struct):
+    """How far a consumer has come; it is stored together with the consumer's state.
+
+    `positions`: {topic: {partition: next offset}} guards against reading twice.
+    `watermarks`: {topic: {partition: {outbox id: highest sequence}}} guards against a producer's
+    sending twice. `cluster_id` and `topic_ids` tell a log that was replaced.
+    """
+
+    positions: dict[str, dict[int, int]] = msgspec.field(default_factory=dict)
+    watermarks: dict[str, dict[int, dict[str, int]]] = msgspec.field(default_factory=dict)
+    cluster_id: str | None = None
+    topic_ids: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def next_offset(self, topic: str, partition: int) -> int:
+        """Return the next offset to read, 0 for a partition not seen yet."""
+        return self.positions.get(topic, {}).get(partition, 0)
+
+    def dump(self) -> bytes:
+        """Return the cursor as JSON."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def load(cls, data: bytes) -> Cursor:
+        """Read what `dump` wrote. Raises msgspec.DecodeError for anything else."""
+        return msgspec.json.decode(data, type=cls)
+
+
+class Deduplicator:
+    """Advances a cursor over records and says which of them are new.
+
+    A producer sends the records of one outbox in ascending sequence per partition and starts
+    again from its lowest unacknowledged one, so whatever is not above the highest sequence seen
+    is a repeat.
+    """
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.dropped = 0
+
+    def admit(self, record: Record) -> bool:
+        """Advance the cursor; return False for a record that was seen before."""
+        positions = self.cursor.positions.setdefault(record.topic, {})
+        if record.offset < positions.get(record.partition, 0):
+            self.dropped += 1
+            return False
+        positions[record.partition] = record.offset + 1
+        outbox = record.header(OUTBOX_HEADER)
+        sequence = record.header(SEQUENCE_HEADER)
+        if outbox is None or sequence is None:
+            return True
+        partitions = self.cursor.watermarks.setdefault(record.topic, {})
+        marks = partitions.setdefault(record.partition, {})
+        name, number = outbox.decode("ascii", "replace"), _sequence(record, sequence)
+        if number <= marks.get(name, -1):
+            self.dropped += 1
+            return False
+        marks[name] = number
+        return True
+
+    def fresh(self, records: Iterable[Record]) -> list[Record]:
+        """Return the new ones among records, in order."""
+        return [record for record in records if self.admit(record)]
+
+
+def _sequence(record: Record, text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        where = f"{record.topic}|{record.partition}@{record.offset}"
+        raise CorruptRecord(f"{where}: the header {SEQUENCE_HEADER} is no number") from error
+
+
+class TableView(Generic[E]):
+    """The last event per key of one type, followed in memory.
+
+    A tombstone, or an event with `deleted`, removes its key. `generation` counts changes, so
+    that a reader can cache what it derives.
+    """
+
+    def __init__(self, event_type: type[E]) -> None:
+        self.event_type = event_type
+        self.topic: Topic = event_type.topic
+        self.entries: dict[str, E] = {}
+        self.cursor = Cursor()
+        self.generation = 0
+        self.caught_up = asyncio.Event()
+        self._listeners: list[Callable[[str, E | None], None]] = []
+
+    def listen(self, listener: Callable[[str, E | None], None]) -> None:
+        """Call `listener(key, event or None)` after each change."""
+        self._listeners.append(listener)
+
+    def get(self, key: str) -> E | None:
+        """Return the current event under a key."""
+        return self.entries.get(key)
+
+    def apply(self, record: Record) -> None:
+        """Fold one (already deduplicated) record in. Raises as `schemas.codec.decode`."""
+        if record.key is None:
+            raise CorruptRecord(f"a record of {record.topic} has no key")
+        key = record.key.decode("utf-8", "replace")
+        event: E | None = None
+        if record.value is not None:
+            event = decode_as(record.value, self.event_type)
+            if event is None:
+                return
+        if event is None or getattr(event, "deleted", False):
+            if self.entries.pop(key, None) is None:
+                return
+            event = None
+        else:
+            self.entries[key] = event
+        self.generation += 1
+        for listener in self._listeners:
+            listener(key, event)
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """How to reach a Kafka cluster; SASL and TLS fields are None on an open one."""
+
+    bootstrap: str
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    ca_file: str | None = None
+    replication_factor: int = 1
+
+
+class Reader(Protocol):
+    """A deduplicating consumer of whole topics, positioned by a cursor and by nothing else."""
+
+    cursor: Cursor
+
+    async def batch(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Return the next new records, possibly none, and advance the cursor past them.
+
+        Raises LogTruncated or WrongLog instead of ever resetting a position.
+        """
+        ...
+
+    async def end_positions(self) -> Mapping[str, Mapping[int, int]]:
+        """Return {topic: {partition: end offset}} as of now."""
+        ...
+
+    async def lag(self) -> int:
+        """Return how many records lie between the cursor and the end."""
+        ...
+
+
+class Log(Protocol):
+    """The port to Kafka; `infra.kafka` implements it."""
+
+    connection: Connection
+    source: str
+    """The CloudEvents source of what this process publishes, e.g. ``/control/1234``."""
+
+    async def publish(
+        self,
+        event: Event,
+        *,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        extra_headers: Headers = ...,
+    ) -> Position:
+        """Append one event and wait for the acknowledgement of all in-sync replicas.
+
+        Raises BrokerUnavailable when it did not come in time.
+        """
+        ...
+
+    def reader(
+        self, topics: Sequence[Topic], cursor: Cursor | None = None
+    ) -> AbstractAsyncContextManager[Reader]:
+        """Open a reader of whole topics from a cursor (None: from the beginning)."""
+        ...
+
+    async def follow(self, views: Sequence[TableView[Event]], stop: asyncio.Event) -> None:
+        """Keep views up to date until `stop`; sets each view's `caught_up` at the first end."""
+        ...
