@@ -159,7 +159,7 @@ _last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
 
 def _second(seconds: int) -> str:
     # The hot path formats thousands of times within one second: keep the last one.
-    global _last_second  # noqa: PLW0603
+    global _last_second
     if _last_second[0] != seconds:
         text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         _last_second = (seconds, text)
