@@ -7,7 +7,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
-from infra.connection import librdkafka_options
+from schemas.connection import librdkafka_options
 from schemas.errors import BrokerUnavailable, ConfigurationError
 from schemas.event import Topic
 from schemas.log import Connection

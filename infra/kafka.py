@@ -11,11 +11,11 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from infra.connection import aiokafka_options
 from infra.identity import Identity, identify
 from infra.publisher import KafkaPublisher
 from schemas.clock import now_us
 from schemas.codec import Headers
+from schemas.connection import aiokafka_options
 from schemas.errors import BrokerUnavailable, LogError, LogTruncated, WrongLog
 from schemas.event import Event, Topic
 from schemas.events.operations import DeadLetter

@@ -8,8 +8,8 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
-from infra.connection import MAX_RECORD_BYTES, librdkafka_options
 from schemas.codec import Headers, encode, headers
+from schemas.connection import MAX_RECORD_BYTES, librdkafka_options
 from schemas.errors import BrokerUnavailable, LogError, PayloadTooLarge
 from schemas.event import Event, Topic
 from schemas.log import (

@@ -7,7 +7,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from infra.connection import librdkafka_options
+from schemas.connection import librdkafka_options
 from schemas.errors import BrokerUnavailable, ConfigurationError
 from schemas.event import Topic
 from schemas.events import topics as declared_topics
