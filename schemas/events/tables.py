@@ -27,10 +27,45 @@ class TableRow(Event, frozen=True, kw_only=True):
         return f"{self.entity}|{self.partition}"
 
 
-class HealthBucket(msgspec.Struct, frozen=True):
-    """Attempts on a target that ended within [start_s, start_s + 10) seconds of event time.
+class CursorRow(TableRow, frozen=True, kw_only=True):
+    """How far a fold has come in one source partition; written after the rows it vouches for.
 
-    Histograms map a bucket of `schemas.histogram` (as text) to a count, over microseconds.
+    `offset` is the last source offset that every row of the partition includes. `watermarks`
+    ({outbox id: highest sequence}, the least recently heard first) tell repeats of a producer,
+    `topic_id` tells a source topic that was created anew.
+    """
+
+    topic_id: str | None = None
+    watermarks: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class HealthCursor(CursorRow, frozen=True, kw_only=True):
+    """The cursor of the health fold."""
+
+    topic = HEALTH_TABLE
+    type = "weir.health.cursor"
+
+
+class SpendCursor(CursorRow, frozen=True, kw_only=True):
+    """The cursor of the spend fold."""
+
+    topic = SPEND_TABLE
+    type = "weir.spend.cursor"
+
+
+class FeedbackCursor(CursorRow, frozen=True, kw_only=True):
+    """The cursor of the feedback fold."""
+
+    topic = FEEDBACK_TABLE
+    type = "weir.feedback.cursor"
+
+
+class HealthBucket(msgspec.Struct, frozen=True):
+    """Attempts on a target whose call ended within [start_s, start_s + 10) of event time.
+
+    `calls` are those the target answered for: failed ones count in `failures`, a caller's own
+    mistake does not. `errors` counts each error class, ``cancelled`` included. Histograms map a
+    bucket of `schemas.histogram` (as text) to a count, over microseconds of successes.
     """
 
     start_s: int
@@ -72,9 +107,14 @@ class SpendRow(TableRow, frozen=True, kw_only=True):
 
 
 class FeedbackRow(TableRow, frozen=True, kw_only=True):
-    """Feedback of the model or scope `entity` per five-minute bucket {start_s as text: count}."""
+    """Feedback of the scope `entity`: ``all``, ``model:…`` or ``task:…``.
+
+    `total` counts for ever; `buckets` holds the recent past, {start_s as text: count} per five
+    minutes.
+    """
 
     topic = FEEDBACK_TABLE
     type = "weir.feedback.row"
 
+    total: int
     buckets: dict[str, int]

@@ -14,7 +14,9 @@ PROGRESS = Topic("weir.training.progress.v1")
 class TriggerFired(Event, frozen=True, kw_only=True):
     """A feedback threshold was crossed (one event per crossing), or a person asked for a run.
 
-    `since_us`..`until_us` is the window of feedback that it counted.
+    `since_us`..`until_us` is the window of feedback that it counted. The id of an automatic one
+    is its scope and ordinal, so that a double is recognisable; `total` is how much feedback the
+    scope had ever received when it fired, from which the next crossing counts on.
     """
 
     topic = TRIGGERS
@@ -27,6 +29,7 @@ class TriggerFired(Event, frozen=True, kw_only=True):
     threshold: int
     since_us: int
     until_us: int
+    total: int = 0
 
     @property
     def key(self) -> str:

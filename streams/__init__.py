@@ -1,0 +1,1 @@
+"""Live tables: pure folds over the log, run by Faust, exact under restarts."""

@@ -1,0 +1,1 @@
+"""The folds, one file each: a new file here is a new live table."""

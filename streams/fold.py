@@ -1,0 +1,71 @@
+"""What a fold is: a pure description of how events become the rows of a live table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from schemas.event import Event, Topic
+from schemas.events.tables import CursorRow, TableRow
+
+E = TypeVar("E", bound=Event)
+R = TypeVar("R", bound=TableRow)
+S = TypeVar("S")
+P = TypeVar("P")
+
+NOTHING: Sequence[Event] = ()
+
+
+@dataclass(frozen=True)
+class Fold(Generic[E, R, S, P]):
+    """How events of one type become rows, one per entity and source partition.
+
+    All functions are pure apart from `apply`, which changes the state that it is given. States
+    hold integers and their change is commutative, so that the rows depend neither on how the
+    records were cut into batches nor on how partitions interleave. Nothing here may look at a
+    clock or draw a random number: decisions are events, made elsewhere and read back.
+    """
+
+    name: str
+    """Names the consumer group and the dead letters' consumer; version it, never reuse it."""
+
+    event: type[E]
+    """What is folded; its topic is the source."""
+
+    row: type[R]
+    """What is published; its topic is the table, compacted, partitioned like the source."""
+
+    cursor: type[CursorRow]
+    """Where the fold's cursors are kept: in the same topic as its rows."""
+
+    split: Callable[[E], Iterable[tuple[str, P]]]
+    """The entities that an event concerns, each with what it contributes there."""
+
+    new: Callable[[], S]
+    """An entity's empty state."""
+
+    apply: Callable[[S, P], Sequence[Event]]
+    """Adds a contribution to a state; returns what is to be emitted, usually `NOTHING`.
+
+    Emitted events get their id from the source's position.
+    """
+
+    freeze: Callable[[S], dict[str, Any]]
+    """The row's own fields, in a canonical order."""
+
+    thaw: Callable[[R], S]
+    """The inverse of `freeze`."""
+
+    @property
+    def source(self) -> Topic:
+        """The topic whose records are folded."""
+        return self.event.topic
+
+    @property
+    def table(self) -> Topic:
+        """The topic to which rows and cursors are published."""
+        return self.row.topic
+
+
+AnyFold = Fold[Any, Any, Any, Any]
