@@ -1,0 +1,183 @@
+"""The books of a call: what it cost, and the events that record it.
+
+A request is admitted only when there is room for its settlement; an answer is complete only when
+its response, cost and content are in the outbox, which they enter together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from gateway.content import ContentMasker
+from gateway.outbox import Outbox
+from schemas.clock import now_us
+from schemas.events.changes import PriceChanged
+from schemas.events.llm import (
+    CallEvent,
+    ContentCaptured,
+    CostEntry,
+    RequestAdmitted,
+    ResponseCompleted,
+)
+from schemas.events.operations import DataKeyCreated
+from schemas.identity import uuid7
+from schemas.money import token_cost_nano_usd
+from schemas.privacy import MasterKey, Sealer
+
+SETTLEMENT_BYTES = 16 * 1024
+"""Room held for response and cost, beside that for the content: two slim events, many attempts."""
+
+
+def cost_of(
+    price: PriceChanged | None,
+    input_tokens: int | None,
+    cached_input_tokens: int | None,
+    output_tokens: int | None,
+) -> int | None:
+    """Return the cost in nano-USD, None when a needed price or count is unknown.
+
+    `input_tokens` includes the cached ones; these cost the cached price, or the full one where
+    no cached price is known. A count of zero needs no price.
+    """
+    if price is None or input_tokens is None or output_tokens is None:
+        return None
+    cached = min(cached_input_tokens or 0, input_tokens)
+    cached_price = price.cached_input_price
+    parts = [
+        (input_tokens - cached, price.input_price),
+        (cached, price.input_price if cached_price is None else cached_price),
+        (output_tokens, price.output_price),
+    ]
+    known = [(tokens, rate) for tokens, rate in parts if rate is not None]
+    if any(tokens for tokens, rate in parts if rate is None):
+        return None
+    return token_cost_nano_usd(known)
+
+
+def cost_entry(response: ResponseCompleted, price: PriceChanged | None) -> CostEntry:
+    """Return the ledger line of a response.
+
+    Settled when usage and price are known; a call that produced no usage and called nobody costs
+    zero; everything else is `unpriced` with a null cost, for a correction to follow.
+    """
+    if response.usage_basis == "none" and not any(
+        attempt.outcome != "failed" for attempt in response.attempts
+    ):
+        return _line(response, "settled", None, 0)
+    cost = cost_of(
+        price, response.input_tokens, response.cached_input_tokens, response.output_tokens
+    )
+    return _line(response, "unpriced" if cost is None else "settled", price, cost)
+
+
+def _line(
+    response: ResponseCompleted, entry: str, price: PriceChanged | None, cost: int | None
+) -> CostEntry:
+    return CostEntry(
+        event_id=uuid7(),
+        occurred_at_us=response.occurred_at_us,
+        request_id=response.request_id,
+        key_id=response.key_id,
+        team=response.team,
+        project=response.project,
+        user_id=response.user_id,
+        cost_center=response.cost_center,
+        route=response.route,
+        task_type=response.task_type,
+        target=response.target,
+        provider=response.provider,
+        model=response.model,
+        deployment_id=response.deployment_id,
+        entry=entry,
+        input_tokens=response.input_tokens,
+        cached_input_tokens=response.cached_input_tokens,
+        output_tokens=response.output_tokens,
+        input_price=price.input_price if price else None,
+        cached_input_price=price.cached_input_price if price else None,
+        output_price=price.output_price if price else None,
+        cost_nano_usd=cost,
+        price_version=price.price_version if price else None,
+        basis=response.usage_basis,
+    )
+
+
+class Recorder:
+    """Records calls in the outbox; belongs to the event loop's thread."""
+
+    def __init__(self, outbox: Outbox, master: MasterKey) -> None:
+        self.outbox = outbox
+        self.sealer = Sealer(master, self._new_data_key)
+        self._masker = ContentMasker()
+        self._admitted: dict[str, tuple[str, int]] = {}
+
+    def admitted(self, event: RequestAdmitted, content_bytes: int = 0) -> None:
+        """Record an admission and hold room for its settlement.
+
+        `content_bytes` is the size of the request, plus what the answer may add. Raises OutboxFull
+        with nothing recorded. Every admitted request must be completed.
+        """
+        room = SETTLEMENT_BYTES + content_bytes
+        self.outbox.reserve(room)
+        try:
+            self.outbox.append(event, correlation_id=event.request_id)
+        except BaseException:
+            self.outbox.release(room)
+            raise
+        self._admitted[event.request_id] = (event.event_id, room)
+
+    def completed(
+        self,
+        response: ResponseCompleted,
+        cost: CostEntry,
+        content: bytes | None = None,
+        *,
+        mode: str = "none",
+    ) -> int:
+        """Record the end of an admitted request; return the sequence to wait for.
+
+        `content` is the JSON of {"request", "response"}; it is sealed for the call's user, or for
+        its key where no user is known. Content too large for a record is kept by its hash.
+        """
+        cause, room = self._admitted.pop(response.request_id, (None, 0))
+        events: list[CallEvent | ContentCaptured] = [response, cost]
+        if content is not None and mode != "none":
+            events.append(self._captured(response, content, mode))
+        # The room is used up by this append, or given back: either way it is no longer held.
+        self.outbox.release(room)
+        return self.outbox.append(
+            *events,
+            settles=True,
+            correlation_id=response.request_id,
+            causation_id=cause,
+        )
+
+    async def durable(self, level: str = "written", sequence: int | None = None) -> None:
+        """Wait for a durability level; see `Outbox.durable`."""
+        await self.outbox.durable(level, sequence)
+
+    def _captured(self, response: ResponseCompleted, content: bytes, mode: str) -> ContentCaptured:
+        if mode == "masked":
+            content = self._masker.mask_json(content)
+        if len(content) > self.outbox.settings.max_record_bytes - SETTLEMENT_BYTES:
+            digest = hashlib.sha256(content).hexdigest()
+            content = msgspec.json.encode(
+                {"request": None, "response": None, "bytes": len(content), "sha256": digest}
+            )
+        sealed = self.sealer.seal(
+            response.user_id or response.key_id, content, bound_to=response.request_id
+        )
+        return ContentCaptured(
+            event_id=uuid7(),
+            occurred_at_us=now_us(),
+            request_id=response.request_id,
+            mode=mode,
+            data_key_id=sealed.data_key_id,
+            nonce=sealed.nonce,
+            ciphertext=sealed.ciphertext,
+        )
+
+    def _new_data_key(self, event: DataKeyCreated) -> None:
+        # A finished answer must be sealed even when the outbox refuses new work.
+        self.outbox.append(event, settles=True)

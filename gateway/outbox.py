@@ -1,0 +1,417 @@
+"""The outbox of one worker: every event lies in a local file before an answer's last byte leaves.
+
+One folder ``{id}`` per process start, locked while the process lives and never reopened for
+writing. Everything that one turn of the event loop appends goes out in one write. Room on the
+disk is allocated ahead: a request is admitted only when its settlement already has its place, so
+a full disk refuses new work and never a finished answer. `relay.Relay` carries the entries to
+Kafka and deletes segments; `adoption` finishes the outbox of a worker that died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.segment import Entry, carry, frame, segment_path, write_all
+from schemas import codec
+from schemas.errors import BrokerUnavailable, OutboxFull, PayloadTooLarge
+from schemas.event import Event
+from schemas.events.llm import RequestAdmitted, ResponseCompleted
+from schemas.log import partition_of
+
+LOCK_FILE = "lock"
+RETRY_SECONDS = 0.1
+_ID_HEX = 16
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OutboxSettings:
+    """Where outboxes lie and how large one may grow; sizes in bytes, times in seconds.
+
+    The default holds eight hours at 50 requests/s of 5 KB each. `write_patience_s` is how long a
+    finished answer waits for a disk that refuses even its reserved room, `replicated_patience_s`
+    for Kafka's acknowledgement.
+    """
+
+    folder: Path
+    max_bytes: int = 8 * 1024**3
+    segment_bytes: int = 16 * 1024**2
+    chunk_bytes: int = 1024**2
+    max_record_bytes: int = 15 * 1024**2
+    write_patience_s: float = 10.0
+    replicated_patience_s: float = 30.0
+
+
+class Segment:
+    """A segment as writer and relay share it; `end` counts its whole bytes, `last` its sequence."""
+
+    __slots__ = ("end", "first", "last", "path")
+
+    def __init__(self, path: Path, first: int, end: int = 0, last: int = 0) -> None:
+        self.path = path
+        self.first = first
+        self.end = end
+        self.last = last
+
+
+class Outbox:
+    """Appends events; all methods but `sync` and `acknowledge` belong to the event loop's thread.
+
+    `reserved` room is held by admitted requests until they are settled. Sequences start at 1;
+    `written`, `synced` and `acked` are the highest for which that and all before it is true.
+    """
+
+    def __init__(self, settings: OutboxSettings, source: str) -> None:
+        self.settings = settings
+        self.id = os.urandom(_ID_HEX // 2).hex()
+        self.folder = settings.folder / self.id
+        self.segments: list[Segment] = []
+        self.written = self.synced = self.acked = 0
+        self.reserved = 0
+        self.refused = 0
+        self.failing: OSError | None = None
+        self.wake: Callable[[], None] = lambda: None
+        self.hurry: Callable[[], None] = lambda: None
+        self._source = source
+        self._sequence = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._flush_planned = False
+        self._flush_waiters: list[asyncio.Future[None]] = []
+        self._failing_since = 0.0
+        self._syncing: asyncio.Future[None] | None = None
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._open: dict[str, bytes] = {}
+        self._retired: deque[int] = deque()
+        self._folder_changed = True
+        self._last_key = ("", b"", {1: 0})
+        self._syncer = ThreadPoolExecutor(1, "outbox-sync")
+        self._lock = create_folder(self.folder)
+        self._sync_lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._descriptor, self._allocated = self._begin_segment()
+
+    # --- room ------------------------------------------------------------------------------
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes on the disk, room allocated ahead included."""
+        return sum(segment.end for segment in self.segments[:-1]) + self._allocated
+
+    def reserve(self, size: int) -> None:
+        """Hold room for later settlements. Raises OutboxFull: the bound, or the disk, is reached."""
+        if self.failing is not None:
+            self._refuse(f"the outbox cannot be written: {self.failing.strerror}")
+        current = self.segments[-1]
+        needed = current.end + self._pending_bytes + self.reserved + size
+        if needed > self._allocated:
+            if self.bytes_used - self._allocated + needed > self.settings.max_bytes:
+                self._refuse(f"the outbox holds {self.bytes_used} bytes, its limit")
+            try:
+                self._allocated = self._allocate(self._descriptor, self._allocated, needed)
+            except OSError as error:
+                self._refuse(f"the disk refuses room for the outbox: {error.strerror}")
+        self.reserved += size
+
+    def release(self, size: int) -> None:
+        """Give reserved room back."""
+        self.reserved -= size
+
+    def _refuse(self, reason: str) -> None:
+        self.refused += 1
+        raise OutboxFull(reason, retry_after_seconds=1.0)
+
+    def _allocate(self, descriptor: int, start: int, needed: int) -> int:
+        end = -(-needed // self.settings.chunk_bytes) * self.settings.chunk_bytes
+        os.posix_fallocate(descriptor, start, end - start)
+        return end
+
+    # --- append ----------------------------------------------------------------------------
+
+    def append(
+        self,
+        *events: Event,
+        settles: bool = False,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> int:
+        """Append events that stand or fall together; return the sequence of the last.
+
+        Room is checked unless they settle an admitted request, whose room was reserved. Raises
+        OutboxFull, or PayloadTooLarge for a record that Kafka would not take; nothing of the
+        group is appended then.
+        """
+        entries, sequence = [], self._sequence
+        for event in events:
+            sequence += 1
+            value = codec.encode(event)
+            if len(value) > self.settings.max_record_bytes:
+                raise PayloadTooLarge(
+                    f"an event of {len(value)} bytes exceeds {self.settings.max_record_bytes}"
+                )
+            key, partition = self._place(event.key, event.topic.partitions)
+            headers = codec.headers(
+                event,
+                self._source,
+                correlation_id=correlation_id,
+                causation_id=causation_id,
+                traceparent=traceparent,
+            )
+            time_ms = event.occurred_at_us // 1000
+            entries.append(
+                Entry(sequence, event.topic.name, partition, key, value, headers, time_ms)
+            )
+        data = frame(entries)
+        if not settles:
+            self.reserve(len(data))
+            self.release(len(data))
+        self._remember(events, entries)
+        self._sequence = sequence
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self._flush)
+        return sequence
+
+    def _place(self, key: str, partitions: int) -> tuple[bytes, int]:
+        # The events of one request share its key: hash it once, for each partition count.
+        known, encoded, places = self._last_key
+        if key != known:
+            encoded, places = key.encode(), {1: 0}
+            self._last_key = (key, encoded, places)
+        partition = places.get(partitions)
+        if partition is None:
+            partition = places[partitions] = partition_of(encoded, partitions)
+        return encoded, partition
+
+    def _remember(self, events: tuple[Event, ...], entries: list[Entry]) -> None:
+        for event, entry in zip(events, entries, strict=True):
+            if isinstance(event, RequestAdmitted):
+                self._open[event.request_id] = entry.value
+            elif isinstance(event, ResponseCompleted):
+                self._open.pop(event.request_id, None)
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        if not self._pending:
+            return
+        segment, data = self.segments[-1], b"".join(self._pending)
+        try:
+            # Torn bytes after `end` do no harm: the next try writes over them.
+            write_all(self._descriptor, data, segment.end)
+        except OSError as error:
+            self._flush_failed(error)
+            return
+        if self.failing is not None:
+            _log.warning("the outbox can be written again")
+            self.failing = None
+        self._pending.clear()
+        self._pending_bytes = 0
+        segment.end += len(data)
+        segment.last = self.written = self._sequence
+        self._allocated = max(self._allocated, segment.end)
+        waiters, self._flush_waiters = self._flush_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.wake()
+        if segment.end >= self.settings.segment_bytes:
+            self._rotate(segment)
+
+    def _flush_failed(self, error: OSError) -> None:
+        now = time.monotonic()
+        if self.failing is None:
+            _log.error("the outbox cannot be written, new requests are refused: %s", error)
+            self._failing_since = now
+        self.failing = error
+        if now - self._failing_since > self.settings.write_patience_s:
+            waiters, self._flush_waiters = self._flush_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(
+                        OutboxFull(
+                            f"the outbox cannot be written: {error.strerror}",
+                            retry_after_seconds=1.0,
+                        )
+                    )
+        self._flush_planned = True
+        self._loop.call_later(RETRY_SECONDS, self._flush)
+
+    def _rotate(self, old: Segment) -> None:
+        try:
+            descriptor, allocated = self._begin_segment()
+        except OSError as error:
+            _log.warning("the outbox goes on in its old segment: %s", error)
+            return
+        os.ftruncate(self._descriptor, old.end)
+        # In this order, so that `sync` on another thread never misses the old descriptor.
+        self._retired.append(self._descriptor)
+        self._descriptor, self._allocated = descriptor, allocated
+
+    def _begin_segment(self) -> tuple[int, int]:
+        """Open the next segment with room for its carry and all settlements.
+
+        Return its descriptor and how many bytes are allocated. Raises OSError.
+        """
+        path = segment_path(self.folder, self._sequence + 1)
+        head = carry(self._sequence, list(self._open.values())) if self._open else b""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            needed = len(head) + self.reserved + self.settings.chunk_bytes
+            allocated = self._allocate(descriptor, 0, needed)
+            write_all(descriptor, head, 0)
+        except OSError:
+            path.unlink()
+            os.close(descriptor)
+            raise
+        self._folder_changed = True
+        self.segments.append(Segment(path, self._sequence + 1, len(head), self._sequence))
+        return descriptor, allocated
+
+    # --- durability ------------------------------------------------------------------------
+
+    async def durable(self, level: str, sequence: int | None = None) -> None:
+        """Wait until everything up to `sequence` (default: all so far) has reached a level.
+
+        `written`: in the file, survives any process; `synced`: on the disk, survives power loss;
+        `replicated`: acknowledged by Kafka. Raises OutboxFull or BrokerUnavailable when that
+        takes longer than the settings allow; the record itself is kept and goes on its way.
+        """
+        target = self._sequence if sequence is None else sequence
+        if self.written < target:
+            await self._until_written(target)
+        if level == "synced":
+            await self._until_synced(target)
+        elif level == "replicated":
+            await self._until_replicated(target)
+        elif level != "written":
+            raise ValueError(f"no durability level is called {level!r}")
+
+    async def _until_written(self, target: int) -> None:
+        while self.written < target:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._flush_waiters.append(waiter)
+            await waiter
+
+    async def _until_synced(self, target: int) -> None:
+        while self.synced < target:
+            # Whoever waits while a sync runs shares the next one: a group commit.
+            if self._syncing is None:
+                self._syncing = self._loop.run_in_executor(self._syncer, self.sync)
+                self._syncing.add_done_callback(self._sync_ended)
+            await asyncio.shield(self._syncing)
+
+    def _sync_ended(self, _: asyncio.Future[None]) -> None:
+        self._syncing = None
+
+    async def _until_replicated(self, target: int) -> None:
+        if self.acked >= target:
+            return
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((target, done))
+        self.hurry()
+        try:
+            await asyncio.wait_for(done, self.settings.replicated_patience_s)
+        except TimeoutError as error:
+            raise BrokerUnavailable(
+                "Kafka has not acknowledged the record yet; it is in the outbox and will be sent",
+                action="Start the broker again (`weir status`); nothing is lost.",
+            ) from error
+
+    def sync(self) -> None:
+        """Bring everything written so far to the disk. Any thread; raises OSError."""
+        with self._sync_lock:
+            target = self.written
+            if self.synced >= target:
+                return
+            current = self._descriptor
+            retired = [self._retired.popleft() for _ in range(len(self._retired))]
+            for descriptor in (*retired, current):
+                os.fdatasync(descriptor)
+            for descriptor in retired:
+                os.close(descriptor)
+            if self._folder_changed:
+                self._folder_changed = False
+                sync_folder(self.folder)
+            self.synced = target
+
+    def acknowledge(self, sequence: int) -> None:
+        """Note that Kafka holds everything up to `sequence`. Called by the relay's thread."""
+        self.acked = sequence
+        if self._waiting:
+            self._loop.call_soon_threadsafe(self._release_waiting)
+
+    def _release_waiting(self) -> None:
+        still = []
+        for target, done in self._waiting:
+            if target > self.acked and not done.done():
+                still.append((target, done))
+            elif not done.done():
+                done.set_result(None)
+        self._waiting = still
+
+    # --- end -------------------------------------------------------------------------------
+
+    @property
+    def open_requests(self) -> int:
+        """How many admitted requests have no outcome yet."""
+        return len(self._open)
+
+    def close(self) -> int:
+        """Write what is pending, sync, and stop; return the descriptor that holds the lock.
+
+        The caller finishes the outbox under that lock (`adoption`) or closes the descriptor.
+        """
+        self._flush()
+        self._syncer.shutdown()
+        self.sync()
+        os.ftruncate(self._descriptor, self.segments[-1].end)
+        os.close(self._descriptor)
+        return self._lock
+
+
+def create_folder(folder: Path) -> int:
+    """Create an outbox folder that appears already locked; return the lock's descriptor."""
+    hidden = folder.with_name(f".{folder.name}")
+    hidden.mkdir(parents=True, mode=0o700)
+    lock = lock_folder(hidden)
+    assert lock is not None
+    hidden.rename(folder)
+    sync_folder(folder.parent)
+    return lock
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Return a descriptor that holds the folder's lock until closed, None while another has it.
+
+    Raises FileNotFoundError when the folder is gone.
+    """
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names inside a folder survive power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""The bytes of an outbox on disk: append-only segments of checksummed frames.
+
+A frame is ``length (4 bytes LE) · CRC-32 of the body (4 bytes LE) · body``; the body is a
+msgpack array of entries that were appended together and stand or fall together, so that a write
+torn by a crash never leaves an answer without its cost. Zeros after the last frame are room
+allocated ahead. The first frame of a segment may be a `Carry`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from schemas.errors import CorruptRecord
+
+FRAME_HEADER = struct.Struct("<II")
+SUFFIX = ".seg"
+CARRY_TOPIC = ""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A record on its way to Kafka; `sequence` ascends within the outbox, time is in ms.
+
+    An entry without a topic is a note to the adopter (see `carry`) and is never sent.
+    """
+
+    sequence: int
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    timestamp_ms: int
+
+
+class Frame(NamedTuple):
+    """Entries that were appended together, and the offset in the file just after them."""
+
+    entries: list[Entry]
+    end: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Entry])
+_values = msgspec.msgpack.Decoder(list[bytes])
+
+
+def frame(entries: Sequence[Entry]) -> bytes:
+    """Return the bytes of one frame."""
+    body = _encoder.encode(entries)
+    return FRAME_HEADER.pack(len(body), zlib.crc32(body)) + body
+
+
+def carry(sequence: int, values: list[bytes]) -> bytes:
+    """Return a frame that names requests still open when a segment began.
+
+    `values` are their encoded `RequestAdmitted` events: with it, earlier segments may be deleted
+    although the adopter of this outbox must know every request without an outcome.
+    """
+    return frame([Entry(sequence, CARRY_TOPIC, 0, b"", _encoder.encode(values), [], 0)])
+
+
+def carried(entry: Entry) -> list[bytes]:
+    """Return the events inside a carry. Raises msgspec.DecodeError for anything else."""
+    return _values.decode(entry.value)
+
+
+def frames(data: bytes, start: int = 0) -> Iterator[Frame]:
+    """Yield the whole frames from `start` on, and stop at the first that is not whole.
+
+    Raises CorruptRecord when a checksum matches but the body is no list of entries: that is not
+    a torn write but another format.
+    """
+    position, size = start, len(data)
+    while position + FRAME_HEADER.size <= size:
+        length, checksum = FRAME_HEADER.unpack_from(data, position)
+        body_start = position + FRAME_HEADER.size
+        end = body_start + length
+        # Zeros would otherwise pass as an empty frame, whose checksum is zero too.
+        if length == 0 or end > size:
+            return
+        body = data[body_start:end]
+        if zlib.crc32(body) != checksum:
+            return
+        try:
+            entries = _decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise CorruptRecord(f"an outbox frame at {position} has another format") from error
+        yield Frame(entries, end)
+        position = end
+
+
+def whole_bytes(data: bytes) -> int:
+    """Return the length of the part of a segment that consists of whole frames."""
+    end = 0
+    for found in frames(data):
+        end = found.end
+    return end
+
+
+def segment_path(folder: Path, first_sequence: int) -> Path:
+    """Return where the segment that begins with this sequence lies; names sort by it."""
+    return folder / f"{first_sequence:020d}{SUFFIX}"
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """Return the segments of an outbox, oldest first."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def first_sequence_of(path: Path) -> int:
+    """Return the first sequence of a segment, from its name."""
+    return int(path.stem)
+
+
+def write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write every byte at an offset. Raises OSError; some bytes may then have been written."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

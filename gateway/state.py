@@ -1,0 +1,327 @@
+"""What a gateway worker knows of the log, in memory: keys, routes, targets, prices, health.
+
+Every part of it is a view of a topic, so a revoked key or a new route is in force as soon as its
+event is read. A cache file keeps the views of `changes` topics across a restart, so that a
+worker which starts while the broker is away still knows its keys; the log remains the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from schemas import codec
+from schemas.clock import now_us
+from schemas.errors import AuthenticationFailed, LogError, LogTruncated, WrongLog
+from schemas.events.changes import (
+    DeploymentChanged,
+    KeyChanged,
+    PriceChanged,
+    ProviderChanged,
+    RouteChanged,
+    TargetChanged,
+)
+from schemas.events.operations import Heartbeat
+from schemas.events.tables import HealthRow
+from schemas.log import Cursor, Log, TableView
+from schemas.routing import BUCKET_SECONDS, Target, TargetHealth, health_of
+
+HEALTH_WINDOW_S = 60
+STREAMS_SILENCE_S = 5
+SERVING_STATES = frozenset({"observing", "analyzing", "promoting", "promoted"})
+"""Deployment states in which a version answers requests by its name (CANARY-02)."""
+
+DEPLOYED_CAPABILITIES = frozenset({"chat", "stream"})
+
+T = TypeVar("T")
+
+_CACHE_MAGIC = b"WEIRVIEW"
+_log = logging.getLogger(__name__)
+
+
+class CachedView(msgspec.Struct, array_like=True):
+    """One view as the cache file holds it: its event type, cursor (JSON) and encoded events."""
+
+    event_type: str
+    cursor: bytes
+    entries: dict[str, bytes]
+
+
+class Index(Generic[T]):
+    """A value derived from views, computed again at the first look after one of them changed."""
+
+    def __init__(self, build: Callable[[], T], *views: TableView[Any]) -> None:
+        self._build = build
+        self._views = views
+        self._stamp = -1
+        self._value: T
+
+    def __call__(self) -> T:
+        # Generations only grow, so their sum changes whenever one of them does.
+        stamp = sum(view.generation for view in self._views)
+        if stamp != self._stamp:
+            self._value, self._stamp = self._build(), stamp
+        return self._value
+
+
+class GatewayState:
+    """Lookups over table views; all of it belongs to the event loop's thread."""
+
+    def __init__(self, cache_file: Path | None = None) -> None:
+        self.keys = TableView(KeyChanged)
+        self.deployments = TableView(DeploymentChanged)
+        self._routes = TableView(RouteChanged)
+        self._targets = TableView(TargetChanged)
+        self._providers = TableView(ProviderChanged)
+        self._prices = TableView(PriceChanged)
+        self._health = TableView(HealthRow)
+        self._heartbeats = TableView(Heartbeat)
+        self._secret_index = Index(self._build_secrets, self.keys)
+        self._route_index = Index(self._build_routes, self._routes)
+        self._target_index = Index(self._build_targets, self._targets, self.deployments)
+        self._provider_index = Index(self._build_providers, self._providers)
+        self._price_index = Index(self._build_prices, self._prices)
+        self._health_index = Index(self._build_health, self._health)
+        self._health_cache: dict[str, tuple[int, int, TargetHealth]] = {}
+        self._cache_file = cache_file
+        self._saved_generation = -1
+
+    # --- views -----------------------------------------------------------------------------
+
+    @property
+    def durable_views(self) -> list[TableView[Any]]:
+        """The views that the cache file keeps: what `changes` topics say."""
+        return [
+            self.keys,
+            self._routes,
+            self._targets,
+            self._providers,
+            self.deployments,
+            self._prices,
+        ]
+
+    @property
+    def views(self) -> list[TableView[Any]]:
+        """Every view, for `Log.follow`."""
+        return [*self.durable_views, self._health, self._heartbeats]
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to authenticate with: caught up once, or loaded from cache."""
+        return bool(self.keys.entries) or self.keys.caught_up.is_set()
+
+    # --- lookups ---------------------------------------------------------------------------
+
+    def authenticate(self, secret: str) -> KeyChanged:
+        """Return the key of a secret. Raises AuthenticationFailed; messages never hold it."""
+        key = self._secret_index().get(
+            hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+        )
+        if key is None:
+            raise AuthenticationFailed("this API key is not known")
+        if key.revoked:
+            raise AuthenticationFailed("this API key was revoked")
+        if key.expires_at_us is not None and key.expires_at_us <= now_us():
+            raise AuthenticationFailed("this API key has expired")
+        return key
+
+    def health(self, target_id: str) -> TargetHealth:
+        """Return a target's health over the last minute, all zero when nothing is known."""
+        now_s = now_us() // 1_000_000
+        generation, period = self._health.generation, now_s // BUCKET_SECONDS
+        cached = self._health_cache.get(target_id)
+        if cached is not None and cached[0] == generation and cached[1] == period:
+            return cached[2]
+        rows = self._health_index().get(target_id, [])
+        health = health_of(target_id, rows, now_s - HEALTH_WINDOW_S)
+        self._health_cache[target_id] = (generation, period, health)
+        return health
+
+    @property
+    def streams_alive(self) -> bool:
+        """Whether the stream processor reported within the last five seconds."""
+        beat = self._heartbeats.get("streams")
+        return beat is not None and now_us() - beat.occurred_at_us <= STREAMS_SILENCE_S * 1_000_000
+
+    def price(self, provider: str, model: str, at_us: int) -> PriceChanged | None:
+        """Return the price valid at a time (Unix microseconds), None when it is not known.
+
+        A provider that resells another's models names its price list in `price_provider`.
+        """
+        row = self.providers.get(provider)
+        name = row.price_provider if row is not None and row.price_provider else provider
+        prices = self._price_index().get((name, model))
+        if prices is None:
+            return None
+        found = bisect_right(prices, at_us, key=lambda price: price.valid_from_us)
+        return prices[found - 1] if found else None
+
+    # --- indexes ---------------------------------------------------------------------------
+
+    @property
+    def routes(self) -> dict[str, RouteChanged]:
+        """Enabled routes by name."""
+        return self._route_index()
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """Targets by ``provider/model``, deployed versions of our own included."""
+        return self._target_index()
+
+    @property
+    def providers(self) -> dict[str, ProviderChanged]:
+        """Enabled providers by name."""
+        return self._provider_index()
+
+    def _build_secrets(self) -> dict[str, KeyChanged]:
+        return {key.secret_hash: key for key in self.keys.entries.values()}
+
+    def _build_routes(self) -> dict[str, RouteChanged]:
+        return {route.name: route for route in self._routes.entries.values() if route.enabled}
+
+    def _build_providers(self) -> dict[str, ProviderChanged]:
+        return {row.name: row for row in self._providers.entries.values() if row.enabled}
+
+    def _build_targets(self) -> dict[str, Target]:
+        listed = [
+            Target(
+                provider=event.provider,
+                model=event.model,
+                capabilities=frozenset(event.capabilities),
+                context_length=event.context_length,
+                max_output_tokens=event.max_output_tokens,
+                quality=event.quality,
+            )
+            for event in self._targets.entries.values()
+            if event.enabled
+        ]
+        deployed = [
+            Target(
+                provider=event.provider,
+                model=event.model,
+                capabilities=DEPLOYED_CAPABILITIES,
+                deployment_id=event.deployment_id,
+            )
+            for event in self.deployments.entries.values()
+            if event.state in SERVING_STATES
+        ]
+        return {target.id: target for target in (*listed, *deployed)}
+
+    def _build_prices(self) -> dict[tuple[str, str], list[PriceChanged]]:
+        prices: dict[tuple[str, str], list[PriceChanged]] = {}
+        for price in sorted(self._prices.entries.values(), key=lambda price: price.valid_from_us):
+            prices.setdefault((price.provider, price.model), []).append(price)
+        return prices
+
+    def _build_health(self) -> dict[str, list[HealthRow]]:
+        rows: dict[str, list[HealthRow]] = {}
+        for row in self._health.entries.values():
+            rows.setdefault(row.entity, []).append(row)
+        return rows
+
+    # --- following and the cache file ------------------------------------------------------
+
+    async def follow(self, log: Log, stop: asyncio.Event, save_every_s: float = 3.0) -> None:
+        """Follow the log until `stop` and keep the cache file fresh.
+
+        A cache of another cluster, or one that the log no longer reaches back to, is dropped:
+        unlike a projection it holds nothing of its own.
+        """
+        saver = asyncio.create_task(self._save_regularly(stop, save_every_s))
+        try:
+            while not stop.is_set():
+                try:
+                    await log.follow(self.views, stop)
+                except (WrongLog, LogTruncated) as error:
+                    _log.warning("the views start afresh: %s", error.message)
+                    self._forget()
+        finally:
+            saver.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await saver
+            self.save()
+
+    def _forget(self) -> None:
+        for view in self.views:
+            view.cursor = Cursor()
+            view.entries.clear()
+            view.generation += 1
+
+    async def _save_regularly(self, stop: asyncio.Event, every_s: float) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), every_s)
+            try:
+                self.save()
+            except OSError as error:
+                _log.warning("the view cache could not be written: %s", error)
+
+    def save(self) -> None:
+        """Write the cache file if something changed since. Raises OSError."""
+        generation = sum(view.generation for view in self.durable_views)
+        if self._cache_file is None or generation == self._saved_generation:
+            return
+        body = msgspec.msgpack.encode(
+            [
+                CachedView(
+                    view.event_type.type,
+                    view.cursor.dump(),
+                    {key: codec.encode(event) for key, event in view.entries.items()},
+                )
+                for view in self.durable_views
+            ]
+        )
+        data = _CACHE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+        self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+        # Workers share the file: each writes its own temporary one, the last rename wins.
+        temporary = self._cache_file.with_name(f".{self._cache_file.name}.{os.getpid()}")
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._cache_file)
+        self._saved_generation = generation
+
+    def load(self) -> bool:
+        """Take the views from the cache file; False when there is none that can be used."""
+        if self._cache_file is None:
+            return False
+        try:
+            data = self._cache_file.read_bytes()
+        except OSError:
+            return False
+        start = len(_CACHE_MAGIC) + 4
+        checksum = data[len(_CACHE_MAGIC) : start]
+        body = data[start:]
+        if not data.startswith(_CACHE_MAGIC) or zlib.crc32(body) != int.from_bytes(
+            checksum, "little"
+        ):
+            _log.warning("the view cache %s is damaged and ignored", self._cache_file)
+            return False
+        try:
+            cached = msgspec.msgpack.decode(body, type=list[CachedView])
+            loaded = {
+                view.event_type: (
+                    Cursor.load(view.cursor),
+                    {key: codec.decode(value) for key, value in view.entries.items()},
+                )
+                for view in cached
+            }
+        except (msgspec.DecodeError, LogError) as error:
+            _log.warning("the view cache %s is of another version: %s", self._cache_file, error)
+            return False
+        for view in self.durable_views:
+            if view.event_type.type in loaded:
+                view.cursor, view.entries = loaded[view.event_type.type]
+                view.generation += 1
+        return True
