@@ -18,6 +18,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_tokens: int = 128_000
     output_tokens_max: int = 16_384
     reasoning: bool = False
+    tunable: bool = False
     dimensions: int = 0
     first_token_ms: float = 20.0
     per_token_ms: float = 1.0
@@ -31,12 +32,13 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 MODELS: tuple[Model, ...] = (
-    Model("gpt-4o", "openai", "gpt-4o-2024-08-06", first_token_ms=30.0),
-    Model("gpt-4o-mini", "openai", "gpt-4o-mini-2024-07-18", per_token_ms=0.5),
+    Model("gpt-4o", "openai", "gpt-4o-2024-08-06", tunable=True, first_token_ms=30.0),
+    Model("gpt-4o-mini", "openai", "gpt-4o-mini-2024-07-18", tunable=True, per_token_ms=0.5),
     Model(
         "gpt-4.1",
         "openai",
         "gpt-4.1-2025-04-14",
+        tunable=True,
         context_tokens=1_047_576,
         output_tokens_max=32_768,
     ),
@@ -44,6 +46,7 @@ MODELS: tuple[Model, ...] = (
         "gpt-4.1-mini",
         "openai",
         "gpt-4.1-mini-2025-04-14",
+        tunable=True,
         context_tokens=1_047_576,
         output_tokens_max=32_768,
         per_token_ms=0.5,
@@ -52,6 +55,7 @@ MODELS: tuple[Model, ...] = (
         "gpt-4.1-nano",
         "openai",
         "gpt-4.1-nano-2025-04-14",
+        tunable=True,
         context_tokens=1_047_576,
         output_tokens_max=32_768,
         first_token_ms=10.0,
@@ -61,6 +65,7 @@ MODELS: tuple[Model, ...] = (
         "gpt-3.5-turbo",
         "openai",
         "gpt-3.5-turbo-0125",
+        tunable=True,
         context_tokens=16_385,
         output_tokens_max=4_096,
     ),

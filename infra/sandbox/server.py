@@ -12,16 +12,26 @@ import msgspec
 import uvicorn
 from uvicorn.server import ServerState
 
-from infra.sandbox import anthropic_messages, anthropic_wire, openai_chat, openai_wire
+from infra.sandbox import (
+    anthropic_messages,
+    anthropic_request,
+    anthropic_wire,
+    listings,
+    openai_chat,
+    openai_request,
+    openai_wire,
+)
 from infra.sandbox.behaviour import BehaviourFile, Behaviours, Lane
 from infra.sandbox.books import Books, Row, now_us
 from infra.sandbox.control import Control
 from infra.sandbox.errors import ApiError, invalid
 from infra.sandbox.exchange import Disconnected, Exchange, Protocol, Receive, Scope, Send
+from infra.sandbox.files import Files
 from infra.sandbox.models import MODELS, Catalogue, Dialect, Model
 from infra.sandbox.prompts import PromptCache
 from infra.sandbox.requests import BadBody
 from infra.sandbox.settings import SandboxSettings
+from infra.sandbox.tuning import Tuning
 
 STOP_WAIT_S = 2.0
 BACKLOG = 2_048
@@ -36,6 +46,8 @@ class Sandbox:
         self.catalogue = Catalogue(MODELS + start.models)
         self.behaviours = Behaviours(settings.seed, start.rules)
         self.cache = PromptCache()
+        self._files = Files(settings.files_bytes_max)
+        self._tuning = Tuning(self._files, self.catalogue, settings.tuning_s)
         self._control = Control(self.catalogue, self.behaviours, books)
         # A process's calls are numbered behind a mark of its own, so ids differ over restarts.
         self._mark = os.urandom(6).hex()
@@ -44,6 +56,7 @@ class Sandbox:
             ("POST", "chat/completions"): self._chat,
             ("POST", "messages"): self._messages,
             ("POST", "messages/count_tokens"): self._count_tokens,
+            ("POST", "embeddings"): self._embeddings,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,11 +94,7 @@ class Sandbox:
         try:
             self._authenticate(exchange)
             route = self._routes.get((row.method, exchange.rest))
-            if route is None:
-                raise ApiError(
-                    404, "not_found", f"Invalid URL ({row.method} {row.path})", code="unknown_url"
-                )
-            await route(exchange)
+            await (self._resource(exchange) if route is None else route(exchange))
         except BadBody as bad:
             await self._refuse(exchange, _explain(bad, anthropic=row.dialect == "anthropic"))
         except ApiError as error:
@@ -132,6 +141,9 @@ class Sandbox:
         """
         exchange.row.model = name
         model = self.catalogue.get(name, dialect)
+        if model is None and name.startswith("ft:"):
+            self._tuning.settle()
+            model = self.catalogue.get(name, dialect)
         if model is None:
             message = (
                 f"model: {name}"
@@ -142,21 +154,49 @@ class Sandbox:
         return model
 
     async def _chat(self, exchange: Exchange) -> None:
-        request = openai_chat.parse(await exchange.body(self.settings.body_bytes_max))
+        request = openai_request.parse(await exchange.body(self.settings.body_bytes_max))
         model = self.model(exchange, request.model, "openai")
         lane = self.behaviours.lane(exchange.row.base, model)
         await openai_chat.serve(exchange, request, model, lane, self.cache)
 
     async def _messages(self, exchange: Exchange) -> None:
-        request = anthropic_messages.parse(await exchange.body(self.settings.body_bytes_max))
+        request = anthropic_request.parse(await exchange.body(self.settings.body_bytes_max))
         model = self.model(exchange, request.model, "anthropic")
         lane = self.behaviours.lane(exchange.row.base, model)
         await anthropic_messages.serve(exchange, request, model, lane, self.cache)
 
     async def _count_tokens(self, exchange: Exchange) -> None:
-        request = anthropic_messages.parse_count(await exchange.body(self.settings.body_bytes_max))
+        request = anthropic_request.parse_count(await exchange.body(self.settings.body_bytes_max))
         self.model(exchange, request.model, "anthropic")
         await anthropic_messages.serve_count(exchange, request)
+
+    async def _embeddings(self, exchange: Exchange) -> None:
+        body = await exchange.body(self.settings.body_bytes_max)
+        request = listings.parse_embedding(body)
+        model = self.model(exchange, request.model, "openai")
+        lane = self.behaviours.lane(exchange.row.base, model)
+        await listings.serve_embeddings(exchange, request, model, lane)
+
+    async def _resource(self, exchange: Exchange) -> None:
+        """Serve what is not a model call: lists, files, jobs."""
+        row = exchange.row
+        body = await exchange.body(self.settings.body_bytes_max)
+        match exchange.rest.split("/"):
+            case ["models", *name] if row.method == "GET":
+                self._tuning.settle()
+                lists = (
+                    listings.anthropic_models
+                    if row.dialect == "anthropic"
+                    else listings.openai_models
+                )
+                await lists(exchange, self.catalogue, "/".join(name) if name else None)
+            case ["files", *parts] if row.dialect == "openai":
+                await self._files.serve(exchange, parts, body)
+            case ["fine_tuning", "jobs", *parts] if row.dialect == "openai":
+                await self._tuning.serve(exchange, parts, body)
+            case _:
+                message = f"Invalid URL ({row.method} {row.path})"
+                raise ApiError(404, "not_found", message, code="unknown_url")
 
 
 def _explain(bad: BadBody, *, anthropic: bool) -> ApiError:
