@@ -15,9 +15,10 @@ from importlib import resources
 from typing import Any, TypeVar, cast
 
 import msgspec
-from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro import parse_schema, schemaless_reader
 
 from schemas.avro import Schema, fingerprint_of, schema_of
+from schemas.encoder import Encoder, encoder_of
 from schemas.errors import CorruptRecord, UnknownSchema
 from schemas.event import Event
 from schemas.events import event_types
@@ -72,13 +73,15 @@ def published_schemas() -> list[Schema]:
     ]
 
 
+@cache
+def _encoder(event_type: type[Event]) -> Encoder:
+    writer = writer_of(event_type)
+    return encoder_of(writer.schema, writer.prefix)
+
+
 def encode(event: Event) -> bytes:
     """Return the record value of an event."""
-    writer = writer_of(type(event))
-    out = io.BytesIO()
-    out.write(writer.prefix)
-    schemaless_writer(out, writer.parsed, msgspec.to_builtins(event, builtin_types=(bytes,)))
-    return out.getvalue()
+    return _encoder(type(event))(event)
 
 
 def decode(value: bytes) -> Event:
@@ -132,13 +135,10 @@ def headers(
     that caused it.
     """
     pairs = [
-        ("content-type", CONTENT_TYPE),
-        ("ce_specversion", b"1.0"),
-        ("ce_type", event.type.encode()),
+        *_constant_headers(type(event)),
         ("ce_source", source.encode()),
         ("ce_id", event.event_id.encode()),
         ("ce_time", _timestamp(event.occurred_at_us).encode()),
-        ("ce_dataschema", f"urn:weir:schema:{event.type}:v{event.version}".encode()),
     ]
     if correlation_id:
         pairs.append(("ce_correlationid", correlation_id.encode()))
@@ -147,6 +147,16 @@ def headers(
     if traceparent:
         pairs.append(("ce_traceparent", traceparent.encode()))
     return pairs
+
+
+@cache
+def _constant_headers(event_type: type[Event]) -> Headers:
+    return [
+        ("content-type", CONTENT_TYPE),
+        ("ce_specversion", b"1.0"),
+        ("ce_type", event_type.type.encode()),
+        ("ce_dataschema", f"urn:weir:schema:{event_type.type}:v{event_type.version}".encode()),
+    ]
 
 
 def _timestamp(time_us: int) -> str:
