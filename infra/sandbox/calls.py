@@ -129,12 +129,14 @@ async def serve_whole(
 
 
 def _up_to(frames: list[Frame], tokens: int) -> list[Frame]:
+    """The frames of the first so many tokens, the last one cut to measure."""
     made: list[Frame] = []
     for frame in frames:
-        if tokens <= 0:
+        part = min(frame.tokens, tokens)
+        if part <= 0:
             break
-        tokens -= frame.tokens
-        made.append(frame)
+        tokens -= part
+        made.append(frame._replace(tokens=part, reasoning=min(frame.reasoning, part)))
     return made
 
 

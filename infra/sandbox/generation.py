@@ -283,6 +283,8 @@ def example(schema: dict[str, Any], rng: random.Random) -> Any:
 
 
 def _example(schema: dict[str, Any], root: dict[str, Any], rng: random.Random, depth: int) -> Any:
+    if depth > 2 * SCHEMA_DEPTH_MAX:
+        return None  # a schema that requires itself has no finite value
     reference = schema.get("$ref")
     if isinstance(reference, str):
         target: Any = root

@@ -26,7 +26,7 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The documented parameters of `/v1/embeddings`."""
 
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[str | int | list[int]]
     dimensions: int | None = None
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = None
