@@ -1,0 +1,230 @@
+"""Claim: what a proxied call costs with durable events on, beside a direct call and a minimal proxy.
+
+CPU is that of the gateway's worker processes (user and system, their relay threads included) over
+a run, until everything is on the log, divided by its calls. Wall times are medians of single calls
+that take turns on kept-alive connections, so that all of them meet the same machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+import aiohttp
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+
+from bench.checks import CALL_TOPICS, COMPLETED, calls
+from bench.claim import Arguments, Limit, Verdict, main
+from bench.rawlog import Raw, read_topics
+from bench.stack import Child, Stack, base_port
+
+CONCURRENCY = 32
+WARM_UP = 200
+FRAMES = 24
+STREAM_SHARE = 10
+"""One stream is measured for this many whole calls, one latency sample for each stream."""
+WHOLE_MODEL = "gpt-4.1-nano"
+PACED_MODEL = "gpt-4.1-mini"
+FRAME_MS = 4.0
+LEVELS = ("written", "synced", "replicated")
+QUIET_S = 1.5
+CONFIG = "".join(
+    f'[routes.{level}]\ntargets = [{{ target = "openai/{WHOLE_MODEL}" }}]\ndurability = "{level}"\n\n'
+    for level in LEVELS
+)
+
+Figures = dict[str, float | int | None]
+
+
+class Caller:
+    """Sends chat completions to one address and remembers the ids of what was answered."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
+        self._session = session
+        self._url = f"{url}/v1/chat/completions"
+        self._headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        self._sent = 0
+        self.answered: list[str] = []
+
+    async def call(self, model: str, *, stream: bool = False) -> None:
+        """Make one call and read it to its end. Raises RuntimeError when it is not whole."""
+        self._sent += 1
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": f"Say where the water goes, {self._sent}."}],
+            "max_tokens": 64,
+        }
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        data = json.dumps(body).encode()
+        async with self._session.post(self._url, data=data, headers=self._headers) as answer:
+            content = await answer.read()
+            if answer.status != 200 or (stream and not content.rstrip().endswith(b"[DONE]")):
+                raise RuntimeError(f"{answer.status}: {content[:300]!r}")
+            self.answered.append(answer.headers.get("x-weir-request-id", ""))
+
+    async def many(self, count: int, model: str, *, stream: bool = False) -> None:
+        """Make calls, `CONCURRENCY` at a time."""
+        left = iter(range(count))
+
+        async def one_after_another() -> None:
+            for _ in left:
+                await self.call(model, stream=stream)
+
+        await asyncio.gather(*[one_after_another() for _ in range(CONCURRENCY)])
+
+
+def measure(arguments: Arguments) -> Verdict:
+    """Run the three sides on one machine, one after the other."""
+    environment = {"WEIR_LOG_LEVEL": "warning"}
+    with Stack(
+        arguments.out,
+        seed=arguments.seed,
+        config=CONFIG,
+        environment=environment,
+        keep=arguments.keep,
+    ) as stack:
+        instant = {"first_token_ms": 0, "per_token_ms": 0, "answer_tokens_max": 16}
+        stack.sandbox.behave("", WHOLE_MODEL, **instant)
+        paced = {"first_token_ms": FRAME_MS, "per_token_ms": FRAME_MS, "jitter": 0}
+        lengths = {"answer_tokens_min": FRAMES, "answer_tokens_max": FRAMES}
+        stack.sandbox.behave("", PACED_MODEL, **paced, **lengths)
+        port = base_port() + 7
+        command = [sys.executable, "-m", "bench.minimal_proxy", str(port), stack.sandbox.url]
+        with Child(command, arguments.out / "minimal-proxy.log") as proxy:
+            _await_port(port)
+            figures, records = asyncio.run(_run(stack, proxy, port, arguments))
+    if arguments.sabotage:
+        records.remove(next(record for record in records if record.type == COMPLETED))
+    figures["recorded"] = len(calls(records).completed)
+    return Verdict(
+        figures=figures,
+        limits=[
+            Limit("cpu_us_per_request", 150),
+            Limit("cpu_us_per_stream", 1_900),
+            Limit("added_ms_written", 0.5),
+            Limit("added_ms_synced", 1.0),
+            Limit("added_ms_replicated", 4.0),
+            Limit("worker_mib", 100),
+            Limit("recorded", float(figures["answered"] or 0), "equal"),
+        ],
+    )
+
+
+async def _run(
+    stack: Stack, proxy: Child, port: int, arguments: Arguments
+) -> tuple[Figures, list[Raw]]:
+    workers = [pid for name, pid in stack.pids().items() if name.startswith("gateway")]
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        direct = Caller(session, stack.sandbox.url, "direct")
+        minimal = Caller(session, f"http://127.0.0.1:{port}", "minimal")
+        gateway = Caller(session, stack.url, stack.key)
+        streams = arguments.size // STREAM_SHARE
+        figures: Figures = {"requests": arguments.size, "streams": streams}
+
+        async def quiet() -> None:
+            await asyncio.to_thread(_wait_for_the_log, stack.bootstrap)
+
+        async def at_once() -> None:
+            return None
+
+        sides = (
+            ("", gateway, f"openai/{WHOLE_MODEL}", f"openai/{PACED_MODEL}", workers, quiet),
+            ("minimal_", minimal, WHOLE_MODEL, PACED_MODEL, [proxy.pid], at_once),
+        )
+        for name, caller, whole, paced, pids, settled in sides:
+            await caller.many(WARM_UP, whole)
+            await caller.many(WARM_UP // STREAM_SHARE, paced, stream=True)
+            await settled()
+            before = _cpu_s(pids)
+            await caller.many(arguments.size, whole)
+            await settled()
+            figures[f"{name}cpu_us_per_request"] = _us_each(before, pids, arguments.size)
+            before = _cpu_s(pids)
+            await caller.many(streams, paced, stream=True)
+            await settled()
+            figures[f"{name}cpu_us_per_stream"] = _us_each(before, pids, streams)
+        figures |= await _latencies(direct, minimal, gateway, max(streams, 50))
+        figures["worker_mib"] = round(max(_rss_mib(workers)), 1)
+        figures["minimal_mib"] = round(max(_rss_mib([proxy.pid])), 1)
+        await quiet()
+        figures["answered"] = len(set(gateway.answered))
+    return figures, await asyncio.to_thread(read_topics, stack.bootstrap, CALL_TOPICS)
+
+
+async def _latencies(direct: Caller, minimal: Caller, gateway: Caller, samples: int) -> Figures:
+    """Return medians in milliseconds; the sides take turns."""
+    sides: dict[str, tuple[Caller, str]] = {
+        "direct": (direct, WHOLE_MODEL),
+        "minimal": (minimal, WHOLE_MODEL),
+    } | {level: (gateway, level) for level in LEVELS}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(samples):
+        for name, (caller, model) in sides.items():
+            begun = time.perf_counter()
+            await caller.call(model)
+            times[name].append((time.perf_counter() - begun) * 1_000)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    figures: Figures = {"direct_ms": round(medians["direct"], 3)}
+    for name in ("minimal", *LEVELS):
+        figures[f"added_ms_{name}"] = round(medians[name] - medians["direct"], 3)
+    return figures
+
+
+def _cpu_s(pids: Iterable[int]) -> float:
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(float(t.user + t.system) for t in times)
+
+
+def _us_each(before_s: float, pids: Iterable[int], count: int) -> float:
+    return round((_cpu_s(pids) - before_s) * 1_000_000 / count, 1)
+
+
+def _rss_mib(pids: Iterable[int]) -> list[float]:
+    return [psutil.Process(pid).memory_info().rss / 2**20 for pid in pids]
+
+
+def _wait_for_the_log(bootstrap: str) -> None:
+    """Wait until no record has arrived for a while: the relays have sent all they had."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "speed"})
+    try:
+        _until_steady(lambda: _ends(consumer))
+    finally:
+        consumer.close()
+
+
+def _ends(consumer: Consumer) -> int:
+    known = consumer.list_topics(timeout=10).topics
+    return sum(
+        consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1]
+        for topic in CALL_TOPICS
+        for partition in known[topic].partitions
+    )
+
+
+def _until_steady(read: Callable[[], int]) -> None:
+    last, since = read(), time.monotonic()
+    while time.monotonic() < since + QUIET_S:
+        time.sleep(0.3)
+        if (now := read()) != last:
+            last, since = now, time.monotonic()
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + 15.0
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+if __name__ == "__main__":
+    main("speed", 5_000, measure)
