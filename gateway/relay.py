@@ -1,0 +1,362 @@
+"""Carries an outbox to Kafka, in order, and forgets what Kafka holds.
+
+One relay reads one outbox from its lowest unacknowledged entry on and sends every entry to the
+partition that was computed when it was appended. The producer is idempotent and gapless and
+never gives up a record (`message.timeout.ms` 0), so each partition receives ascending sequences;
+after a fatal error a new producer starts again from the lowest unacknowledged one. Readers drop
+the repeats by sequence (`schemas.log.Deduplicator`).
+
+Nothing is sent that is not on the disk: after a power loss Kafka never knows more of an outbox
+than its folder does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from gateway.outbox import Segment
+from gateway.segment import CARRY_TOPIC, Entry, frames
+from schemas.errors import CorruptRecord
+from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection
+
+LINGER_SECONDS = 0.02
+KEEP_SECONDS = 10.0
+"""How long a segment outlives its last acknowledgement."""
+RESTART_SECONDS = 1.0
+MARK_SECONDS = 0.5
+IN_FLIGHT_RECORDS = 20_000
+IN_FLIGHT_BYTES = 64 * 1024**2
+READ_BYTES = 1024**2
+ACKED_FILE = "acked"
+
+_log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """What a relay needs of an outbox, a worker's own or an adopted one."""
+
+    id: str
+    folder: Path
+    segments: list[Segment]
+
+    def sync(self) -> None:
+        """Bring everything written so far to the disk."""
+        ...
+
+    def acknowledge(self, sequence: int) -> None:
+        """Note that Kafka holds everything up to `sequence`."""
+        ...
+
+
+def producer_options(connection: Connection, max_record_bytes: int) -> dict[str, Any]:
+    """Return librdkafka's settings for a relay."""
+    options: dict[str, Any] = {
+        "bootstrap.servers": connection.bootstrap,
+        "security.protocol": connection.security_protocol,
+        "acks": "all",
+        "enable.idempotence": True,
+        "enable.gapless.guarantee": True,
+        "message.timeout.ms": 0,
+        "message.max.bytes": max_record_bytes + 64 * 1024,
+        "linger.ms": 1,  # the relay itself waits for a batch
+        "batch.num.messages": 5_000,
+        "queue.buffering.max.messages": IN_FLIGHT_RECORDS * 2,
+        "compression.type": "none",
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 500,
+        "socket.keepalive.enable": True,
+        "log_level": 2,  # an absent broker is reported once, by us
+    }
+    optional = {
+        "sasl.mechanism": connection.sasl_mechanism,
+        "sasl.username": connection.sasl_username,
+        "sasl.password": connection.sasl_password,
+        "ssl.ca.location": connection.ca_file,
+    }
+    return options | {name: value for name, value in optional.items() if value is not None}
+
+
+class AckedMark:
+    """The highest sequence up to which Kafka holds everything, in a small checksummed file.
+
+    A lost or torn mark only means that more is sent again, so it is never synced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ACKED_FILE
+
+    def load(self) -> int:
+        """Return the mark, 0 when there is none that can be trusted."""
+        try:
+            number, checksum = self._path.read_text("ascii").split()
+        except (OSError, ValueError):
+            return 0
+        return int(number) if checksum == _checksum(number) else 0
+
+    def save(self, sequence: int) -> None:
+        """Write the mark. Raises OSError."""
+        temporary = self._path.with_suffix(".new")
+        temporary.write_text(f"{sequence} {_checksum(str(sequence))}", "ascii")
+        temporary.replace(self._path)
+
+
+def _checksum(number: str) -> str:
+    return f"{zlib.crc32(number.encode()):08x}"
+
+
+class Tail:
+    """Reads the entries of a growing outbox above a sequence, once each, and only whole ones."""
+
+    def __init__(self, source: Source, after: int) -> None:
+        self._source = source
+        self._after = after
+        self._segment: Segment | None = None
+        self._descriptor = -1
+        self._position = 0
+
+    def close(self) -> None:
+        """Close the open segment."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def batch(self) -> list[Entry]:
+        """Return the next entries (about a mebibyte), none at the end of what is written.
+
+        Raises CorruptRecord when a segment does not hold what its writer said.
+        """
+        while True:
+            # Looked up before the end is read: once a next segment exists, the end is final.
+            following = self._following()
+            if self._segment is not None and self._segment.end > self._position:
+                if entries := self._read(self._segment):
+                    return entries
+            elif following is None:
+                return []
+            else:
+                self.close()
+                self._segment, self._position = following, 0
+                self._descriptor = os.open(following.path, os.O_RDONLY)
+
+    def _following(self) -> Segment | None:
+        first = 0 if self._segment is None else self._segment.first + 1
+        return next((s for s in list(self._source.segments) if s.first >= first), None)
+
+    def _read(self, segment: Segment) -> list[Entry]:
+        left = segment.end - self._position
+        found = list(frames(os.pread(self._descriptor, min(left, READ_BYTES), self._position)))
+        if not found and left > READ_BYTES:  # one frame larger than the window
+            found = list(frames(os.pread(self._descriptor, left, self._position)))
+        if not found:
+            raise CorruptRecord(f"{segment.path} is damaged at byte {self._position}")
+        self._position += found[-1].end
+        return [
+            entry
+            for whole in found
+            for entry in whole.entries
+            if entry.sequence > self._after and entry.topic != CARRY_TOPIC
+        ]
+
+
+class InFlight:
+    """What was handed to the producer and not acknowledged; callbacks run inside `poll`."""
+
+    def __init__(self, acked: int) -> None:
+        self.acked = acked
+        self.bytes = 0
+        self.error: KafkaError | None = None
+        self._sent: deque[int] = deque()
+        self._done: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._sent) - len(self._done)
+
+    @property
+    def full(self) -> bool:
+        """Whether the producer holds as much as it may."""
+        return len(self._sent) >= IN_FLIGHT_RECORDS or self.bytes >= IN_FLIGHT_BYTES
+
+    def add(self, sequence: int, size: int) -> Callable[[KafkaError | None, Any], None]:
+        """Note a record and return its delivery callback."""
+        self._sent.append(sequence)
+        self.bytes += size
+        return partial(self._delivered, sequence, size)
+
+    def _delivered(self, sequence: int, size: int, error: KafkaError | None, _: Any) -> None:
+        self.bytes -= size
+        if error is not None:
+            self.error = self.error or error
+            return
+        self._done.add(sequence)
+        while self._sent and self._sent[0] in self._done:
+            self.acked = self._sent.popleft()
+            self._done.remove(self.acked)
+
+
+class Relay:
+    """Relays one outbox; `run` is the body of a thread, the other methods may be called from any.
+
+    Counters: `acked` (sequence), `sent` and `restarts` since the start; `away` while no broker
+    answers.
+    """
+
+    def __init__(self, source: Source, connection: Connection, max_record_bytes: int) -> None:
+        self.source = source
+        self.restarts = 0
+        self.sent = 0
+        self.away = False
+        self._options = producer_options(connection, max_record_bytes)
+        self._mark = AckedMark(source.folder)
+        self.acked = self._saved = self._mark.load()
+        self._saved_at = 0.0
+        self._doomed: dict[int, float] = {}
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._hurried_at = 0.0
+        self._finishing = threading.Event()
+        self._give_up_at = float("inf")
+        self._id = source.id.encode()
+
+    # --- called by the writer ---------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Say that something was written."""
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def hurry(self) -> None:
+        """Say that somebody waits for an acknowledgement."""
+        self._hurried_at = time.monotonic()
+        self._hurry.set()
+        self._wake.set()
+
+    def finish(self, patience_s: float) -> None:
+        """Make `run` return once everything is acknowledged, or after `patience_s` seconds."""
+        self._give_up_at = time.monotonic() + patience_s
+        self._finishing.set()
+        self.hurry()
+
+    @property
+    def drained(self) -> bool:
+        """Whether Kafka holds everything that was written."""
+        return self.acked >= max((segment.last for segment in self.source.segments), default=0)
+
+    # --- the thread ---------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Relay until `finish`."""
+        while not self._over():
+            try:
+                self._session()
+            except Exception as error:  # noqa: BLE001 - a relay that stops would fill the disk
+                self.restarts += 1
+                _log.error(
+                    "the relay of outbox %s starts again: %r",
+                    self.source.id,
+                    error,
+                    exc_info=not isinstance(error, KafkaException),
+                )
+                time.sleep(RESTART_SECONDS)
+        with contextlib.suppress(OSError):
+            self._save_mark()
+
+    def _over(self) -> bool:
+        return self._finishing.is_set() and (self.drained or time.monotonic() >= self._give_up_at)
+
+    def _session(self) -> None:
+        """Relay with one producer. Raises KafkaException for an error that ends it."""
+        producer = Producer({**self._options, "error_cb": self._on_error})
+        tail, flight = Tail(self.source, self.acked), InFlight(self.acked)
+        try:
+            while not self._over():
+                self._wake.clear()
+                self.source.sync()
+                self._send(producer, tail, flight)
+                self._progress(flight)
+                if flight.error is not None:
+                    raise KafkaException(flight.error)
+                self._pause(producer, flight)
+        finally:
+            tail.close()
+            # What is still queued will be sent again by the next session, or by the adopter.
+            producer.purge()
+            producer.poll(0)
+
+    def _send(self, producer: Any, tail: Tail, flight: InFlight) -> None:
+        while not flight.full and (entries := tail.batch()):
+            for entry in entries:
+                producer.produce(
+                    entry.topic,
+                    value=entry.value,
+                    key=entry.key,
+                    partition=entry.partition,
+                    timestamp=entry.timestamp_ms,
+                    headers=[
+                        *entry.headers,
+                        (OUTBOX_HEADER, self._id),
+                        (SEQUENCE_HEADER, b"%d" % entry.sequence),
+                    ],
+                    on_delivery=flight.add(entry.sequence, len(entry.value)),
+                )
+            self.sent += len(entries)
+            producer.poll(0)
+
+    def _progress(self, flight: InFlight) -> None:
+        if flight.acked > self.acked:
+            self.acked = flight.acked
+            self.source.acknowledge(self.acked)
+            if self.away:
+                self.away = False
+                _log.warning("the broker is back, outbox %s goes on", self.source.id)
+        now = time.monotonic()
+        if now - self._saved_at >= MARK_SECONDS:
+            self._saved_at = now
+            self._save_mark()
+            self._forget(now)
+
+    def _pause(self, producer: Any, flight: InFlight) -> None:
+        """Wait for a batch to gather, or for acknowledgements when somebody needs them."""
+        if time.monotonic() - self._hurried_at < 1.0 and (len(flight) or self._wake.is_set()):
+            producer.poll(0.001)
+        elif len(flight):
+            self._hurry.wait(LINGER_SECONDS)
+            producer.poll(0)
+        else:
+            producer.poll(0)
+            if self._wake.wait(MARK_SECONDS):
+                self._hurry.wait(LINGER_SECONDS)
+        self._hurry.clear()
+        self._progress(flight)
+
+    def _save_mark(self) -> None:
+        if self.acked != self._saved:
+            self._mark.save(self.acked)
+            self._saved = self.acked
+
+    def _forget(self, now: float) -> None:
+        """Delete segments some seconds after Kafka holds all of them; the newest one stays."""
+        for segment in list(self.source.segments)[:-1]:
+            if segment.last > self.acked:
+                return
+            if now < self._doomed.setdefault(segment.first, now + KEEP_SECONDS):
+                return
+            segment.path.unlink(missing_ok=True)
+            self.source.segments.pop(0)
+            del self._doomed[segment.first]
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self.away:
+            self.away = True
+            _log.warning("no broker answers; outbox %s keeps what is written", self.source.id)
