@@ -22,10 +22,10 @@ import msgspec
 from schemas.codec import decode, decode_as, encode
 from schemas.errors import CorruptRecord, LogError, WrongLog
 from schemas.event import Event
-from schemas.events.operations import DeadLetter
 from schemas.events.tables import CursorRow, TableRow
 from schemas.log import OUTBOX_HEADER, Cursor, Deduplicator, Record
 from streams.fold import AnyFold
+from streams.letters import dead_letter
 
 CURSOR_ENTITY = ":cursor"
 
@@ -90,6 +90,7 @@ class PartitionFold:
     ) -> None:
         self.fold = fold
         self.partition = partition
+        self.consumer = f"streams:{fold.name}"
         self._stored = stored
         self._topic_id = topic_id
         self._entries: dict[str, _Entry] = {}
@@ -134,7 +135,8 @@ class PartitionFold:
                 if event is not None:
                     emissions.extend(self._apply(record, event))
             except LogError as error:
-                emissions.append(self._dead_letter(record, error))
+                event_id = self._event_id(record.offset, "dead-letter")
+                emissions.append(dead_letter(record, self.consumer, error, event_id))
         if self.next_offset == before:
             return Step(emissions, [], None)
         self._forget_outboxes(records)
@@ -250,20 +252,3 @@ class PartitionFold:
     def _event_id(self, offset: int, what: str) -> str:
         name = f"{self.fold.name}|{self.fold.source.name}|{self.partition}@{offset}|{what}"
         return str(uuid.uuid5(_NAMESPACE, name))
-
-    def _dead_letter(self, record: Record, error: LogError) -> DeadLetter:
-        return DeadLetter(
-            event_id=self._event_id(record.offset, "dead-letter"),
-            occurred_at_us=record.timestamp_ms * 1_000,
-            consumer=f"streams:{self.fold.name}",
-            source_topic=record.topic,
-            source_partition=record.partition,
-            source_offset=record.offset,
-            error_code=error.code,
-            error=error.message,
-            record_key=record.key,
-            record_value=record.value,
-            record_headers={
-                name: value.decode("utf-8", "replace") for name, value in record.headers
-            },
-        )

@@ -12,7 +12,8 @@ from schemas.events.tables import FeedbackCursor, FeedbackRow
 from streams.fold import NOTHING, Fold
 from streams.windows import Window, bucket
 
-WINDOW = Window("feedback", keep=48 * 12, seconds=300)
+BUCKET_SECONDS = 300
+WINDOW = Window("feedback", keep=48 * 12, seconds=BUCKET_SECONDS)
 """Two days of five minutes: the longest window that a threshold may look back on."""
 
 ALL = "all"

@@ -1,0 +1,130 @@
+"""The streams part: every fold, the decision on feedback, a heartbeat, and a watchdog."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+
+from schemas.clock import now_us
+from schemas.discovery import discover
+from schemas.errors import BrokerUnavailable, ConfigurationError, WeirError
+from schemas.events.operations import Heartbeat
+from schemas.identity import uuid7
+from schemas.log import Log
+from streams.agents.feedback import FEEDBACK
+from streams.fold import AnyFold, Fold
+from streams.runtime import FoldRunner
+from streams.settings import StreamsSettings
+from streams.trigger import decide
+
+_log = logging.getLogger(__name__)
+
+PART = "streams"
+
+
+class FoldStalled(WeirError):
+    """A consumer died without a word: the process ends, and its supervisor starts it again."""
+
+    code = "fold_stalled"
+    action = "Nothing: the part is restarted and reads on from its cursor."
+
+
+async def run(settings: StreamsSettings, log: Log, stop: asyncio.Event) -> None:
+    """Run the folds until `stop`. Any failure ends it: restarting is exact, skipping is not."""
+    folds = chosen(settings)
+    topic_ids = await _topic_ids(folds, log)
+    runners = [FoldRunner(fold, settings, log, topic_ids.get(fold.source.name)) for fold in folds]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for runner in runners:
+                group.create_task(runner.run(stop))
+                if runner.fold is FEEDBACK:
+                    group.create_task(decide(settings, log, runner.leads, stop))
+            group.create_task(_beat(runners, settings, log, stop))
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from failures
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def chosen(settings: StreamsSettings) -> list[AnyFold]:
+    """Return the folds that this process runs. Raises ConfigurationError for an unknown name."""
+    folds: dict[str, AnyFold] = {fold.name: fold for fold in discover("streams.agents", Fold)}
+    unknown = [name for name in settings.folds if name not in folds]
+    if unknown:
+        raise ConfigurationError(f"there is no fold {unknown[0]!r}, but {', '.join(sorted(folds))}")
+    return [fold for name, fold in folds.items() if not settings.folds or name in settings.folds]
+
+
+async def _topic_ids(folds: Sequence[AnyFold], log: Log) -> dict[str, str]:
+    """Return {source topic: its id}, which tells a topic that was deleted and created anew."""
+    async with log.reader([fold.source for fold in folds]) as reader:
+        return dict(reader.cursor.topic_ids)
+
+
+async def _beat(
+    runners: Sequence[FoldRunner], settings: StreamsSettings, log: Log, stop: asyncio.Event
+) -> None:
+    """Publish a heartbeat every second, and end the process when a fold has stalled.
+
+    The beat stops with the folds: a gateway that no longer hears it relies on its own breakers.
+    """
+    started_at_us = now_us()
+    watchdogs = [Watchdog(runner.fold.name, settings.stalled_s) for runner in runners]
+    while not stop.is_set():
+        try:
+            positions, lag = await _look(runners, watchdogs)
+            await log.publish(
+                Heartbeat(
+                    event_id=uuid7(),
+                    occurred_at_us=now_us(),
+                    part=PART,
+                    instance=str(settings.worker),
+                    started_at_us=started_at_us,
+                    lag=lag,
+                    positions=positions,
+                )
+            )
+        except BrokerUnavailable as error:
+            _log.warning("no heartbeat: %s", error.message)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), settings.heartbeat_s)
+
+
+async def _look(
+    runners: Sequence[FoldRunner], watchdogs: Sequence[Watchdog]
+) -> tuple[dict[str, int], int]:
+    """Return the positions ({``topic|partition``: next offset}) and the lag of all folds."""
+    positions: dict[str, int] = {}
+    total = 0
+    for runner, watchdog in zip(runners, watchdogs, strict=True):
+        at, lag = runner.positions(), await runner.lag()
+        watchdog.look(sum(at.values()), lag, time.monotonic())
+        total += lag
+        positions |= {f"{runner.fold.source.name}|{part}": to for part, to in at.items()}
+    return positions, total
+
+
+class Watchdog:
+    """Tells a fold that makes no progress while its lag does not shrink for `limit_s`."""
+
+    def __init__(self, name: str, limit_s: float) -> None:
+        self._name = name
+        self._limit_s = limit_s
+        self._seen = -1
+        self._since_s: float | None = None
+
+    def look(self, position: int, lag: int, now_s: float) -> None:
+        """Judge a fold's position (over its partitions) and lag. Raises FoldStalled."""
+        if lag == 0 or position != self._seen or self._since_s is None:
+            self._seen, self._since_s = position, now_s
+        elif now_s - self._since_s > self._limit_s:
+            raise FoldStalled(
+                f"the fold {self._name} has not moved for {self._limit_s:g} s, {lag} records behind"
+            )

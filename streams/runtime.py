@@ -1,0 +1,391 @@
+"""Runs a fold as a Faust agent with a table. All of Faust is in here, one trap per function.
+
+The table's changelog is the published table topic itself. Faust's own guarantees are not enough
+(it loses and doubles events over restarts), so exactness comes from `streams.partition`: rows say
+what they include, a cursor row follows them, and reading starts at the cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import faust
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from schemas.codec import headers
+from schemas.errors import BrokerUnavailable, LogTruncated
+from schemas.event import Topic
+from schemas.log import Connection, Cursor, Log, Record
+from streams.fold import AnyFold
+from streams.partition import PartitionFold, Row
+from streams.settings import StreamsSettings
+
+_log = logging.getLogger(__name__)
+
+OFFSET_HEADER = "weir-offset"
+"""On a row: the last source offset that it includes, readable without decoding."""
+
+_REREAD_WAIT_S = 0.5
+
+
+class RowTable(faust.Table):  # type: ignore[misc]  # faust brings no types
+    """A Faust table of encoded rows whose recovery keeps the row that includes most.
+
+    Faust takes the last record of the log. A worker that was cut off may write late, under its
+    successor's newer rows; since rows are a function of the log up to their offset, the row with
+    the higher offset is right whoever wrote it.
+    """
+
+    def __init__(self, app: faust.App, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._offsets: dict[bytes, int] = {}
+
+    def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
+        """Take recovered rows in."""
+        super().apply_changelog_batch([event for event in batch if self._newer(event.message)])
+
+    def _newer(self, message: Any) -> bool:
+        offset = int(dict(message.headers).get(OFFSET_HEADER, b"-1"))
+        if offset < self._offsets.get(message.key, -1):
+            return False
+        self._offsets[message.key] = offset
+        return True
+
+    def put(self, partition: int, rows: Iterable[Row]) -> None:
+        """Keep rows that were published already.
+
+        Plain assignment would publish them again, unacknowledged, and only within the iteration
+        of a stream ("Cannot modify table key from outside of stream iteration").
+        """
+        store = self.data
+        for row in rows:
+            store.data[row.key] = row.value
+            store._key_partition[row.key] = partition
+            self._offsets[row.key] = row.event.offset
+
+
+class FoldRunner:
+    """One fold, run by a Faust app of its own, in the current event loop.
+
+    An app, and so a consumer group, per fold: folds then share no rebalance and no failure, and
+    can be shared out over processes.
+    """
+
+    def __init__(
+        self, fold: AnyFold, settings: StreamsSettings, log: Log, topic_id: str | None
+    ) -> None:
+        self.fold = fold
+        self._settings = settings
+        self._connection = log.connection
+        self._log = log
+        self._topic_id = topic_id
+        self._partitions: dict[int, PartitionFold] = {}
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._app = faust.App(f"weir-{fold.name}", **_options(fold, settings, log.connection))
+        self._source = _raw_topic(self._app, fold.source)
+        self._table = RowTable(
+            self._app,
+            name=f"weir-{fold.name}",
+            key_type=bytes,
+            value_type=bytes,
+            partitions=fold.table.partitions,
+            changelog_topic=_raw_topic(self._app, fold.table),
+        )
+        self._app.tables.add(self._table)
+        self._app.agent(self._source, name=f"weir-{fold.name}", concurrency=1)(self._consume)
+        self._app.on_rebalance_complete.connect(self._open_partitions)
+        self._app.on_partitions_revoked.connect(self._close_partitions)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Fold until `stop`. Raises whatever a batch or Faust itself failed with."""
+        app = self._app
+        app.finalize()
+        _read_from_cursors(app, self._positions)
+        _quiet_producer_buffer(app)
+        await app.start()
+        waits: list[asyncio.Future[Any]] = [
+            asyncio.create_task(stop.wait()),
+            asyncio.create_task(_crash_of(app)),
+            self._failure,
+        ]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                wait.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await app.stop()
+
+    def positions(self) -> dict[int, int]:
+        """Return the next source offset by partition, of the partitions that this process has."""
+        return {number: part.next_offset for number, part in self._partitions.items()}
+
+    def leads(self) -> bool:
+        """Return whether this process is the one, among those of its fold, that decides."""
+        return 0 in self._partitions
+
+    async def lag(self) -> int:
+        """Return how many source records of our partitions are not folded yet.
+
+        Raises LogTruncated when the source ends below a cursor: never an automatic reset.
+        Raises BrokerUnavailable.
+        """
+        positions = self.positions()
+        ends = await self._ends(positions)
+        lag = 0
+        for tp, end in ends.items():
+            behind = end - positions[tp.partition]
+            if behind < 0:
+                raise LogTruncated(
+                    f"{tp.topic}|{tp.partition} ends at {end}, "
+                    f"the {self.fold.name} table already includes {-behind} records more"
+                )
+            lag += behind
+        return lag
+
+    async def _ends(self, partitions: Iterable[int]) -> Mapping[TP, int]:
+        tps = [TP(self.fold.source.name, partition) for partition in partitions]
+        if not tps:
+            return {}
+        try:
+            ends: Mapping[TP, int] = await self._app.consumer.highwaters(*tps)
+        except KafkaError as error:
+            raise BrokerUnavailable("the broker does not tell the log's end") from error
+        return ends
+
+    # --- partitions come and go ----------------------------------------------------------------
+
+    def _open_partitions(self, *_: Any, **__: Any) -> None:
+        """Begin with the partitions of a new assignment: their rows have just been recovered.
+
+        "Do not serve a table before 'Worker ready'": until here a batch finds no partition open
+        and is left alone, since it will be read again from the cursor.
+        """
+        self._partitions.clear()
+        for tp in self._app.consumer.assignment():
+            if tp.topic == self.fold.source.name:
+                self._partitions[tp.partition] = PartitionFold(
+                    self.fold, tp.partition, self._table.data.data, self._topic_id
+                )
+        _log.info("%s reads on from %s", self.fold.name, self.positions())
+
+    def _close_partitions(self, *_: Any, **__: Any) -> None:
+        """Let go of all partitions; a batch under way ends without effect on what comes after."""
+        self._partitions.clear()
+
+    def _positions(self) -> dict[TP, int]:
+        return {TP(self.fold.source.name, part): at for part, at in self.positions().items()}
+
+    # --- records -------------------------------------------------------------------------------
+
+    async def _consume(self, stream: AsyncIterable[Any]) -> None:
+        settings = self._settings
+        batches = stream.take_events(  # type: ignore[attr-defined]  # faust brings no types
+            settings.batch_records_max, within=settings.batch_wait_s
+        )
+        async for events in batches:
+            try:
+                await self._fold(events)
+            except Exception as error:  # noqa: BLE001 - ends the process
+                await self._fail(error)
+
+    async def _fail(self, error: Exception) -> None:
+        """End the process, and take no further batch until then.
+
+        Faust would skip the batch for good and go on with the next, whose cursor would then
+        vouch for rows that were never written.
+        """
+        if not self._failure.done():
+            self._failure.set_exception(error)
+        self._partitions.clear()
+        await asyncio.Event().wait()
+
+    async def _fold(self, events: Sequence[Any]) -> None:
+        by_partition: dict[int, list[Record]] = {}
+        for event in events:
+            message = event.message
+            by_partition.setdefault(message.partition, []).append(_record(message))
+        await asyncio.gather(*(self._fold_partition(*part) for part in by_partition.items()))
+
+    async def _fold_partition(self, partition: int, records: Sequence[Record]) -> None:
+        """Fold and publish: emissions, then rows, then the cursor, each acknowledged."""
+        part = self._partitions.get(partition)
+        if part is None:
+            return
+        step = part.take(await self._without_gaps(part, records))
+        for emission in step.emissions:
+            await self._log.publish(emission)
+        await self._publish(partition, step.rows)
+        if step.cursor is None:
+            return
+        await self._publish(partition, [step.cursor])
+        if self._partitions.get(partition) is part:
+            self._table.put(partition, [*step.rows, step.cursor])
+
+    async def _without_gaps(
+        self, part: PartitionFold, records: Sequence[Record]
+    ) -> Sequence[Record]:
+        """Return the records from the partition's cursor on, with those that Faust left out.
+
+        Faust resumes its streams before it seeks them, and commits may have passed an event in
+        flight, so that records may come twice, or from too far on.
+        """
+        expected = part.next_offset
+        whole: list[Record] = []
+        for record in records:
+            if record.offset < expected:
+                continue
+            if record.offset > expected:
+                whole.extend(await self._reread(record.partition, expected, record.offset))
+            whole.append(record)
+            expected = record.offset + 1
+        return whole
+
+    async def _reread(self, partition: int, start: int, end: int) -> list[Record]:
+        """Read a gap with a plain reader. Raises LogTruncated when the log lost it."""
+        source = self.fold.source
+        _log.warning(
+            "%s reads %s|%d again: %d–%d", self.fold.name, source.name, partition, start, end
+        )
+        ends = await self._ends(range(source.partitions))
+        at = {tp.partition: offset for tp, offset in ends.items()} | {partition: start}
+        cursor = Cursor(positions={source.name: at})
+        found: list[Record] = []
+        async with self._log.reader([source], cursor) as reader:
+            while reader.cursor.next_offset(source.name, partition) < end:
+                found.extend(
+                    record
+                    for record in await reader.batch(1_000, _REREAD_WAIT_S)
+                    if record.partition == partition and record.offset < end
+                )
+        return found
+
+    async def _publish(self, partition: int, rows: Sequence[Row]) -> None:
+        """Append rows to the table's topic and wait until all in-sync replicas have them.
+
+        One producer and one partition, so rows keep their order even where a send is repeated.
+        """
+        producer = self._app.producer
+        sent = [
+            await producer.send(
+                self.fold.table.name,
+                row.key,
+                row.value,
+                partition,
+                None,
+                [
+                    *headers(row.event, self._log.source),
+                    (OFFSET_HEADER, str(row.event.offset).encode()),
+                ],
+            )
+            for row in rows
+        ]
+        await asyncio.gather(*sent)
+
+
+def _record(message: Any) -> Record:
+    return Record(
+        message.topic,
+        message.partition,
+        message.offset,
+        int(message.timestamp * 1_000),
+        message.key,
+        message.value,
+        message.headers or (),
+    )
+
+
+def _raw_topic(app: faust.App, topic: Topic) -> Any:
+    """Return a topic of plain bytes.
+
+    Serializers belong to the topic, a table takes none; `value_type=dict` would break recovery
+    for good with "no attribute 'from_data'".
+    """
+    return app.topic(
+        topic.name,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+        partitions=topic.partitions,
+        allow_empty=True,
+    )
+
+
+def _read_from_cursors(app: faust.App, positions: Callable[[], Mapping[TP, int]]) -> None:
+    """Make Faust seek to our cursors where it would go to the group's committed offsets.
+
+    Those may lie beyond events that were in flight, and on a quiet topic no later record would
+    ever show the gap.
+    """
+    consumer = app.consumer
+
+    async def seek_to_cursors() -> Mapping[TP, int]:
+        wanted = positions()
+        await consumer.seek_wait(wanted)
+        return wanted
+
+    consumer.seek_to_committed = seek_to_cursors
+
+
+def _quiet_producer_buffer(app: faust.App) -> None:
+    """Nothing of ours waits in Faust's buffer: `_publish` sends and awaits; silence its warnings."""
+    app.producer.buffer.max_messages = 100_000
+
+
+async def _crash_of(app: faust.App) -> None:
+    """Wait until Faust gives up on itself (its consumer can die over days), and raise why."""
+    await app._crashed.wait()
+    raise app.crash_reason or RuntimeError("Faust crashed without a reason")
+
+
+def _options(fold: AnyFold, settings: StreamsSettings, connection: Connection) -> dict[str, Any]:
+    """Return the settings of the Faust app; what is not said here is Faust's default."""
+    folder = settings.data_dir / fold.name
+    folder.mkdir(parents=True, exist_ok=True)  # Faust wants the parent of its datadir to exist
+    return {
+        "broker": [f"kafka://{address}" for address in connection.bootstrap.split(",")],
+        "broker_credentials": _credentials(connection),
+        "env_prefix": "WEIR_FAUST_",  # else BROKER_URL and the like of the environment win
+        "autodiscover": False,
+        "store": "memory://",
+        "datadir": str(folder),
+        "web_enabled": False,
+        "topic_disable_leader": True,
+        "topic_allow_declare": False,  # a missing changelog would be made with wrong settings
+        "topic_partitions": fold.source.partitions,
+        "table_standby_replicas": 0,
+        # Static membership: caught up seconds after a kill, not when a session has timed out.
+        "consumer_group_instance_id": f"weir-{fold.name}-{settings.worker}",
+        "broker_session_timeout": settings.session_timeout_s,
+        "broker_heartbeat_interval": settings.session_timeout_s / 5,
+        "broker_request_timeout": max(30.0, settings.session_timeout_s),
+        "broker_max_poll_records": settings.batch_records_max,
+        "stream_buffer_maxsize": settings.batch_records_max,
+        "stream_wait_empty": False,
+        "producer_acks": -1,
+        "producer_linger": 0.0,  # a batch's rows are sent together; waiting would only add up
+        "producer_compression_type": "zstd",
+        "producer_max_request_size": 16 * 1024 * 1024,
+    }
+
+
+def _credentials(connection: Connection) -> Any:
+    protocol = connection.security_protocol
+    context = (
+        ssl.create_default_context(cafile=connection.ca_file) if protocol.endswith("SSL") else None
+    )
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=connection.sasl_username,
+            password=connection.sasl_password,
+            mechanism=connection.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None
