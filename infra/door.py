@@ -1,0 +1,194 @@
+"""Control's front door: request ids, authentication, limits, and errors in one shape (GW-16)."""
+
+import hashlib
+import hmac
+import http
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from schemas.clock import now_us
+from schemas.errors import (
+    AuthenticationFailed,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PermissionDenied,
+    ValidationFailed,
+    WeirError,
+)
+from schemas.events.changes import KeyChanged
+from schemas.identity import uuid7
+from schemas.log import TableView
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REQUEST_ID = b"x-weir-request-id"
+_OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", "/docs"})
+_BODY_BYTES_MAX = 1024 * 1024
+"""Administration needs no more; model calls never come here."""
+
+_SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+
+_log = logging.getLogger("infra.control")
+
+
+class Keys:
+    """Who calls: a key of the log by the hash of its secret, or the local operator by a token."""
+
+    def __init__(self, view: TableView[KeyChanged], operator_token: str) -> None:
+        self._operator = operator_token
+        self._by_hash: dict[str, KeyChanged] = {}
+        self._view = view
+        view.listen(self._changed)
+
+    def _changed(self, _key: str, _event: KeyChanged | None) -> None:
+        self._by_hash = {key.secret_hash: key for key in self._view.entries.values()}
+
+    def identify(self, secret: str, path: str) -> KeyChanged | None:
+        """The key behind a secret, None for the operator.
+
+        Raises AuthenticationFailed for one that is unknown, revoked or expired, and
+        PermissionDenied for one that lacks the path's scope.
+        """
+        if hmac.compare_digest(secret.encode(), self._operator.encode()):
+            return None
+        key = self._by_hash.get(hashlib.sha256(secret.encode()).hexdigest())
+        if key is None or key.revoked:
+            raise AuthenticationFailed("the key is unknown or revoked")
+        if key.expires_at_us is not None and key.expires_at_us <= now_us():
+            raise AuthenticationFailed("the key has expired")
+        wanted = "sql" if path == "/sql" else "admin"
+        if not {wanted, "admin"} & set(key.scopes):
+            raise PermissionDenied(f"the key lacks the scope {wanted!r}")
+        return key
+
+
+class Door:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: App, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it with an error."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s = time.monotonic()
+        headers = dict(scope["headers"])
+        request_id = headers.get(REQUEST_ID, b"").decode("ascii", "ignore")[:64] or uuid7()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                extra = [(REQUEST_ID, request_id.encode()), *_SECURITY_HEADERS]
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        try:
+            if scope["path"] not in _OPEN_PATHS:
+                state["key"] = self._keys.identify(presented_key(headers), scope["path"])
+            if int(headers.get(b"content-length", b"0") or 0) > _BODY_BYTES_MAX:
+                raise PayloadTooLarge(f"the body exceeds {_BODY_BYTES_MAX} bytes")
+        except WeirError as error:
+            await error_response(error, request_id)(scope, receive, noting)
+        else:
+            await self._app(scope, receive, noting)
+        _log.info(
+            "%s %s",
+            scope["method"],
+            scope["path"],
+            extra={
+                "request_id": request_id,
+                "status": status,
+                "duration_ms": round((time.monotonic() - began_s) * 1000, 1),
+            },
+        )
+
+
+def presented_key(headers: dict[bytes, bytes]) -> str:
+    """The secret in `Authorization`, `x-api-key` or `api-key`. Raises AuthenticationFailed."""
+    bearer = headers.get(b"authorization", b"").decode("latin-1")
+    if bearer[:7].lower() == "bearer " and bearer[7:].strip():
+        return bearer[7:].strip()
+    for name in (b"x-api-key", b"api-key"):
+        if value := headers.get(name, b"").decode("latin-1").strip():
+            return value
+    raise AuthenticationFailed("the request carries no key")
+
+
+def error_body(error: WeirError, request_id: str) -> dict[str, Any]:
+    """An error as our own endpoints answer it (GW-16): no stack, secret or prompt text."""
+    return {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "type": error.type,
+            "action": error.advice,
+            "details": error.details,
+            "request_id": request_id,
+            "retryable": error.retryable,
+            "retry_after_seconds": error.retry_after_seconds,
+        }
+    }
+
+
+def error_response(error: WeirError, request_id: str) -> JSONResponse:
+    """The HTTP answer of an error."""
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    return JSONResponse(error_body(error, request_id), error.status, headers)
+
+
+def install_errors(app: FastAPI) -> None:
+    """Answer every failure of a handler in our own shape."""
+
+    @app.exception_handler(WeirError)
+    async def ours(request: Request, error: WeirError) -> JSONResponse:
+        return error_response(error, request.state.request_id)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        details = [
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors()
+        ]
+        problem = ValidationFailed("the request does not have the expected form", details=details)
+        return error_response(problem, request.state.request_id)
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> JSONResponse:
+        path = f"{request.method} {request.url.path}"
+        if error.status_code == http.HTTPStatus.NOT_FOUND:
+            return error_response(NotFound(f"there is no {path}"), request.state.request_id)
+        body = error_body(InvalidRequest(f"{path}: {error.detail}"), request.state.request_id)
+        return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        request_id = request.state.request_id
+        _log.error("a handler failed", exc_info=error, extra={"request_id": request_id})
+        return error_response(WeirError("an internal error has occurred"), request_id)

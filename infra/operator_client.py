@@ -1,0 +1,84 @@
+"""The command's way to control: over loopback HTTP, with a token that only this user can read.
+
+Whoever can read the data folder owns the installation anyway; so commands on its machine need no
+API key, and the first admin key need not lie on the disk.
+"""
+
+import http.client
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from infra.settings import WeirSettings
+from schemas.errors import Unavailable, WeirError
+
+TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
+_ANSWER_S = 330.0
+
+
+def operator_token(home: Path) -> str:
+    """The local operator's token, made at the first call (mode 0600)."""
+    path = home / TOKEN_FILE
+    if not path.exists():
+        half = path.with_suffix(f".{os.getpid()}")
+        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        try:
+            os.link(half, path)
+        except FileExistsError:
+            pass
+        finally:
+            half.unlink()
+    return path.read_text().strip()
+
+
+class RemoteError(WeirError):
+    """What control answered, in its own words."""
+
+    code = "remote_error"
+
+
+class Operator:
+    """Talks to the control part of the installation on this machine."""
+
+    def __init__(self, settings: WeirSettings) -> None:
+        self._port = settings.control_port
+        self._token = operator_token(settings.home)
+
+    def get(self, path: str) -> Any:
+        """GET a path; its JSON. Raises RemoteError, Unavailable."""
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: Any) -> Any:
+        """POST JSON to a path; the JSON that comes back. Raises RemoteError, Unavailable."""
+        return self._call("POST", path, json.dumps(body).encode())
+
+    def _call(self, method: str, path: str, body: bytes | None) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_ANSWER_S)
+        headers = {
+            "Authorization": f"Bearer {self._token}",
+            "Content-Type": "application/json",
+        }
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            text = response.read()
+        except OSError as error:
+            raise Unavailable(
+                f"control does not answer on port {self._port}: {error}",
+                action="See `weir status`; a part that died is started again within seconds.",
+            ) from error
+        finally:
+            connection.close()
+        answer = json.loads(text) if text else None
+        if response.status >= http.client.BAD_REQUEST:
+            detail = (answer or {}).get("error", {})
+            raise RemoteError(
+                detail.get("message", f"control answered {response.status}"),
+                details=detail.get("details"),
+                action=detail.get("action"),
+            )
+        return answer

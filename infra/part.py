@@ -1,0 +1,109 @@
+"""`python -m infra.part NAME`: one part of the installation, as the supervisor starts it.
+
+The process ends in order on SIGTERM. A part whose supervisor has died goes on serving, so that
+nobody notices; when no new `weir up` takes it over within the grace time, it ends in order too.
+"""
+
+import asyncio
+import fcntl
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from infra.kafka import KafkaLog
+from infra.parts import MODULES, kind_of
+from infra.settings import WeirSettings, load
+from infra.state import load_state, supervised
+from infra.telemetry import configure
+from infra.words import settings_of
+
+_ORPHAN_GRACE_S = float(os.environ.get("WEIR_ORPHAN_GRACE_S", "60"))
+_log = logging.getLogger("infra.part")
+
+
+def main() -> None:
+    """Run the part that the command line names until it is told to stop."""
+    name = sys.argv[1]
+    settings = load()
+    configure(name, settings.log_level)
+    if os.environ.get("WEIR_SUPERVISED"):
+        claim = _claim(settings.home)
+        watcher = threading.Thread(target=_watch, args=(settings.home, claim), daemon=True)
+        watcher.start()
+    try:
+        _run(name, settings)
+    except Exception:  # noqa: BLE001 - the process's last words
+        _log.exception("%s ends with an error", name)
+        sys.exit(1)
+
+
+def _run(name: str, settings: WeirSettings) -> None:
+    kind = kind_of(name)
+    module = importlib.import_module(MODULES[kind])
+    with asyncio.Runner(loop_factory=_loop_factory(kind)) as runner:
+        runner.run(_serve(module, name, settings))
+
+
+def _loop_factory(kind: str) -> Any:
+    if kind in {"gateway", "control", "sandbox"}:
+        import uvloop
+
+        return uvloop.new_event_loop
+    return None
+
+
+async def _serve(module: Any, name: str, settings: WeirSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    _log.info("%s starts", name)
+    kind, wanted = kind_of(name), settings_of(name, settings)
+    if kind == "sandbox":  # it stands for the vendors' side and knows nothing of the log
+        await module.run(wanted, stop)
+    else:
+        async with KafkaLog(settings.connection(), f"/{kind}/{os.getpid()}") as log:
+            await module.run(wanted, log, stop)
+    _log.info("%s has stopped", name)
+
+
+def _claim(home: Path) -> int:
+    """A shared lock of all parts of one home: the last one to leave can tell that it is."""
+    descriptor = os.open(home / "parts.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def _watch(home: Path, claim: int) -> None:
+    """End this process in order when it has been without a supervisor for the grace time."""
+    since_s = time.monotonic()
+    while time.monotonic() - since_s < _ORPHAN_GRACE_S:
+        if supervised(home):
+            since_s = time.monotonic()
+        time.sleep(1)
+    _log.warning("no supervisor for %.0f s: this part ends", _ORPHAN_GRACE_S)
+    _leave(home, claim)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave(home: Path, claim: int) -> None:
+    """The last orphan takes the embedded broker, which cannot watch for itself, with it."""
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(claim)
+        return
+    state = load_state(home)
+    for part in state.parts if state else []:
+        if part.name == "broker" and part.pid is not None and part.alive():
+            os.kill(part.pid, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

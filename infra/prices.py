@@ -1,0 +1,100 @@
+"""The public price lists of `genai-prices` as price events: one per model name and start date."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from importlib.metadata import version
+from typing import Any
+
+from genai_prices import types
+from genai_prices.data import providers
+
+from schemas.clock import now_us
+from schemas.events.changes import PriceChanged
+from schemas.identity import uuid7
+from schemas.money import price_from_usd_per_million
+
+SOURCE = "genai-prices"
+
+
+def price_version() -> str:
+    """Which list the prices come from, e.g. `genai-prices 0.2.3`."""
+    return f"{SOURCE} {version(SOURCE)}"
+
+
+def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChanged]:
+    """Every text price of these vendors' models, under every exact name that the list gives them.
+
+    A price without an input and an output part (audio hours, searches) is left out: a model
+    whose price is unknown is settled as `unpriced`, never as free. Of tiered prices the base is
+    taken, the tier for short prompts.
+    """
+    wanted = set(price_providers)
+    events: dict[str, PriceChanged] = {}
+    for provider in providers:
+        if provider.id not in wanted:
+            continue
+        for model in provider.models:
+            for name in (model.id, *_names(model.match)):
+                for valid_from_us, price in _dated(model.prices):
+                    event = _event(provider.id, name, valid_from_us, price, actor)
+                    if event is not None:
+                        events.setdefault(event.key, event)
+    return list(events.values())
+
+
+def _names(clause: Any) -> Iterator[str]:
+    """The literal names in a match clause: exact ones, and prefixes, which are families' names."""
+    if isinstance(clause, types.ClauseEquals):
+        yield clause.equals
+    elif isinstance(clause, types.ClauseStartsWith):
+        yield clause.starts_with
+    elif isinstance(clause, types.ClauseOr):
+        for part in clause.or_:
+            yield from _names(part)
+
+
+def _dated(prices: Any) -> Iterator[tuple[int, Any]]:
+    """Each price with the microsecond from which on it holds."""
+    if not isinstance(prices, list):
+        yield 0, prices
+        return
+    for conditional in prices:
+        constraint = conditional.constraint
+        if constraint is None:
+            yield 0, conditional.prices
+        elif isinstance(constraint, types.StartDateConstraint):
+            day = constraint.start_date
+            start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            yield int(start.timestamp()) * 1_000_000, conditional.prices
+
+
+def _event(
+    provider: str, name: str, valid_from_us: int, price: Any, actor: str
+) -> PriceChanged | None:
+    fields = vars(price)
+    input_price, output_price = _nano(fields.get("input_mtok")), _nano(fields.get("output_mtok"))
+    if input_price is None and output_price is None:
+        return None
+    return PriceChanged(
+        event_id=uuid7(),
+        occurred_at_us=now_us(),
+        entity_version=1,
+        actor=actor,
+        provider=provider,
+        model=name,
+        valid_from_us=valid_from_us,
+        input_price=input_price,
+        cached_input_price=_nano(fields.get("cache_read_mtok")),
+        # An embedding has no output part: nothing is produced, nothing is paid for it.
+        output_price=0 if output_price is None else output_price,
+        price_version=price_version(),
+        source=SOURCE,
+    )
+
+
+def _nano(price: Any) -> int | None:
+    """Nano-USD per million tokens for a list price in USD, None where there is none."""
+    if isinstance(price, types.TieredPrices):
+        price = price.base
+    return price_from_usd_per_million(price) if isinstance(price, Decimal) else None

@@ -1,0 +1,330 @@
+"""The operator's settings: environment variables (`WEIR_…`), then `weir.toml`, then defaults.
+
+[providers.my-vllm]                 # any address that speaks a known dialect
+base_url = "http://10.0.0.5:8000/v1"
+key_env = "MY_VLLM_KEY"
+models = ["llama-3.1-8b"]
+
+[routes.support]                    # a name that clients use as `model`
+targets = [{ target = "openai/gpt-4o-mini", weight = 3 }, { target = "my-vllm/llama-3.1-8b" }]
+durability = "replicated"
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from infra.vendors import SANDBOX_SECRET, VENDORS, Model, Vendor
+from schemas.errors import ConfigurationError
+from schemas.log import Connection
+
+TOML_FILE = "weir.toml"
+
+
+class ProviderTable(BaseModel):
+    """`[providers.NAME]`: a known vendor's settings, or an address of your own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dialect: Literal["openai", "anthropic"] | None = None
+    base_url: str | None = None
+    key_env: str | None = None
+    price_provider: str | None = None
+    headers: dict[str, str] = {}
+    models: list[str] | None = None
+    enabled: bool = True
+
+
+class RouteTargetTable(BaseModel):
+    """One entry of a route's `targets`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target: str
+    weight: int = Field(default=1, ge=0)
+    priority: int = 0
+
+
+class RouteTable(BaseModel):
+    """`[routes.NAME]`: see `schemas.events.changes.RouteChanged` for the fields' meaning."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    targets: list[RouteTargetTable] = Field(min_length=1)
+    strategy: str = "balanced"
+    durability: Literal["written", "synced", "replicated"] = "written"
+    content_mode: Literal["full", "masked", "none"] = "full"
+    buffered: bool = False
+    attempts: int = Field(default=2, ge=1, le=10)
+    connect_timeout_ms: int = Field(default=5_000, gt=0)
+    first_token_timeout_ms: int = Field(default=60_000, gt=0)
+    stall_timeout_ms: int = Field(default=30_000, gt=0)
+    total_timeout_ms: int = Field(default=600_000, gt=0)
+
+
+class KafkaTable(BaseModel):
+    """`[kafka]` or `WEIR_KAFKA_…`: an existing cluster instead of the embedded broker."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bootstrap: str | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ca_file: str | None = None
+    replication_factor: int = Field(default=1, ge=1)
+
+
+class WeirSettings(BaseSettings):
+    """Everything an operator may set. `home` holds all data of this installation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WEIR_",
+        env_nested_delimiter="__",
+        toml_file=TOML_FILE,
+        extra="forbid",
+        frozen=True,
+    )
+
+    home: Path = Path(".weir")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65_530)
+    workers: int = Field(default=2, ge=1, le=64)
+    admin_key: SecretStr | None = None
+    master_key: SecretStr | None = None
+    trainer: Literal["on", "off"] = "on"
+    sandbox: Literal["auto", "on", "off"] = "auto"
+    sandbox_behaviour: Path | None = None
+    sandbox_seed: int = 0
+    feedback_threshold: int = Field(default=500, ge=1)
+    feedback_window_hours: float = Field(default=24, gt=0)
+    feedback_cooldown_hours: float = Field(default=24, ge=0)
+    outbox_bytes_max: int = Field(4 * 1024**3, ge=1024**2)
+    body_bytes_max: int = Field(32 * 1024**2, ge=1024)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    kafka: KafkaTable = KafkaTable()
+    providers: dict[str, ProviderTable] = {}
+    routes: dict[str, RouteTable] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, the environment over the file."""
+        del dotenv_settings, file_secret_settings
+        path = Path(os.environ.get("WEIR_CONFIG", TOML_FILE))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    # The ports of one installation lie together, so that WEIR_PORT moves them all.
+    @property
+    def control_port(self) -> int:
+        """Control's port, on the loopback."""
+        return self.port + 1
+
+    @property
+    def models_port(self) -> int:
+        """The model server's port, on the loopback."""
+        return self.port + 2
+
+    @property
+    def sandbox_port(self) -> int:
+        """The sandbox's port, on the loopback."""
+        return self.port + 3
+
+    @property
+    def broker_port(self) -> int:
+        """The embedded broker's port, on the loopback; its controller listens one above."""
+        return self.port + 4
+
+    @property
+    def embedded(self) -> bool:
+        """Whether Weir runs its own broker."""
+        return self.kafka.bootstrap is None
+
+    def connection(self) -> Connection:
+        """How every part reaches Kafka."""
+        kafka = self.kafka
+        return Connection(
+            bootstrap=kafka.bootstrap or f"127.0.0.1:{self.broker_port}",
+            security_protocol=kafka.security_protocol,
+            sasl_mechanism=kafka.sasl_mechanism,
+            sasl_username=kafka.sasl_username,
+            sasl_password=kafka.sasl_password.get_secret_value() if kafka.sasl_password else None,
+            ca_file=kafka.ca_file,
+            replication_factor=kafka.replication_factor,
+        )
+
+    def folder(self, name: str) -> Path:
+        """One part's folder below `home`, created when missing."""
+        path = self.home / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def load(**overrides: Any) -> WeirSettings:
+    """Read the settings; `overrides` (of the command line) win. Raises ConfigurationError."""
+    try:
+        settings = WeirSettings(**overrides)
+    except (ValidationError, ValueError) as error:
+        raise ConfigurationError(
+            f"the settings are wrong: {_explain(error)}",
+            action=f"Correct the variable WEIR_… or the line of {TOML_FILE} and start again.",
+        ) from error
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+
+def as_environment(settings: WeirSettings, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """The variables by which a child process reads the same settings."""
+    variables = {"WEIR_HOME": str(settings.home)}
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            prefix = f"WEIR_{name.upper()}__"
+            variables |= {f"{prefix}{key.upper()}": str(item) for key, item in value.items()}
+        else:
+            variables[f"WEIR_{name.upper()}"] = str(value)
+    return variables
+
+
+def _explain(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+    )
+
+
+@dataclass(frozen=True)
+class ConfiguredProvider:
+    """A provider that the settings ask for."""
+
+    name: str
+    dialect: str
+    base_url: str
+    secret: str | None
+    price_provider: str | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[Model, ...] = ()
+
+
+def configured_providers(
+    settings: WeirSettings, environment: Mapping[str, str]
+) -> list[ConfiguredProvider]:
+    """The providers by the vendors' usual variables and by `weir.toml`; may be none."""
+    vendors = {vendor.name: vendor for vendor in VENDORS}
+    found = [
+        provider
+        for vendor in VENDORS
+        if (table := settings.providers.get(vendor.name, ProviderTable())).enabled
+        and (provider := _of_vendor(vendor, table, environment))
+    ]
+    for name, table in settings.providers.items():
+        if name in vendors or not table.enabled:
+            continue
+        if table.base_url is None:
+            raise ConfigurationError(f"[providers.{name}] of {TOML_FILE} needs a base_url")
+        models = tuple(Model(model) for model in table.models or [])
+        found.append(
+            ConfiguredProvider(
+                name,
+                table.dialect or "openai",
+                table.base_url,
+                f"env:{table.key_env}" if table.key_env else None,
+                table.price_provider,
+                table.headers,
+                models,
+            )
+        )
+    return found
+
+
+def _of_vendor(
+    vendor: Vendor, table: ProviderTable, environment: Mapping[str, str]
+) -> ConfiguredProvider | None:
+    """The vendor as configured, None where nothing asks for it.
+
+    A vendor that needs a key is asked for by its key, one that needs none by its address or by
+    a table in the file.
+    """
+    variable = table.key_env or vendor.key_variable
+    base_url = table.base_url or environment.get(vendor.url_variable)
+    has_key = variable is not None and bool(environment.get(variable))
+    if not has_key and (vendor.key_variable or not (base_url or table.model_fields_set)):
+        return None
+    names = table.models
+    models = vendor.models if names is None else tuple(Model(name) for name in names)
+    return ConfiguredProvider(
+        vendor.name,
+        table.dialect or vendor.dialect,
+        base_url or vendor.base_url,
+        f"env:{variable}" if has_key else None,
+        table.price_provider or vendor.price_provider,
+        table.headers,
+        models,
+    )
+
+
+def uses_sandbox(settings: WeirSettings, environment: Mapping[str, str]) -> bool:
+    """Whether the sandbox stands in for the vendors: asked for, or nothing else is configured."""
+    if settings.sandbox == "auto":
+        return not configured_providers(settings, environment)
+    return settings.sandbox == "on"
+
+
+def effective_providers(
+    settings: WeirSettings, environment: Mapping[str, str]
+) -> list[ConfiguredProvider]:
+    """What the gateway shall know: the configured providers, with the sandbox in their place."""
+    if not uses_sandbox(settings, environment):
+        return configured_providers(settings, environment)
+    origin = f"http://127.0.0.1:{settings.sandbox_port}"
+    own = [
+        provider
+        for provider in configured_providers(settings, environment)
+        if provider.name not in {"openai", "anthropic"}
+    ]
+    stand_ins = [
+        ConfiguredProvider(
+            vendor.name,
+            vendor.dialect,
+            f"{origin}/v1" if vendor.dialect == "openai" else origin,
+            f"env:{SANDBOX_SECRET}",
+            vendor.price_provider,
+            models=vendor.models,
+        )
+        for vendor in VENDORS
+        if vendor.name in {"openai", "anthropic"}
+    ]
+    return [*stand_ins, *own]
+
+
+def fingerprint(settings: WeirSettings, environment: Mapping[str, str]) -> str:
+    """A digest of all that running parts were started with; secrets enter it hashed only."""
+    relevant = {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("WEIR_")
+        or name in {vendor.key_variable for vendor in VENDORS}
+        or name in {vendor.url_variable for vendor in VENDORS}
+    }
+    text = msgspec.json.encode([settings.model_dump(mode="json"), sorted(relevant.items())])
+    secrets = [settings.kafka.sasl_password, settings.master_key]
+    plain = "".join(secret.get_secret_value() for secret in secrets if secret)
+    return hashlib.sha256(text + plain.encode()).hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""Gives each package's settings the words that they ask for.
+
+A package declares a frozen dataclass in its `settings.py`; its fields are filled by name from the
+vocabulary here. A field without a default that no word fills is an error at start, never a guess.
+"""
+
+import dataclasses
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from infra.parts import ROOT, kind_of
+from infra.seeding import LOCAL_PROVIDER, master_key
+from infra.settings import WeirSettings, uses_sandbox
+from infra.trainer_env import trainer_python
+from schemas.errors import ConfigurationError
+
+_SETTINGS_MODULES = {
+    "gateway": ("gateway.settings", "GatewaySettings"),
+    "streams": ("streams.settings", "StreamsSettings"),
+    "control": ("infra.control", "ControlSettings"),
+    "projections": ("projections.settings", "ProjectionsSettings"),
+    "trainer": ("trainer.settings", "TrainerSettings"),
+    "models": ("trainer.settings", "TrainerSettings"),
+    "sandbox": ("infra.sandbox.settings", "SandboxSettings"),
+}
+
+_PORTS = {"control": 1, "models": 2, "sandbox": 3}
+
+
+def settings_of(name: str, settings: WeirSettings) -> Any:
+    """The settings object of one part. Raises ConfigurationError for a word that is unknown."""
+    kind = kind_of(name)
+    module, class_name = _SETTINGS_MODULES[kind]
+    wanted = getattr(importlib.import_module(module), class_name)
+    return fill(wanted, vocabulary(name, settings))
+
+
+def fill(wanted: type[Any], words: dict[str, Any]) -> Any:
+    """An instance of the dataclass with every field that a word exists for."""
+    fields = dataclasses.fields(wanted)
+    missing = [
+        field.name
+        for field in fields
+        if field.name not in words
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigurationError(f"{wanted.__name__} asks for unknown words: {', '.join(missing)}")
+    values = {field.name: words[field.name] for field in fields if field.name in words}
+    for field in fields:
+        # Settings within settings, as one subject of a part, ask for words of their own.
+        if field.name not in words and dataclasses.is_dataclass(field.default):
+            values[field.name] = fill(type(field.default), words)
+    return wanted(**values)
+
+
+def vocabulary(name: str, settings: WeirSettings) -> dict[str, Any]:
+    """Every word that a package's settings may ask for, as this part shall hear it."""
+    kind = kind_of(name)
+    digits = name.removeprefix(kind).lstrip("-")
+    folders = {"sandbox": "sandbox", "models": "models", "control": "projections"}
+    loopback = "http://127.0.0.1"
+    return {
+        "weir_home": settings.home,
+        "home": settings.folder(folders.get(kind, kind)),
+        "data_dir": settings.folder(folders.get(kind, kind)),
+        "outbox_dir": settings.home / "outbox",
+        "models_dir": settings.home / "models",
+        "host": settings.host if kind == "gateway" else "127.0.0.1",
+        "port": settings.port + _PORTS.get(kind, 0),
+        "part": name,
+        "worker": int(digits or 0),
+        "workers": settings.workers,
+        "public_url": f"{loopback}:{settings.port}",
+        "gateway_url": f"{loopback}:{settings.port}",
+        "control_url": f"{loopback}:{settings.control_port}",
+        "models_url": f"{loopback}:{settings.models_port}",
+        "sandbox_url": f"{loopback}:{settings.sandbox_port}",
+        "sandbox": uses_sandbox(settings, os.environ),
+        "local_provider": LOCAL_PROVIDER,
+        "master_key": master_key(settings),
+        "trainer_python": trainer_python(),
+        "python": trainer_python() if kind == "trainer" else Path(sys.executable),
+        "root": ROOT,
+        "feedback_threshold": settings.feedback_threshold,
+        "feedback_window_s": int(settings.feedback_window_hours * 3600),
+        "feedback_cooldown_s": int(settings.feedback_cooldown_hours * 3600),
+        "body_bytes_max": settings.body_bytes_max,
+        "outbox_bytes_max": settings.outbox_bytes_max,
+        "books": settings.folder("sandbox") / "books.jsonl" if kind == "sandbox" else None,
+        "behaviour": settings.sandbox_behaviour,
+        "seed": settings.sandbox_seed,
+    }
