@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -54,14 +55,15 @@ def partition_of(key: bytes, partitions: int) -> int:
 def murmur2(data: bytes) -> int:
     """Return Kafka's 32-bit murmur2. Source: org.apache.kafka.common.utils.Utils.murmur2."""
     length = len(data)
-    mask = 0xFFFFFFFF
+    words = length // 4
     value = 0x9747B28C ^ length
-    for start in range(0, length - length % 4, 4):
-        part = int.from_bytes(data[start : start + 4], "little") * 0x5BD1E995 & mask
-        value = value * 0x5BD1E995 & mask ^ ((part ^ part >> 24) * 0x5BD1E995 & mask)
+    for part in struct.unpack_from(f"<{words}I", data):
+        part = part * 0x5BD1E995 & 0xFFFFFFFF
+        value = (value * 0x5BD1E995 ^ (part ^ part >> 24) * 0x5BD1E995) & 0xFFFFFFFF
     if length % 4:
-        value = (value ^ int.from_bytes(data[length - length % 4 :], "little")) * 0x5BD1E995 & mask
-    value = (value ^ value >> 13) * 0x5BD1E995 & mask
+        value ^= int.from_bytes(data[words * 4 :], "little")
+        value = value * 0x5BD1E995 & 0xFFFFFFFF
+    value = (value ^ value >> 13) * 0x5BD1E995 & 0xFFFFFFFF
     return value ^ value >> 15
 
 
