@@ -1,0 +1,1 @@
+"""Feedback becomes a better model: dataset, fine-tune, evaluation, registry, serving."""
