@@ -55,9 +55,16 @@ def show_json(value: Any) -> None:
 def running(settings: WeirSettings) -> InstallationState:
     """The state of the running installation. Raises NotFound with the way out."""
     state = load_state(settings.home)
-    if state is None or not supervised(settings.home):
-        raise NotFound(f"Weir does not run on {settings.home}", action="Start it with `weir up`.")
-    return state
+    if state is not None and supervised(settings.home):
+        return state
+    alive = [part.name for part in state.parts if part.alive()] if state else []
+    if alive:
+        raise NotFound(
+            f"the supervisor of {settings.home} has died; these parts still serve: "
+            f"{', '.join(alive)}",
+            action="`weir up` takes them over; left alone they end within a minute.",
+        )
+    raise NotFound(f"Weir does not run on {settings.home}", action="Start it with `weir up`.")
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -171,7 +178,9 @@ def topics(
     if as_json:
         show_json(rows)
         return
-    table = Table("topic", "partitions", "kept", "records", "events", box=None, header_style="dim")
+    table = Table(box=None, header_style="dim")
+    for name in ("topic", "partitions", "kept", "records", "events"):
+        table.add_column(name, overflow="fold")
     for row in rows:
         records = "missing" if row["records"] is None else str(row["records"])
         table.add_row(

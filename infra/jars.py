@@ -128,3 +128,7 @@ def write_lock(cache: Path, lock: Path = LOCK) -> int:
         )
     lock.write_text("# Written by `make lock`.\n\n" + "\n".join(sorted(blocks)))
     return len(blocks)
+
+
+if __name__ == "__main__":
+    print(f"{write_lock(cache_dir())} jars locked")  # noqa: T201 - a developer's command

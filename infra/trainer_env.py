@@ -1,12 +1,14 @@
 """The trainer's environment: gigabytes of torch and friends, made beside the running core."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".venv-trainer"
@@ -28,10 +30,11 @@ def is_ready() -> bool:
     return stamp.exists() and LOCK.exists() and stamp.read_text() == _digest()
 
 
-async def make(report: Callable[[str], None], log_file: Path) -> None:
+async def make(report: Callable[[str], None], log_file: Path | None) -> None:
     """Create or update the environment; `report` hears each step, and what went wrong.
 
-    It runs at the lowest priority: the core is already serving.
+    The installer's own output goes to `log_file`, or to the terminal without one. It runs at a
+    low priority: the core is already serving.
     """
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if not LOCK.exists():
@@ -61,27 +64,43 @@ async def make(report: Callable[[str], None], log_file: Path) -> None:
             ],
         ),
     ]
-    with log_file.open("ab") as output:
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log_file.open("ab")) if log_file else None
         for step, command in steps:
             report(step)
-            process = await asyncio.create_subprocess_exec(
-                *("nice", "-n", "15", *command) if shutil.which("nice") else command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-            try:
-                code = await process.wait()
-            except asyncio.CancelledError:
-                process.kill()
-                raise
+            code = await _run(command, output)
             if code:
-                report(f"failed while {step}: see {log_file}; `make trainer-env` tries again")
+                where = log_file or "the messages above"
+                report(f"failed while {step}: see {where}; `make trainer-env` tries again")
                 return
     (FOLDER / "weir-stamp").write_text(_digest())
     report("ready")
 
 
+async def _run(command: list[str], output: BinaryIO | None) -> int:
+    nice = ["nice", "-n", "15"] if shutil.which("nice") else []
+    process = await asyncio.create_subprocess_exec(
+        *nice, *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+    )
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        process.kill()
+        raise
+
+
 def _digest() -> str:
     exact = LOCK.read_bytes() + sys.version.encode()
     return hashlib.sha256(exact).hexdigest()
+
+
+if __name__ == "__main__":
+    _said: list[str] = []
+
+    def _say(step: str) -> None:
+        _said.append(step)
+        sys.stdout.write(f"the trainer's environment: {step}\n")
+        sys.stdout.flush()
+
+    asyncio.run(make(_say, None))
+    sys.exit(_said[-1] != "ready")

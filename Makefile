@@ -1,0 +1,63 @@
+# Everything that a developer or an operator types. `make up` needs Python 3.11+ and make, no more.
+
+.PHONY: up test test-slow lint format types bench faults requirements lock trainer-env clean env
+.DEFAULT_GOAL := up
+
+BIN := .venv/bin
+PACKAGES := schemas gateway streams projections trainer infra
+OUT ?= bench/out
+SEED ?= 1
+SIZE ?= 1
+
+env:
+	@./bootstrap
+
+up: env
+	@exec $(BIN)/weir up $(ARGS)
+
+test: env
+	$(BIN)/pytest $(ARGS)
+
+test-slow: env
+	$(BIN)/pytest -m "slow and not gpu" $(ARGS)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: env
+	$(BIN)/mypy
+
+# Every figure by one command; raw ledgers in OUT.
+bench: env
+	$(BIN)/python -m bench --seed $(SEED) --size $(SIZE) --out $(OUT) $(ARGS)
+
+faults: env
+	$(BIN)/python -m bench.faults --seed $(SEED) --size $(SIZE) --out $(OUT) $(ARGS)
+
+# Each numbered requirement with the tests that would notice it broken, and those without one.
+requirements: env
+	$(BIN)/python -m tests.requirements
+
+# The locks hold hashes and no addresses.
+COMPILE = $(BIN)/uv pip compile --generate-hashes --no-emit-index-url --universal \
+	--python-version 3.11 --custom-compile-command "make lock" --quiet $(UPGRADE)
+
+lock: env
+	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.lock
+	$(COMPILE) pyproject.toml -o requirements/core.lock
+	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra trainer --extra dev -o requirements/trainer.lock
+	$(BIN)/python -m infra.jars
+
+# Made by `make up` beside the running core; this is for doing it at once.
+trainer-env: env
+	$(BIN)/python -m infra.trainer_env
+
+clean:
+	rm -rf .venv .venv-trainer .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	@echo "kept: the data folder .weir and the downloads in the user's cache"
