@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from bench.fault_plan import Death
+from bench.load import Row
 from bench.rawlog import Raw, audit, unique
 from bench.recount import Call, drift_nano_usd, ledger
 
@@ -22,19 +23,6 @@ COST = "weir.llm.cost.entered"
 CALL_TOPICS = ("weir.llm.requests.v1", "weir.llm.responses.v1", "weir.llm.costs.v1")
 DEATH_MARGIN_US = 1_000_000
 """How long before or after its death a worker's connections may show it."""
-
-
-class ClientRow(Protocol):
-    """What the checks need of a row of the client's ledger (`bench.load`)."""
-
-    @property
-    def request_id(self) -> str | None: ...
-    @property
-    def complete(self) -> bool: ...
-    @property
-    def sent_at_us(self) -> int: ...
-    @property
-    def ended_at_us(self) -> int: ...
 
 
 class Gathered(msgspec.Struct):
@@ -78,7 +66,7 @@ def calls(records: Iterable[Raw]) -> Calls:
     return Calls(admitted, dict(completed), ledger(r for r in kept if r.type == COST))
 
 
-def judge(rows: Sequence[ClientRow], gathered: Gathered) -> dict[str, int]:
+def judge(rows: Sequence[Row], gathered: Gathered) -> dict[str, int]:
     """Return the figures that must all be zero, and what they are measured on.
 
     - `lost`: complete answers without exactly one successful outcome in the log or one row in DuckDB
@@ -109,7 +97,7 @@ def judge(rows: Sequence[ClientRow], gathered: Gathered) -> dict[str, int]:
     }
 
 
-def _answered(row: ClientRow, found: Calls, projected: dict[str, int]) -> bool:
+def _answered(row: Row, found: Calls, projected: dict[str, int]) -> bool:
     ends = found.completed.get(row.request_id or "", [])
     return (
         bool(ends)
@@ -128,25 +116,32 @@ def _expected_costs(found: Calls, books: dict[str, Call]) -> dict[str, int]:
     return costs
 
 
+def workers_of(found: Calls) -> dict[str, str]:
+    """Return which worker admitted each request, by the id that the client gave it."""
+    return {
+        str(body["tags"]["client_id"]): str(body["worker"])
+        for body in found.admitted.values()
+        if "client_id" in body["tags"]
+    }
+
+
 def unexcused(
-    rows: Iterable[ClientRow], deaths: Iterable[Death], worker_of: dict[str, str] | None = None
-) -> list[ClientRow]:
-    """Return the failed rows during whose life no gateway worker died.
+    rows: Iterable[Row], deaths: Iterable[Death], worker_of: Mapping[str, str]
+) -> list[Row]:
+    """Return the failed rows whose gateway worker did not die under them.
 
     A death counts when it lies between sending and the end of the row (a second of margin for the
-    kernel to tell). Where the log knows which worker had admitted the request (`worker_of`, by
-    request id), only that worker's death counts.
+    kernel to tell). Where the log knows which worker had admitted the request, only the death of
+    that one counts; a request that no worker admitted may have been on its way to any.
     """
     workers = [death for death in deaths if death.part.startswith("gateway")]
     bad = []
     for row in rows:
-        if row.complete:
-            continue
-        own = (worker_of or {}).get(row.request_id or "")
-        if not any(
+        own = worker_of.get(row.client_id)
+        if not row.complete and not any(
             row.sent_at_us - DEATH_MARGIN_US <= death.at_us <= row.ended_at_us + DEATH_MARGIN_US
             for death in workers
-            if own is None or str(death.pid) in own
+            if own in (None, death.part)
         ):
             bad.append(row)
     return bad

@@ -209,6 +209,12 @@ def audit(records: Iterable[Raw]) -> Audit:
     return result
 
 
+def read_log(path: Path) -> list[Raw]:
+    """Return the records that `dump` kept."""
+    decoder = msgspec.json.Decoder(Raw)
+    return [decoder.decode(line) for line in path.read_bytes().splitlines()]
+
+
 def dump(records: Iterable[Raw], path: Path) -> None:
     """Keep records as JSONL, sealed bytes as base64."""
     encode = msgspec.json.Encoder().encode
