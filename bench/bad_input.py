@@ -86,7 +86,7 @@ def _feedback() -> list[Bad]:
         "user_id": "u",
         "original_prompt": "p",
         "model_response": "r",
-        "feedback_type": "correction",
+        "feedback_type": "manual_correction",
         "satisfaction_score": 0.5,
         "corrected_response": "c",
     }
@@ -99,6 +99,8 @@ def _feedback() -> list[Bad]:
         bad("score no number", satisfaction_score="high"),
         bad("unknown type", feedback_type="shrug"),
         bad("no user", user_id=None),
+        bad("blank prompt", original_prompt="  "),
+        bad("correction without its text", corrected_response=None),
         Bad("feedback: no JSON", "/api/v1/feedback", b"{", (400, 422)),
     ]
 
