@@ -5,9 +5,8 @@
 
 BIN := .venv/bin
 PACKAGES := schemas gateway streams projections trainer infra
-OUT ?= bench/out
-SEED ?= 1
-SIZE ?= 1
+# SEED, SIZE and OUT are passed to a claim where given: `make faults SEED=7 SIZE=50`.
+CLAIM = $(if $(SEED),--seed $(SEED)) $(if $(SIZE),--size $(SIZE)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 env:
 	@./bootstrap
@@ -32,12 +31,12 @@ format: env
 types: env
 	$(BIN)/mypy
 
-# Every figure by one command; raw ledgers in OUT.
+# Every figure by one command; raw ledgers in bench/out, verdicts in bench/results.
 bench: env
-	$(BIN)/python -m bench --seed $(SEED) --size $(SIZE) --out $(OUT) $(ARGS)
+	$(BIN)/python -m bench $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 faults: env
-	$(BIN)/python -m bench.faults --seed $(SEED) --size $(SIZE) --out $(OUT) $(ARGS)
+	$(BIN)/python -m bench.faults $(CLAIM)
 
 # Each numbered requirement with the tests that would notice it broken, and those without one.
 requirements: env
