@@ -131,4 +131,4 @@ def write_lock(cache: Path, lock: Path = LOCK) -> int:
 
 
 if __name__ == "__main__":
-    print(f"{write_lock(cache_dir())} jars locked")  # noqa: T201 - a developer's command
+    print(f"{write_lock(cache_dir())} jars locked")

@@ -113,9 +113,10 @@ class Supervisor:
 
     async def wait_ready(self, names: list[str], timeout_s: float) -> list[str]:
         """Wait until these parts are ready; the names of those that are not in time."""
-        waiting = [self._parts[name].ready.wait() for name in names]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waiting), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                for name in names:
+                    await self._parts[name].ready.wait()
         return [name for name in names if not self._parts[name].ready.is_set()]
 
     async def stop(self) -> None:

@@ -4,6 +4,7 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,9 +50,9 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
-def configure(part: str, level: str) -> None:
-    """Send all logging of this process to standard error as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure(part: str, level: str, file: Path | None = None) -> None:
+    """Send all logging of this process as JSON lines to a file, or to standard error."""
+    handler = logging.FileHandler(file) if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(part))
     root = logging.getLogger()
     root.handlers[:] = [handler]

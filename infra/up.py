@@ -18,6 +18,7 @@ from infra.seeding import LOCAL_PROVIDER, Seeded, master_key, seed
 from infra.settings import WeirSettings, as_environment, fingerprint, uses_sandbox
 from infra.state import HomeLock, InstallationState, PartState, load_state
 from infra.supervisor import Supervisor, stop_leftovers
+from infra.telemetry import configure
 from infra.topics import ensure_topics
 from infra.vendors import SANDBOX_SECRET
 from schemas import __version__
@@ -93,6 +94,9 @@ class Installation:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop)
         self._claim_home()
+        configure(
+            "supervisor", self.settings.log_level, self.settings.folder("logs") / "supervisor.log"
+        )
         try:
             await self._until_stopped(self._serve())
         finally:
