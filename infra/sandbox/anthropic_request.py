@@ -2,9 +2,10 @@
 
 import base64
 import hmac
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from infra.sandbox.behaviour import Lane
 from infra.sandbox.calls import Bill
@@ -80,7 +81,7 @@ class CountRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class MessagesRequest(CountRequest, forbid_unknown_fields=True, kw_only=True):
     """The documented parameters of `messages`."""
 
-    max_tokens: int
+    max_tokens: Annotated[int, Meta(ge=1)]
     container: Any = None
     diagnostics: dict[str, Any] | None = None
     inference_geo: str | None = None
@@ -88,9 +89,9 @@ class MessagesRequest(CountRequest, forbid_unknown_fields=True, kw_only=True):
     service_tier: Literal["auto", "standard_only"] | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
 _MESSAGES = msgspec.json.Decoder(MessagesRequest)
@@ -122,16 +123,11 @@ def check(request: MessagesRequest, model: Model) -> None:
     Raises:
         ApiError: 400.
     """
-    if request.max_tokens < 1:
-        raise invalid("max_tokens: Input should be greater than or equal to 1")
     if request.max_tokens > model.output_tokens_max:
         raise invalid(
             f"max_tokens: {request.max_tokens} > {model.output_tokens_max}, which is the maximum allowed "
             f"number of output tokens for {model.reported}"
         )
-    for name, value in (("temperature", request.temperature), ("top_p", request.top_p)):
-        if value is not None and not 0 <= value <= 1:
-            raise invalid(f"{name}: range: 0..1")
     thinking = request.thinking
     if thinking is not None and thinking.type == "enabled":
         budget = thinking.budget_tokens

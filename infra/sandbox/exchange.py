@@ -41,7 +41,7 @@ class Disconnected(Exception):
 class Exchange:
     """A call in flight."""
 
-    __slots__ = ("_leaving", "_receive", "_send", "_started", "headers", "rest", "row", "scope")
+    __slots__ = ("_leaving", "_receive", "_send", "_waiter", "headers", "rest", "row", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, row: Row, rest: str) -> None:
         self.scope = scope
@@ -52,7 +52,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._leaving: asyncio.Task[Message] | None = None
-        self._started = False
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def query(self) -> dict[str, str]:
@@ -91,7 +91,6 @@ class Exchange:
 
     async def start(self, status: int, headers: list[Header]) -> None:
         """Send status and headers."""
-        self._started = True
         self.row.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -123,12 +122,27 @@ class Exchange:
             Disconnected: the client left.
 
         """
+        leaving = self._watch()
+        if not leaving.done() and (seconds is None or seconds > 0):
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = None if seconds is None else loop.call_later(seconds, self._wake)
+            await self._waiter
+            if timer is not None:
+                timer.cancel()
+        if leaving.done():
+            raise Disconnected
+
+    def _watch(self) -> asyncio.Task[Message]:
+        """The task that ends when the client leaves, made when it is first needed."""
         if self._leaving is None:
             self._leaving = asyncio.ensure_future(self._receive())
-        if seconds is None or seconds > 0:
-            await asyncio.wait((self._leaving,), timeout=seconds)
-        if self._leaving.done():
-            raise Disconnected
+            self._leaving.add_done_callback(self._wake)
+        return self._leaving
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def reset(self) -> None:
         """End the connection by RST, as a crashed peer or a firewall does."""
@@ -145,6 +159,4 @@ class Exchange:
         await self._gone()
 
     async def _gone(self) -> None:
-        if self._leaving is None:
-            self._leaving = asyncio.ensure_future(self._receive())
-        await self._leaving
+        await self._watch()

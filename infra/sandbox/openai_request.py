@@ -1,8 +1,9 @@
 """OpenAI's chat request as documented: what it accepts, what it refuses, what it asks for."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from infra.sandbox.behaviour import Lane
 from infra.sandbox.errors import ApiError, invalid
@@ -107,20 +108,20 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     messages: list[Message]
     audio: dict[str, Any] | None = None
-    frequency_penalty: float | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     function_call: Any = None
     functions: list[Any] | None = None
     logit_bias: dict[str, int] | None = None
     logprobs: bool | None = None
-    max_completion_tokens: int | None = None
-    max_tokens: int | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
     metadata: dict[str, str] | None = None
     modalities: list[str] | None = None
     moderation: dict[str, Any] | None = None
-    n: int | None = None
+    n: Annotated[int, Meta(ge=1, le=CHOICES_MAX)] | None = None
     parallel_tool_calls: bool | None = None
     prediction: dict[str, Any] | None = None
-    presence_penalty: float | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
@@ -133,11 +134,11 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: float | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     tools: list[ToolOffer] | None = None
-    top_logprobs: int | None = None
-    top_p: float | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     user: str | None = None
     verbosity: str | None = None
     web_search_options: dict[str, Any] | None = None
@@ -186,21 +187,14 @@ def check(request: ChatRequest, model: Model) -> None:
             param="max_tokens",
             code="unsupported_parameter",
         )
-    for name, value, low, high in (
-        ("temperature", request.temperature, 0, 2),
-        ("top_p", request.top_p, 0, 1),
-        ("presence_penalty", request.presence_penalty, -2, 2),
-        ("frequency_penalty", request.frequency_penalty, -2, 2),
-        ("n", request.n, 1, CHOICES_MAX),
-        ("max_tokens", request.max_tokens, 1, model.output_tokens_max),
-        ("max_completion_tokens", request.max_completion_tokens, 1, model.output_tokens_max),
-        ("top_logprobs", request.top_logprobs, 0, 20),
-    ):
-        if value is not None and not low <= value <= high:
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = getattr(request, name)
+        if value is not None and value > model.output_tokens_max:
             raise invalid(
-                f"Invalid '{name}': expected a value between {low} and {high}, but got {value} instead.",
+                f"{name} is too large: {value}. This model supports at most "
+                f"{model.output_tokens_max} completion tokens.",
                 param=name,
-                code="integer_above_max_value" if value > high else "integer_below_min_value",
+                code="invalid_value",
             )
     if isinstance(request.stop, list) and len(request.stop) > STOPS_MAX:
         raise invalid(

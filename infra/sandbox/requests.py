@@ -10,6 +10,7 @@ T = TypeVar("T")
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"Object missing required field `([^`]+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]+)`")
+_RANGE = re.compile(r" (?:>=|<=) ")
 
 
 class BadBody(Exception):
@@ -18,7 +19,7 @@ class BadBody(Exception):
     def __init__(self, problem: str, path: str, message: str) -> None:
         super().__init__(message)
         self.problem = problem
-        """`json`, `missing`, `unknown` or `type`."""
+        """`json`, `missing`, `unknown`, `range` or `type`."""
         self.path = path
         """Where, as `messages.0.content`."""
         self.message = message
@@ -45,4 +46,4 @@ def _explain(text: str) -> BadBody:
     for problem, pattern in (("missing", _MISSING), ("unknown", _UNKNOWN)):
         if match := pattern.search(what):
             return BadBody(problem, f"{path}.{match[1]}".strip("."), what)
-    return BadBody("type", path, what)
+    return BadBody("range" if _RANGE.search(what) else "type", path, what)

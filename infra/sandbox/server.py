@@ -214,6 +214,11 @@ def _explain(bad: BadBody, *, anthropic: bool) -> ApiError:
         )
     if bad.problem == "unknown":
         return invalid(f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
+    if bad.problem == "range":
+        number = "integer" if "`int`" in bad.message else "decimal"
+        side = "below_min" if ">=" in bad.message else "above_max"
+        message = f"Invalid '{path}': {bad.message}."
+        return invalid(message, param=path, code=f"{number}_{side}_value")
     return invalid(f"Invalid type for '{path}': {bad.message}.", param=path, code="invalid_type")
 
 

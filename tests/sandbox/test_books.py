@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.broker import free_port
 from infra.sandbox.books import Books, Row
 from infra.sandbox.generation import Ask, Tool, compose
-from infra.sandbox.server import read_behaviour
+from infra.sandbox.server import read_behaviour, run
+from infra.sandbox.settings import SandboxSettings
 from infra.sandbox.tokens import count, pieces
 from tests.sandbox.served import Served
 
@@ -144,3 +146,34 @@ def test_behaviour_file(tmp_path: Path) -> None:
     path.write_text('[[rules]]\nbehaviour = { colour = "red" }\n')
     with pytest.raises(ValueError, match="colour"):
         read_behaviour(path)
+
+
+async def test_calls_in_flight_are_entered_when_it_stops(tmp_path: Path) -> None:
+    path = tmp_path / "behaviour.json"
+    path.write_text('{"rules":[{"behaviour":{"per_token_ms":50,"first_token_ms":0}}]}')
+    settings = SandboxSettings(port=free_port(), books=tmp_path / "b.jsonl", behaviour=path)
+    stop = asyncio.Event()
+    running = asyncio.create_task(run(settings, stop))
+    await asyncio.sleep(0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
+    body = json.dumps({"model": "gpt-4o", "messages": ASK, "stream": True}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-abcdefghi\r\n"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    await reader.readuntil(b"\r\n\r\n")
+    stop.set()
+    await running
+    writer.close()
+    (entry,) = [json.loads(line) for line in (tmp_path / "b.jsonl").read_bytes().splitlines()]
+    assert (entry["complete"], entry["client_disconnected"]) == (False, True)
+    assert entry["output_tokens"] >= 1
+
+
+async def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
+    settings = SandboxSettings(port=free_port(), books=tmp_path / "b.jsonl")
+    stop = asyncio.Event()
+    first = asyncio.create_task(run(settings, stop))
+    await asyncio.sleep(0.1)
+    with pytest.raises(OSError, match="in use"):
+        await run(settings, asyncio.Event())
+    stop.set()
+    await first

@@ -353,6 +353,12 @@ def test_errors_are_as_documented(sandbox: Served) -> None:
             model="gpt-4o", messages=ASK, extra_body={"temperature": "hot"}
         )
     assert typed.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as ranged:
+        client.chat.completions.create(model="gpt-4o", messages=ASK, temperature=2.5)
+    assert (ranged.value.code, ranged.value.param) == ("decimal_above_max_value", "temperature")
+    with pytest.raises(openai.BadRequestError) as greedy:
+        client.chat.completions.create(model="gpt-4o", messages=ASK, max_tokens=1_000_000)
+    assert greedy.value.param == "max_tokens"
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="gpt-4o", messages=[])
     with pytest.raises(openai.BadRequestError) as orphan:
