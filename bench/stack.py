@@ -48,14 +48,18 @@ def fetch(
     body: Json = None,
     timeout_s: float = 10.0,
 ) -> Json:
-    """Return the JSON answer of a call. Raises urllib.error.URLError, HTTPError and TimeoutError."""
+    """Return the JSON answer of a call. Raises OSError, its text that of an error answer."""
     headers = {"content-type": "application/json"}
     if key is not None:
         headers["authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-        return json.loads(answer.read())
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        raise OSError(f"{method} {url}: {error.code} {text[:1_000]}") from error
 
 
 class Child:
