@@ -1,0 +1,1 @@
+"""The gateway: serves the hot paths from memory and records every call before its answer ends."""

@@ -1,0 +1,134 @@
+"""What must be known before a request is let in: who asks, for what, and is it well-formed."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from gateway.client import Client
+from gateway.dialects.neutral import ClientDialect, Fields, Opening
+from gateway.dialects.reading import text_tags
+from gateway.state import GatewayState
+from schemas.clock import now_us
+from schemas.errors import AuthenticationFailed, InvalidRequest, PermissionDenied
+from schemas.events.changes import KeyChanged
+from schemas.identity import uuid7
+
+CALL_SCOPES = frozenset({"inference", "admin"})
+BYTES_PER_TOKEN = 4
+"""The usual rule of thumb; figures made with it are marked as estimated."""
+TAGS_MAX, TAG_CHARS_MAX = 32, 512
+
+_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was let in."""
+
+    request_id: str
+    received_us: int
+    started_ns: int
+    front: ClientDialect
+    endpoint: str
+    key: KeyChanged
+    body: bytes
+    fields: Fields
+    opening: Opening
+    tags: dict[str, str]
+    user_id: str | None
+    session_id: str | None
+    task_type: str | None
+    traceparent: str | None
+    input_tokens_estimate: int
+
+
+def authenticate(client: Client, state: GatewayState) -> KeyChanged:
+    """Return the caller's key. Raises AuthenticationFailed, PermissionDenied."""
+    key = state.authenticate(secret_of(client))
+    if CALL_SCOPES.isdisjoint(key.scopes):
+        raise PermissionDenied(f"the key '{key.name}' may not call models")
+    return key
+
+
+def secret_of(client: Client) -> str:
+    """Return the key that the caller presents. Raises AuthenticationFailed for none."""
+    authorization = client.header(b"authorization")
+    if authorization is not None:
+        scheme, _, secret = authorization.partition(" ")
+        if scheme.lower() == "bearer" and secret.strip():
+            return secret.strip()
+    secret = client.header(b"x-api-key") or client.header(b"api-key") or ""
+    if not secret.strip():
+        raise AuthenticationFailed("the request carries no API key")
+    return secret.strip()
+
+
+async def admit(
+    client: Client, front: ClientDialect, state: GatewayState, request_id: str, bytes_max: int
+) -> Admitted:
+    """Authenticate, read and check a request. Raises the WeirError that says why not.
+
+    The key is checked before the body is read: strangers cannot make the gateway hold bytes.
+    """
+    received_us, started_ns = now_us(), time.perf_counter_ns()
+    key = authenticate(client, state)
+    body = await client.body(bytes_max)
+    fields = read_object(body)
+    opening = front.open(fields)
+    tags = {**opening.tags, **_header_tags(client)}
+    return Admitted(
+        request_id=request_id,
+        received_us=received_us,
+        started_ns=started_ns,
+        front=front,
+        endpoint=client.path,
+        key=key,
+        body=body,
+        fields=fields,
+        opening=opening,
+        tags=_bounded(tags),
+        user_id=opening.user_id or key.user_id,
+        session_id=opening.session_id or client.header(b"x-weir-session-id"),
+        task_type=opening.task_type or client.header(b"x-weir-task-type"),
+        traceparent=client.header(b"traceparent"),
+        input_tokens_estimate=max(1, len(body) // BYTES_PER_TOKEN),
+    )
+
+
+def read_object(body: bytes) -> Fields:
+    """Return the members of a JSON object, their values unread. Raises InvalidRequest."""
+    if not body.isascii():
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"the body is not valid UTF-8 at byte {error.start}") from error
+    try:
+        return _read_fields(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("the body is not a JSON object") from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+
+
+def new_request_id() -> str:
+    """Return an id for a request, which is also its key in the ledger."""
+    return uuid7()
+
+
+def _header_tags(client: Client) -> dict[str, str]:
+    raw = client.headers.get(b"x-weir-metadata")
+    if raw is None:
+        return {}
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest("the header x-weir-metadata is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("the header x-weir-metadata is not a JSON object")
+    return text_tags(value)
+
+
+def _bounded(tags: dict[str, str]) -> dict[str, str]:
+    kept = list(tags.items())[:TAGS_MAX]
+    return {name[:TAG_CHARS_MAX]: value[:TAG_CHARS_MAX] for name, value in kept}

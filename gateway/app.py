@@ -1,0 +1,282 @@
+"""The ASGI front of a gateway worker: hot paths from memory, every other path to control."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+import uvicorn
+
+from gateway import feedback, models_api
+from gateway.admission import authenticate, new_request_id
+from gateway.client import JSON, Client, Receive, Scope, Send
+from gateway.control_link import ControlLink
+from gateway.dialects.anthropic_messages import ANTHROPIC
+from gateway.dialects.neutral import ClientDialect
+from gateway.dialects.openai_chat import OPENAI
+from gateway.durability import Durability
+from gateway.generate import GENERATE
+from gateway.http1 import Pool
+from gateway.outbox import OutboxSettings
+from gateway.proxy import Proxy, refuse
+from gateway.settings import GatewaySettings
+from gateway.state import GatewayState
+from gateway.upstream import Upstream
+from schemas.errors import ConfigurationError, Unavailable, WeirError
+from schemas.log import Log
+from schemas.privacy import MasterKey
+
+CALLS: dict[str, ClientDialect] = {
+    "/v1/chat/completions": OPENAI,
+    "/v1/messages": ANTHROPIC,
+    "/api/v1/generate": GENERATE,
+    "/generate": GENERATE,
+}
+FEEDBACK_BYTES_MAX = 1024 * 1024
+START_S = 10.0
+"""How long a starting worker waits for the log before it listens with what it has."""
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+_log = logging.getLogger(__name__)
+
+
+class App:
+    """Routes requests by path."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        state: GatewayState,
+        durability: Durability,
+        pool: Pool,
+    ) -> None:
+        self._settings = settings
+        self._state = state
+        self._durability = durability
+        self._control = ControlLink(pool, settings.control_url)
+        self.proxy = Proxy(settings, state, durability.recorder, Upstream(pool))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"this server speaks HTTP alone, not {scope['type']}")
+        client = Client(scope, receive, send)
+        if client.method == "POST":
+            front = CALLS.get(client.path)
+            if front is not None:
+                if not self._state.ready:
+                    await refuse(client, front, _starting(), new_request_id())
+                else:
+                    await self.proxy.serve(client, front)
+                return
+        await self._other(client)
+
+    async def _other(self, client: Client) -> None:
+        request_id = new_request_id()
+        front = self._dialect_of(client)
+        try:
+            if client.method == "POST" and client.path in feedback.PATHS:
+                await self._feedback(client, request_id)
+            elif client.method == "GET" and client.path == "/health":
+                await client.whole(200, [JSON], self._health())
+            elif client.method == "GET" and _is_models(client.path):
+                await self._models(client, front)
+            elif client.path == "/ready" and (missing := self._missing()):
+                raise Unavailable(missing, retry_after_seconds=1.0)
+            else:
+                body = await client.body(self._settings.body_bytes_max)
+                await self._control.forward(client, body, request_id)
+        except WeirError as error:
+            if client.left:
+                return
+            if client.path == "/status" and isinstance(error, Unavailable):
+                await client.whole(200, [JSON], self._status())
+                return
+            await refuse(client, front, error, request_id)
+        except asyncio.CancelledError:
+            if not client.left:
+                raise
+
+    # --- own answers -------------------------------------------------------------------------
+
+    async def _feedback(self, client: Client, request_id: str) -> None:
+        if not self._state.ready:
+            raise _starting()
+        key = authenticate(client, self._state)
+        body = await client.body(FEEDBACK_BYTES_MAX)
+        status, headers, answer = await self._durability.feedback.handle(body, key, request_id)
+        await client.whole(status, [*headers, (b"x-weir-request-id", request_id.encode())], answer)
+
+    async def _models(self, client: Client, front: ClientDialect) -> None:
+        if not self._state.ready:
+            raise _starting()
+        authenticate(client, self._state)
+        query = dict(parse_qsl(client.query.decode("latin-1")))
+        _, _, name = client.path.partition("/models/")
+        name = unquote(name)
+        if front is GENERATE:
+            body = (
+                models_api.own_model(self._state, name)
+                if name
+                else models_api.own_list(self._state, query)
+            )
+        elif front is ANTHROPIC:
+            limit = query.get("limit", "")
+            count = int(limit) if limit.isdigit() else models_api.LIST_MAX
+            body = (
+                models_api.anthropic_model(self._state, name)
+                if name
+                else models_api.anthropic_list(self._state, max(1, count))
+            )
+        else:
+            body = (
+                models_api.openai_model(self._state, name)
+                if name
+                else models_api.openai_list(self._state)
+            )
+        await client.whole(200, [JSON], body)
+
+    def _health(self) -> bytes:
+        return msgspec.json.encode({"status": "ok", "worker": self._settings.name})
+
+    def _status(self) -> bytes:
+        """What this worker knows by itself, while control is away."""
+        return msgspec.json.encode(
+            {
+                "status": "degraded",
+                "control": "away",
+                "worker": self._settings.name,
+                "outbox": self._durability.status(),
+                "targets": [self._state.health(target) for target in self._state.targets],
+                "streams_alive": self._state.streams_alive,
+            }
+        )
+
+    def _missing(self) -> str | None:
+        """What this worker lacks to serve, None when it is ready."""
+        if not self._state.ready:
+            return "the gateway has not read its keys yet"
+        if self._durability.status().broker_away:
+            return "the broker is away; calls are served and recorded locally"
+        if not any(
+            target.provider in self._state.providers for target in self._state.targets.values()
+        ):
+            return "no target has an enabled provider"
+        return None
+
+    def _dialect_of(self, client: Client) -> ClientDialect:
+        """The dialect for errors and lists: the vendors' paths, told apart by their headers."""
+        if not client.path.startswith("/v1/"):
+            return GENERATE
+        anthropic = b"anthropic-version" in client.headers or client.path.startswith("/v1/messages")
+        return ANTHROPIC if anthropic else OPENAI
+
+
+def _is_models(path: str) -> bool:
+    return path in {"/v1/models", "/api/v1/models", "/models"} or path.startswith(
+        ("/v1/models/", "/api/v1/models/", "/models/")
+    )
+
+
+def _starting() -> Unavailable:
+    return Unavailable(
+        "the gateway is starting and has not read its keys yet", retry_after_seconds=1.0
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone: the part's `stop` decides."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
+    """Serve until `stop`, then let running requests end and hand the outbox to Kafka.
+
+    Raises ConfigurationError when the address cannot be bound.
+    """
+    state = GatewayState(settings.data_dir / "views.cache")
+    state.load()
+    outbox = OutboxSettings(folder=settings.outbox_dir, max_bytes=settings.outbox_bytes_max)
+    master = MasterKey(settings.master_key)
+    done = asyncio.Event()
+    async with Durability(outbox, log.connection, master, log.source) as durability:
+        pool = Pool(connections_max=settings.connections_max, ca_file=settings.ca_file)
+        following = asyncio.create_task(state.follow(log, done))
+        try:
+            await _first_state(state, following)
+            app = App(settings, state, durability, pool)
+            await _serve(app, settings, following, stop)
+        finally:
+            done.set()
+            pool.close()
+            await following
+
+
+async def _first_state(state: GatewayState, following: asyncio.Task[None]) -> None:
+    """Wait until keys and routes are known, or the log is plainly away."""
+    caught_up = asyncio.create_task(_all_caught_up(state))
+    await asyncio.wait({following, caught_up}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+    caught_up.cancel()
+    if following.done():
+        following.result()
+
+
+async def _all_caught_up(state: GatewayState) -> None:
+    for view in state.durable_views:
+        await view.caught_up.wait()
+
+
+async def _serve(
+    app: App, settings: GatewaySettings, following: asyncio.Task[None], stop: asyncio.Event
+) -> None:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.drain_s),
+    )
+    server = _Server(config)
+    sock = listen(settings.host, settings.port)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, stopping, following}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+    if following.done() and not stop.is_set():
+        following.result()
+        raise RuntimeError("the gateway lost its view of the log")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a socket that the workers share. Raises ConfigurationError when it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise ConfigurationError(
+            f"{host}:{port} cannot be bound: {error.strerror}",
+            action="Choose another port with WEIR_PORT, or stop what listens there.",
+        ) from error
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,217 @@
+"""One admitted call on its way: what was decided, tried, said and spent; and its events."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from gateway.admission import BYTES_PER_TOKEN, Admitted
+from gateway.client import Client, Headers
+from gateway.dialects.neutral import Answer, Receipt, Text, Thinking, ToolCall, Usage
+from gateway.ledger import cost_entry, cost_of
+from gateway.routing import Plan
+from gateway.state import GatewayState
+from schemas.clock import now_us
+from schemas.errors import WeirError
+from schemas.events.changes import PriceChanged
+from schemas.events.llm import Attempt, CostEntry, RequestAdmitted, ResponseCompleted
+from schemas.identity import uuid7
+from schemas.money import to_usd
+from schemas.routing import Decision, Target
+
+LOCAL = "local"
+
+
+class Call:
+    """Mutable; belongs to the task that serves it."""
+
+    def __init__(
+        self, admitted: Admitted, client: Client, plan: Plan, decision: Decision, started_s: float
+    ) -> None:
+        self.admitted = admitted
+        self.client = client
+        self.plan = plan
+        self.decision = decision
+        timeout_s = admitted.opening.timeout_s or plan.limits.total_s
+        self.deadline_s = started_s + min(plan.limits.total_s, timeout_s)
+        self.attempts: list[Attempt] = []
+        self.tries = 0
+        self.answer: Answer | None = None
+        self.vendor_headers: Headers = []
+        self.target = decision.chosen
+        self.settled = False
+        self.content_sent = False
+        self.first_token_us: int | None = None
+        self.response: ResponseCompleted | None = None
+
+    @property
+    def elapsed_us(self) -> int:
+        """Microseconds since the request came in."""
+        return (time.perf_counter_ns() - self.admitted.started_ns) // 1000
+
+    # --- events ------------------------------------------------------------------------------
+
+    def admission(self, worker: str, outbox_id: str, state: GatewayState) -> RequestAdmitted:
+        """Return the event that begins the call."""
+        admitted, decision, target = self.admitted, self.decision, self.target
+        max_tokens = admitted.opening.max_tokens or target.max_output_tokens
+        price = state.price(target.provider, target.model, admitted.received_us)
+        return RequestAdmitted(
+            event_id=uuid7(),
+            occurred_at_us=admitted.received_us,
+            **self._common(),
+            session_id=admitted.session_id,
+            tags=admitted.tags,
+            dialect=admitted.front.name,
+            endpoint=admitted.endpoint,
+            model_requested=admitted.opening.model,
+            strategy=decision.strategy,
+            stream=admitted.opening.stream,
+            propensity=decision.propensity,
+            candidates=decision.candidates,
+            input_tokens_estimate=admitted.input_tokens_estimate,
+            max_output_tokens=max_tokens,
+            # Every token is at least one byte: the body's size bounds the input from above.
+            reserved_nano_usd=cost_of(price, len(admitted.body), None, max_tokens),
+            durability=self.plan.route.durability,
+            worker=worker,
+            outbox_id=outbox_id,
+            decision_us=self.elapsed_us,
+        )
+
+    def completion(
+        self,
+        state: GatewayState,
+        *,
+        outcome: str,
+        status: int | None,
+        answer: Answer | None,
+        error: WeirError | None = None,
+    ) -> tuple[ResponseCompleted, CostEntry, PriceChanged | None]:
+        """Return the events that end the call, and the price they were made with."""
+        usage, basis = self._usage(answer, outcome)
+        response = ResponseCompleted(
+            event_id=uuid7(),
+            occurred_at_us=now_us(),
+            **self._common(),
+            outcome=outcome,
+            status=status,
+            error_code=error.code if error else None,
+            attempts=self.attempts,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            usage_basis=basis,
+            finish_reason=answer.finish if answer else None,
+            stream=self.admitted.opening.stream,
+            latency_us=self.elapsed_us,
+            first_token_us=self.first_token_us,
+        )
+        price = state.price(self.target.provider, self.target.model, self.admitted.received_us)
+        cost = cost_entry(response, price)
+        response = msgspec.structs.replace(response, cost_nano_usd=cost.cost_nano_usd)
+        self.response = response
+        return response, cost, price
+
+    def _common(self) -> dict[str, Any]:
+        key, target = self.admitted.key, self.target
+        return {
+            "request_id": self.admitted.request_id,
+            "key_id": key.key_id,
+            "team": key.team,
+            "project": key.project,
+            "user_id": self.admitted.user_id,
+            "cost_center": key.cost_center,
+            "route": self.plan.name,
+            "task_type": self.admitted.task_type,
+            "target": target.id,
+            "provider": target.provider,
+            "model": target.model,
+            "deployment_id": target.deployment_id,
+        }
+
+    def _usage(self, answer: Answer | None, outcome: str) -> tuple[Usage, str]:
+        """Return tokens and where they come from; what is not known is estimated and says so."""
+        usage = (answer.usage if answer else None) or Usage()
+        complete = outcome == "success"
+        if complete and usage.input_tokens is not None and usage.output_tokens is not None:
+            return usage, "reported"
+        if answer is None or not (answer.parts or complete):
+            return Usage(), "none"
+        produced = max(usage.output_tokens or 0, estimate_tokens(answer))
+        return (
+            Usage(
+                usage.input_tokens or self.admitted.input_tokens_estimate,
+                usage.cached_input_tokens,
+                produced,
+                usage.reasoning_tokens,
+            ),
+            "estimated",
+        )
+
+    # --- what the client is told -----------------------------------------------------------------
+
+    def headers(self) -> Headers:
+        """Return the response headers that tell what is known by now."""
+        request_id = self.admitted.request_id.encode()
+        headers = [
+            (b"x-weir-request-id", request_id),
+            (b"x-request-id", request_id),
+            (b"request-id", request_id),
+            (b"x-weir-model", _header_value(self.target.id)),
+            (b"x-weir-route", _header_value(self.plan.name)),
+            (b"x-weir-attempts", b"%d" % self.tries),
+            *self.vendor_headers,
+        ]
+        if self.response is not None and self.response.cost_nano_usd is not None:
+            headers.append((b"x-weir-cost-usd", to_usd(self.response.cost_nano_usd).encode()))
+        return headers
+
+    def receipt(self) -> Receipt:
+        """Return what the settled call came to."""
+        response = self.response
+        assert response is not None, "a receipt is written after the settlement"
+        cost = response.cost_nano_usd
+        return Receipt(
+            request_id=self.admitted.request_id,
+            route=self.plan.name,
+            target=self.target.id,
+            provider=self.target.provider,
+            model=self.target.model,
+            model_type=_model_type(self.target),
+            deployment_id=self.target.deployment_id,
+            attempts=self.tries,
+            latency_ms=response.latency_us / 1000,
+            cost_usd=None if cost is None else to_usd(cost),
+            usage=Usage(
+                response.input_tokens,
+                response.cached_input_tokens,
+                response.output_tokens,
+                response.reasoning_tokens,
+            ),
+        )
+
+
+def estimate_tokens(answer: Answer) -> int:
+    """Return about how many tokens an answer has."""
+    size = 0
+    for part in answer.parts:
+        match part:
+            case Text() | Thinking():
+                size += len(part.text.encode("utf-8", "replace"))
+            case ToolCall():
+                size += len(part.name) + len(part.arguments)
+    return -(-size // BYTES_PER_TOKEN)
+
+
+def _model_type(target: Target) -> str:
+    if target.deployment_id is not None:
+        return "fine_tuned"
+    return "local" if target.provider == LOCAL else "commercial"
+
+
+def _header_value(text: str) -> bytes:
+    return text.encode("ascii", "backslashreplace").replace(b"\r", b"").replace(b"\n", b"")

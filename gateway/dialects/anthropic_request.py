@@ -1,0 +1,236 @@
+"""Requests in Anthropic's messages dialect: read from clients, written for providers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.dialects.neutral import (
+    Chat,
+    Document,
+    Fields,
+    Image,
+    Json,
+    Message,
+    Part,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from gateway.dialects.reading import member, parse_arguments, required
+from schemas.errors import InvalidRequest
+
+_ANY: Any = Any
+DEFAULT_MAX_TOKENS = 4_096
+"""This dialect must name a limit; this stands where neither client nor target gives one."""
+
+
+def read(fields: Fields) -> Chat:
+    """Read a request in full. Raises InvalidRequest."""
+    messages: list[Message] = []
+    system: object = member(fields, "system", _ANY)
+    if system is not None:
+        messages.append(Message("system", _content(system, "system")))
+    for number, wire in enumerate(required(fields, "messages", list[dict[str, Any]])):
+        where = f"messages[{number}]"
+        role = wire.get("role")
+        if role not in {"user", "assistant", "system"}:
+            raise InvalidRequest(f"{where}.role must be user or assistant")
+        messages.append(Message(role, _content(wire.get("content"), where)))
+    metadata = member(fields, "metadata", dict) or {}
+    form = (member(fields, "output_config", dict) or {}).get("format") or {}
+    user = metadata.get("user_id")
+    return Chat(
+        messages=messages,
+        stream=bool(member(fields, "stream", bool)),
+        max_tokens=member(fields, "max_tokens", int),
+        temperature=member(fields, "temperature", float),
+        top_p=member(fields, "top_p", float),
+        stop=member(fields, "stop_sequences", list[str]) or [],
+        tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
+        tool_choice=_tool_choice(member(fields, "tool_choice", dict)),
+        user=user if isinstance(user, str) else None,
+        schema=form.get("schema") if form.get("type") == "json_schema" else None,
+    )
+
+
+def _content(content: object, where: str) -> list[Part]:
+    if isinstance(content, str):
+        return [Text(content)]
+    if not isinstance(content, list):
+        raise InvalidRequest(f"{where}.content must be a text or a list of blocks")
+    return [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
+
+
+def _part(part: Any, where: str) -> Part:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return Text(text)
+        case {
+            "type": "image",
+            "source": {"type": "base64", "media_type": str(kind), "data": str(data)},
+        }:
+            return Image(media_type=kind, data=data)
+        case {"type": "image", "source": {"type": "url", "url": str(url)}}:
+            return Image(url=url)
+        case {
+            "type": "document",
+            "source": {"type": "base64", "media_type": str(kind), "data": str(data)},
+        }:
+            title = part.get("title")
+            return Document(kind, data, title if isinstance(title, str) else None)
+        case {"type": "document", "source": {"type": "text", "data": str(text)}}:
+            return Text(text)
+        case {"type": "tool_use", "id": str(call_id), "name": str(name)}:
+            arguments = msgspec.json.encode(part.get("input") or {}).decode()
+            return ToolCall(call_id, name, arguments)
+        case {"type": "tool_result", "tool_use_id": str(call_id)}:
+            content = part.get("content")
+            parts = [] if content is None else _content(content, where)
+            seen = [item for item in parts if isinstance(item, Text | Image)]
+            return ToolResult(call_id, seen, bool(part.get("is_error")))
+        case {"type": "thinking", "thinking": str(text)}:
+            signed = part.get("signature")
+            return Thinking(text, signed if isinstance(signed, str) else None)
+        case {"type": "redacted_thinking", "data": str(data)}:
+            return Thinking(data, redacted=True)
+    name = part.get("type") if isinstance(part, dict) else None
+    raise InvalidRequest(
+        f"{where} has type {name!r}, which this target's provider does not take",
+        action="Send text, image, document or tool blocks, or name a target of the same vendor.",
+    )
+
+
+def _tool(tool: Json) -> Tool:
+    name, schema = tool.get("name"), tool.get("input_schema")
+    if not isinstance(name, str) or not isinstance(schema, dict):
+        raise InvalidRequest(
+            "'tools' holds something without name and input_schema",
+            action="Vendor tools need a target of the same vendor.",
+        )
+    return Tool(name, tool.get("description"), schema, tool.get("strict"))
+
+
+def _tool_choice(choice: Json | None) -> ToolChoice | None:
+    if choice is None:
+        return None
+    parallel = False if choice.get("disable_parallel_tool_use") else None
+    match choice:
+        case {"type": "auto"}:
+            return ToolChoice("auto", parallel=parallel)
+        case {"type": "none"}:
+            return ToolChoice("none")
+        case {"type": "any"}:
+            return ToolChoice("required", parallel=parallel)
+        case {"type": "tool", "name": str(name)}:
+            return ToolChoice("tool", name, parallel)
+    raise InvalidRequest("'tool_choice' is neither auto, any, none nor a tool")
+
+
+# --- written for a provider --------------------------------------------------------------------
+
+
+def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
+    """Write a request for a provider."""
+    system = [
+        part for message in chat.messages if message.role == "system" for part in message.parts
+    ]
+    body: Json = {
+        "model": model,
+        "max_tokens": chat.max_tokens or max_output_tokens or DEFAULT_MAX_TOKENS,
+        "messages": _wire_messages(chat.messages),
+    }
+    text = "\n\n".join(part.text for part in system if isinstance(part, Text))
+    if chat.json_mode:
+        text = f"{text}\n\nAnswer with one JSON object and nothing else.".strip()
+    if text:
+        body["system"] = text
+    if chat.temperature is not None:
+        body["temperature"] = min(chat.temperature, 1.0)  # the other dialect goes up to 2
+    if chat.top_p is not None:
+        body["top_p"] = chat.top_p
+    stop = [text for text in chat.stop if text.strip()]
+    if stop:
+        body["stop_sequences"] = stop
+    if chat.user is not None:
+        body["metadata"] = {"user_id": chat.user}
+    if chat.tools:
+        body["tools"] = [_wire_tool(tool) for tool in chat.tools]
+        if chat.tool_choice is not None:
+            body["tool_choice"] = _wire_choice(chat.tool_choice)
+    if chat.schema is not None:
+        body["output_config"] = {"format": {"type": "json_schema", "schema": chat.schema}}
+    if chat.stream:
+        body["stream"] = True
+    return msgspec.json.encode(body)
+
+
+def _wire_messages(messages: list[Message]) -> list[Json]:
+    """Merge neighbours of one role: results of several tool calls must share a message."""
+    wires: list[Json] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        blocks = [_block(part) for part in message.parts if not _is_blank(part)]
+        if not blocks:
+            continue
+        if wires and wires[-1]["role"] == message.role:
+            wires[-1]["content"] += blocks
+        else:
+            wires.append({"role": message.role, "content": blocks})
+    return wires
+
+
+def _is_blank(part: Part) -> bool:
+    # Empty text is refused here, and so is thinking that its own vendor did not sign.
+    if isinstance(part, Thinking):
+        return not part.redacted and part.signature is None
+    return isinstance(part, Text) and not part.text
+
+
+def _block(part: Part) -> Json:
+    match part:
+        case Text():
+            return {"type": "text", "text": part.text}
+        case Image():
+            source = (
+                {"type": "url", "url": part.url}
+                if part.url
+                else {"type": "base64", "media_type": part.media_type, "data": part.data}
+            )
+            return {"type": "image", "source": source}
+        case Document():
+            source = {"type": "base64", "media_type": part.media_type, "data": part.data}
+            title = {"title": part.name} if part.name else {}
+            return {"type": "document", "source": source, **title}
+        case ToolCall():
+            arguments = parse_arguments(part.arguments)
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
+        case ToolResult():
+            content = [_block(item) for item in part.parts if not _is_blank(item)]
+            wire: Json = {"type": "tool_result", "tool_use_id": part.call_id, "content": content}
+            return {**wire, "is_error": True} if part.is_error else wire
+        case Thinking():
+            if part.redacted:
+                return {"type": "redacted_thinking", "data": part.text}
+            return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+
+
+def _wire_tool(tool: Tool) -> Json:
+    wire: Json = {"name": tool.name, "input_schema": tool.parameters}
+    if tool.description is not None:
+        wire["description"] = tool.description
+    return wire
+
+
+def _wire_choice(choice: ToolChoice) -> Json:
+    wire: Json = {"type": {"required": "any"}.get(choice.kind, choice.kind)}
+    if choice.name is not None:
+        wire["name"] = choice.name
+    if choice.parallel is False and choice.kind != "none":
+        wire["disable_parallel_tool_use"] = True
+    return wire

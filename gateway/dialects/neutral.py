@@ -1,0 +1,262 @@
+"""The one form that every dialect reads into and writes from: 2N translations instead of N²."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from gateway.dialects.sse import Frame
+from schemas.errors import UpstreamError, WeirError
+
+Json = dict[str, Any]
+Fields = dict[str, msgspec.Raw]
+"""A request's top-level members, their values as the client wrote them."""
+
+FinishReason = Literal["stop", "length", "tool_calls", "filter", "stop_sequence"]
+
+
+class Text(msgspec.Struct, frozen=True, tag="text"):
+    text: str
+
+
+class Image(msgspec.Struct, frozen=True, tag="image"):
+    """An image by address, or inline as base64 `data` of `media_type`."""
+
+    url: str | None = None
+    media_type: str | None = None
+    data: str | None = None
+
+
+class Document(msgspec.Struct, frozen=True, tag="document"):
+    """A file, inline as base64."""
+
+    media_type: str
+    data: str
+    name: str | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
+    """`arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
+    call_id: str
+    parts: list[Text | Image]
+    is_error: bool = False
+
+
+class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
+    """`signature` lets its vendor verify the block later; `redacted` marks it as ciphertext."""
+
+    text: str
+    signature: str | None = None
+    redacted: bool = False
+
+
+Part = Text | Image | Document | ToolCall | ToolResult | Thinking
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: Literal["system", "user", "assistant"]
+    parts: list[Part]
+
+
+class Tool(msgspec.Struct, frozen=True):
+    name: str
+    description: str | None
+    parameters: Json
+    strict: bool | None = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """`name` is set when the model must call that one tool."""
+
+    kind: Literal["auto", "none", "required", "tool"]
+    name: str | None = None
+    parallel: bool | None = None
+
+
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
+    """A request. `schema` is a JSON schema that the answer must follow."""
+
+    messages: list[Message]
+    stream: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: list[str] = []
+    tools: list[Tool] = []
+    tool_choice: ToolChoice | None = None
+    user: str | None = None
+    schema: Json | None = None
+    json_mode: bool = False
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens; None is unknown. `input_tokens` includes the cached ones."""
+
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    id: str
+    model: str
+    parts: list[Part]
+    finish: FinishReason | None
+    usage: Usage | None
+
+
+DeltaKind = Literal[
+    "start",  # `id`, `name` is the model
+    "text",
+    "thinking",
+    "signature",
+    "tool_call",  # a call begins: `id`, `name`
+    "arguments",  # JSON text of the call `index`
+    "finish",  # `text` is the FinishReason
+    "usage",
+    "end",
+]
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """One step of a stream; `index` counts the tool calls of the answer from 0."""
+
+    kind: DeltaKind
+    text: str = ""
+    index: int = 0
+    id: str = ""
+    name: str = ""
+    usage: Usage | None = None
+
+
+END = Delta("end")
+CONTENT_KINDS = frozenset({"text", "thinking", "signature", "tool_call", "arguments"})
+
+
+class StreamReader(Protocol):
+    """Reads a provider's frames; raises UpstreamError for an error frame or a broken one."""
+
+    def read(self, frame: Frame) -> list[Delta]:
+        """Return what a frame says; the last delta of a complete stream is `END`."""
+        ...
+
+
+class StreamWriter(Protocol):
+    """Writes frames for a client."""
+
+    def write(self, delta: Delta) -> bytes:
+        """Return the frames for a delta (possibly none); `END` gives the end marker."""
+        ...
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dialect of our own may tell about a settled call. `cost_usd` None is unknown."""
+
+    request_id: str
+    route: str
+    target: str
+    provider: str
+    model: str
+    model_type: str
+    deployment_id: str | None
+    attempts: int
+    latency_ms: float
+    cost_usd: str | None
+    usage: Usage
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What admission needs to know of a request before it is read in full."""
+
+    model: str
+    stream: bool
+    wants_usage: bool
+    max_tokens: int | None
+    has_tools: bool
+    tags: dict[str, str]
+    user_id: str | None
+    session_id: str | None = None
+    task_type: str | None = None
+    timeout_s: float | None = None
+
+
+class ClientDialect(Protocol):
+    """A dialect as clients see it."""
+
+    name: str
+
+    def open(self, fields: Fields) -> Opening:
+        """Read the members that matter to the gateway. Raises InvalidRequest."""
+        ...
+
+    def read_request(self, fields: Fields) -> Chat:
+        """Read a request in full. Raises InvalidRequest."""
+        ...
+
+    def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
+        """Write a whole answer."""
+        ...
+
+    def stream_writer(self, opening: Opening) -> StreamWriter:
+        """Start a stream."""
+        ...
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        """Return a frame to send just before the end marker; most dialects have none."""
+        ...
+
+    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
+        """Write an error body."""
+        ...
+
+    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
+        """Write the frame that tells the client that its stream has failed."""
+        ...
+
+
+class Dialect(ClientDialect, Protocol):
+    """A dialect that providers speak too."""
+
+    path: str
+    """Where requests go, below the provider's base URL."""
+    default_headers: Mapping[str, str]
+
+    def authorization(self, secret: str) -> dict[str, str]:
+        """Return the headers that carry a provider's key."""
+        ...
+
+    def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
+        """Write the client's own request for another model, all else as it came."""
+        ...
+
+    def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
+        """Write a request that came in another dialect."""
+        ...
+
+    def read_answer(self, body: bytes) -> Answer:
+        """Read a whole answer. Raises UpstreamProtocol."""
+        ...
+
+    def stream_reader(self) -> StreamReader:
+        """Start to read a stream."""
+        ...
+
+    def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:
+        """Whether a frame is there only because the gateway asked for it."""
+        ...
+
+    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
+        """Classify a provider's error."""
+        ...

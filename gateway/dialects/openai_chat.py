@@ -1,0 +1,315 @@
+"""OpenAI's chat completions, as clients and as providers speak them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.dialects import openai_request
+from gateway.dialects.neutral import (
+    END,
+    Answer,
+    Chat,
+    Delta,
+    Fields,
+    Json,
+    Opening,
+    Part,
+    Receipt,
+    StreamReader,
+    StreamWriter,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+)
+from gateway.dialects.openai_wire import (
+    FINISH_IN,
+    FINISH_OUT,
+    Chunk,
+    WireMessage,
+    read_chunk,
+    read_completion,
+    read_error_body,
+)
+from gateway.dialects.reading import classify, member, required, text_tags
+from gateway.dialects.sse import Frame, write_frame
+from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
+
+_DONE = b"[DONE]"
+_encode = msgspec.json.encode
+
+
+class OpenAIChat:
+    """The dialect ``openai``."""
+
+    name = "openai"
+    path = "/chat/completions"
+    default_headers: Mapping[str, str] = {}
+
+    def authorization(self, secret: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {secret}"}
+
+    # --- requests ----------------------------------------------------------------------------
+
+    def open(self, fields: Fields) -> Opening:
+        metadata = member(fields, "metadata", dict)
+        options = member(fields, "stream_options", dict) or {}
+        required(fields, "messages", list[msgspec.Raw])
+        return Opening(
+            model=required(fields, "model", str),
+            stream=bool(member(fields, "stream", bool)),
+            wants_usage=options.get("include_usage") is True,
+            max_tokens=member(fields, "max_completion_tokens", int)
+            or member(fields, "max_tokens", int),
+            has_tools="tools" in fields,
+            tags=text_tags(metadata),
+            user_id=member(fields, "user", str),
+        )
+
+    def read_request(self, fields: Fields) -> Chat:
+        return openai_request.read(fields)
+
+    def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
+        del max_output_tokens  # only Anthropic's dialect must name a limit
+        return openai_request.write(chat, model)
+
+    def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
+        changed: dict[str, Any] = {**fields, "model": model}
+        if opening.stream and not opening.wants_usage:
+            options = member(fields, "stream_options", dict) or {}
+            changed["stream_options"] = {**options, "include_usage": True}
+        return _encode(changed)
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def read_answer(self, body: bytes) -> Answer:
+        try:
+            wire = read_completion(body)
+        except msgspec.DecodeError as error:
+            raise UpstreamProtocol(f"the answer is no chat completion: {error}") from error
+        if not wire.choices:
+            raise UpstreamProtocol("the answer has no choices")
+        choice = wire.choices[0]
+        return Answer(
+            id=wire.id,
+            model=wire.model,
+            parts=_parts(choice.message),
+            finish=FINISH_IN.get(choice.finish_reason or ""),
+            usage=wire.usage.neutral() if wire.usage else None,
+        )
+
+    def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
+        del receipt
+        message: Json = {"role": "assistant", "content": _text(answer.parts, Text) or None}
+        reasoning = _text(answer.parts, Thinking)
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        calls = [_tool_call(part) for part in answer.parts if isinstance(part, ToolCall)]
+        if calls:
+            message["tool_calls"] = calls
+        message["refusal"] = None
+        finish = FINISH_OUT[answer.finish or "stop"]
+        body: Json = {
+            "id": answer.id,
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": answer.model,
+            "choices": [
+                {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+            ],
+        }
+        if answer.usage is not None:
+            body["usage"] = _usage(answer.usage)
+        return _encode(body)
+
+    # --- streams -----------------------------------------------------------------------------
+
+    def stream_reader(self) -> StreamReader:
+        return _Reader()
+
+    def stream_writer(self, opening: Opening) -> StreamWriter:
+        return _Writer(opening.wants_usage)
+
+    def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:
+        # The usage chunk has no choices: it reads as usage alone.
+        return (
+            not opening.wants_usage
+            and all(delta.kind == "usage" for delta in deltas)
+            and bool(deltas)
+        )
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        del receipt
+        return b""
+
+    # --- errors ------------------------------------------------------------------------------
+
+    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
+        try:
+            error = read_error_body(body).error
+        except msgspec.DecodeError:
+            return classify(status, "", "", headers)
+        if isinstance(error, str):
+            return classify(status, "", error, headers)
+        return classify(status, str(error.code or error.type or ""), error.message, headers)
+
+    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
+        del request_id  # the header carries it
+        kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else error.type
+        body = {"message": error.message, "type": kind, "param": None, "code": error.code}
+        return _encode({"error": body})
+
+    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
+        return write_frame(self.write_error(error, status, request_id))
+
+
+def _parts(message: WireMessage) -> list[Part]:
+    parts: list[Part] = []
+    reasoning = message.reasoning_content or message.reasoning
+    if reasoning:
+        parts.append(Thinking(reasoning))
+    text = message.content or message.refusal
+    if text:
+        parts.append(Text(text))
+    for call in message.tool_calls or []:
+        function = call.function
+        if function is None or not function.name:
+            raise UpstreamProtocol("a tool call of the answer has no name")
+        parts.append(ToolCall(call.id or "", function.name, function.arguments or "{}"))
+    return parts
+
+
+def _text(parts: list[Part], kind: type[Text | Thinking]) -> str:
+    return "".join(part.text for part in parts if type(part) is kind)
+
+
+def _tool_call(call: ToolCall) -> Json:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _usage(usage: Usage) -> Json:
+    prompt, completion = usage.input_tokens or 0, usage.output_tokens or 0
+    body: Json = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    if usage.cached_input_tokens is not None:
+        body["prompt_tokens_details"] = {"cached_tokens": usage.cached_input_tokens}
+    if usage.reasoning_tokens is not None:
+        body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return body
+
+
+class _Reader:
+    """Reads chunks; only the first of several choices is followed."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._calls: set[int] = set()
+
+    def read(self, frame: Frame) -> list[Delta]:
+        if frame.data == _DONE:
+            return [END]
+        try:
+            chunk = read_chunk(frame.data)
+        except msgspec.DecodeError as error:
+            raise UpstreamProtocol(
+                f"a stream frame is no chat completion chunk: {error}"
+            ) from error
+        if chunk.error is not None:
+            raise classify(500, str(chunk.error.code or ""), chunk.error.message)
+        return self._deltas(chunk)
+
+    def _deltas(self, chunk: Chunk) -> list[Delta]:
+        deltas: list[Delta] = []
+        if not self._started and chunk.choices:
+            self._started = True
+            deltas.append(Delta("start", id=chunk.id, name=chunk.model))
+        for choice in chunk.choices:
+            if choice.index:
+                continue
+            if choice.delta is not None:
+                self._message(choice.delta, deltas)
+            if choice.finish_reason:
+                deltas.append(Delta("finish", FINISH_IN.get(choice.finish_reason, "stop")))
+        if chunk.usage is not None:
+            deltas.append(Delta("usage", usage=chunk.usage.neutral()))
+        return deltas
+
+    def _message(self, message: WireMessage, deltas: list[Delta]) -> None:
+        reasoning = message.reasoning_content or message.reasoning
+        if reasoning:
+            deltas.append(Delta("thinking", reasoning))
+        text = message.content or message.refusal
+        if text:
+            deltas.append(Delta("text", text))
+        for call in message.tool_calls or ():
+            function = call.function
+            if call.index not in self._calls:
+                self._calls.add(call.index)
+                name = (function.name if function else None) or ""
+                deltas.append(Delta("tool_call", index=call.index, id=call.id or "", name=name))
+            if function is not None and function.arguments:
+                deltas.append(Delta("arguments", function.arguments, index=call.index))
+
+
+class _Writer:
+    def __init__(self, wants_usage: bool) -> None:
+        self._wants_usage = wants_usage
+        self._head: Json = {}
+        self._usage: Usage | None = None
+
+    def write(self, delta: Delta) -> bytes:
+        match delta.kind:
+            case "start":
+                self._head = {
+                    "id": delta.id,
+                    "object": "chat.completion.chunk",
+                    "created": int(time.time()),
+                    "model": delta.name,
+                }
+                return self._chunk({"role": "assistant", "content": ""})
+            case "text":
+                return self._chunk({"content": delta.text})
+            case "thinking":
+                return self._chunk({"reasoning_content": delta.text})
+            case "tool_call":
+                function = {"name": delta.name, "arguments": ""}
+                call = {
+                    "index": delta.index,
+                    "id": delta.id,
+                    "type": "function",
+                    "function": function,
+                }
+                return self._chunk({"tool_calls": [call]})
+            case "arguments":
+                piece = {"index": delta.index, "function": {"arguments": delta.text}}
+                return self._chunk({"tool_calls": [piece]})
+            case "finish":
+                return self._chunk({}, FINISH_OUT.get(delta.text, "stop"))  # type: ignore[call-overload]
+            case "usage":
+                self._usage = delta.usage
+            case "end":
+                return self._end()
+        return b""
+
+    def _chunk(self, delta: Json, finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return write_frame(_encode({**self._head, "choices": [choice]}))
+
+    def _end(self) -> bytes:
+        done = write_frame(_DONE)
+        if not self._wants_usage or self._usage is None:
+            return done
+        return (
+            write_frame(_encode({**self._head, "choices": [], "usage": _usage(self._usage)})) + done
+        )
+
+
+OPENAI = OpenAIChat()

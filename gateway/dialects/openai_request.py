@@ -1,0 +1,252 @@
+"""Requests in OpenAI's chat dialect: read from clients, written for providers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from gateway.dialects.neutral import (
+    Chat,
+    Document,
+    Fields,
+    Image,
+    Json,
+    Message,
+    Part,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from gateway.dialects.reading import member, required, split_data_url
+from schemas.errors import InvalidRequest
+
+_STOP: Any = list[str] | str
+_ANY: Any = Any
+_REASONING_MODEL = re.compile(r"(^|/)(o\d|gpt-5)")
+
+
+def read(fields: Fields) -> Chat:
+    """Read a request in full. Raises InvalidRequest."""
+    stop: str | list[str] | None = member(fields, "stop", _STOP)
+    form = member(fields, "response_format", dict) or {}
+    schema = form.get("json_schema") if form.get("type") == "json_schema" else None
+    return Chat(
+        messages=read_messages(required(fields, "messages", list[dict[str, Any]])),
+        stream=bool(member(fields, "stream", bool)),
+        max_tokens=member(fields, "max_completion_tokens", int)
+        or member(fields, "max_tokens", int),
+        temperature=member(fields, "temperature", float),
+        top_p=member(fields, "top_p", float),
+        stop=[stop] if isinstance(stop, str) else stop or [],
+        tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
+        tool_choice=_tool_choice(fields),
+        user=member(fields, "user", str),
+        schema=schema.get("schema") if isinstance(schema, dict) else None,
+        json_mode=form.get("type") == "json_object",
+    )
+
+
+def read_messages(wires: list[Json]) -> list[Message]:
+    """Read a list of messages. Raises InvalidRequest."""
+    messages: list[Message] = []
+    for number, wire in enumerate(wires):
+        where = f"messages[{number}]"
+        match wire.get("role"):
+            case "system" | "developer":
+                messages.append(Message("system", _content(wire.get("content"), where)))
+            case "user":
+                messages.append(Message("user", _content(wire.get("content"), where)))
+            case "assistant":
+                messages.append(Message("assistant", _assistant(wire, where)))
+            case "tool":
+                call_id = wire.get("tool_call_id")
+                if not isinstance(call_id, str):
+                    raise InvalidRequest(f"{where}.tool_call_id is missing")
+                parts = _content(wire.get("content"), where)
+                seen = [part for part in parts if isinstance(part, Text | Image)]
+                messages.append(Message("user", [ToolResult(call_id, seen)]))
+            case role:
+                raise InvalidRequest(f"{where}.role is unknown: {role!r}")
+    return messages
+
+
+def _assistant(wire: Json, where: str) -> list[Part]:
+    parts: list[Part] = []
+    reasoning = wire.get("reasoning_content")
+    if isinstance(reasoning, str) and reasoning:
+        parts.append(Thinking(reasoning))
+    if wire.get("content") is not None:
+        parts += _content(wire["content"], where)
+    for call in wire.get("tool_calls") or []:
+        try:
+            function = call["function"]
+            parts.append(ToolCall(call["id"], function["name"], function.get("arguments") or "{}"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidRequest(f"{where}.tool_calls is no list of function calls") from error
+    return parts
+
+
+def _content(content: object, where: str) -> list[Part]:
+    if isinstance(content, str):
+        return [Text(content)]
+    if not isinstance(content, list):
+        raise InvalidRequest(f"{where}.content must be a text or a list of parts")
+    return [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
+
+
+def _part(part: object, where: str) -> Part:
+    try:
+        match part:
+            case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
+                return Text(text)
+            case {"type": "image_url", "image_url": {"url": str(url)}}:
+                inline = split_data_url(url)
+                return Image(media_type=inline[0], data=inline[1]) if inline else Image(url=url)
+            case {"type": "file", "file": {"file_data": str(data), **rest}}:
+                inline = split_data_url(data) or ("application/pdf", data)
+                name = rest.get("filename")
+                return Document(inline[0], inline[1], name if isinstance(name, str) else None)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{where} is wrong: {error}") from error
+    kind = part.get("type") if isinstance(part, dict) else None
+    raise InvalidRequest(
+        f"{where} has type {kind!r}, which this target's provider does not take",
+        action="Send text, image_url or file parts, or name a target of the same vendor.",
+    )
+
+
+def _tool(tool: Json) -> Tool:
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, dict) or "name" not in function:
+        raise InvalidRequest("'tools' holds something that is no function")
+    return Tool(
+        function["name"],
+        function.get("description"),
+        function.get("parameters") or {"type": "object", "properties": {}},
+        function.get("strict"),
+    )
+
+
+def _tool_choice(fields: Fields) -> ToolChoice | None:
+    choice: object = member(fields, "tool_choice", _ANY)
+    parallel = member(fields, "parallel_tool_calls", bool)
+    match choice:
+        case None:
+            return ToolChoice("auto", parallel=parallel) if parallel is not None else None
+        case "auto" | "none" | "required":
+            return ToolChoice(choice, parallel=parallel)
+        case {"type": "function", "function": {"name": str(name)}}:
+            return ToolChoice("tool", name, parallel)
+    raise InvalidRequest("'tool_choice' is neither auto, none, required nor a function")
+
+
+# --- written for a provider --------------------------------------------------------------------
+
+
+def write(chat: Chat, model: str) -> bytes:
+    """Write a request for a provider."""
+    body: Json = {"model": model, "messages": _wire_messages(chat.messages)}
+    if chat.max_tokens is not None:
+        # Reasoning models refuse the old name, many compatible servers do not know the new one.
+        limit = "max_completion_tokens" if _REASONING_MODEL.search(model) else "max_tokens"
+        body[limit] = chat.max_tokens
+    if chat.temperature is not None:
+        body["temperature"] = chat.temperature
+    if chat.top_p is not None:
+        body["top_p"] = chat.top_p
+    if chat.stop:
+        body["stop"] = chat.stop
+    if chat.user is not None:
+        body["user"] = chat.user
+    if chat.tools:
+        body["tools"] = [_wire_tool(tool) for tool in chat.tools]
+    if chat.tools and chat.tool_choice is not None:
+        choice = chat.tool_choice
+        body["tool_choice"] = (
+            {"type": "function", "function": {"name": choice.name}}
+            if choice.kind == "tool"
+            else choice.kind
+        )
+        if choice.parallel is not None:
+            body["parallel_tool_calls"] = choice.parallel
+    if chat.schema is not None:
+        schema = {"name": "answer", "schema": chat.schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif chat.json_mode:
+        body["response_format"] = {"type": "json_object"}
+    if chat.stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return msgspec.json.encode(body)
+
+
+def _wire_messages(messages: list[Message]) -> list[Json]:
+    wires: list[Json] = []
+    for message in messages:
+        results = [part for part in message.parts if isinstance(part, ToolResult)]
+        wires += [_wire_result(result) for result in results]
+        parts: list[Part] = [part for part in message.parts if not isinstance(part, ToolResult)]
+        if message.role == "assistant":
+            wires.append(_wire_assistant(parts))
+        elif parts:
+            wires.append({"role": message.role, "content": _wire_content(parts)})
+    return wires
+
+
+def _wire_result(result: ToolResult) -> Json:
+    # This dialect's tool messages hold text alone.
+    text = "".join(part.text for part in result.parts if isinstance(part, Text))
+    return {"role": "tool", "tool_call_id": result.call_id, "content": text}
+
+
+def _wire_assistant(parts: list[Part]) -> Json:
+    text = "".join(part.text for part in parts if isinstance(part, Text))
+    wire: Json = {"role": "assistant", "content": text or None}
+    calls = [
+        {
+            "id": part.id,
+            "type": "function",
+            "function": {"name": part.name, "arguments": part.arguments},
+        }
+        for part in parts
+        if isinstance(part, ToolCall)
+    ]
+    if calls:
+        wire["tool_calls"] = calls
+    elif not text:
+        wire["content"] = ""
+    return wire
+
+
+def _wire_content(parts: list[Part]) -> str | list[Json]:
+    if all(isinstance(part, Text) for part in parts):
+        if len(parts) == 1:
+            return parts[0].text  # type: ignore[union-attr]
+        return [{"type": "text", "text": part.text} for part in parts]  # type: ignore[union-attr]
+    wires: list[Json] = []
+    for part in parts:
+        match part:
+            case Text():
+                wires.append({"type": "text", "text": part.text})
+            case Image():
+                url = part.url or f"data:{part.media_type};base64,{part.data}"
+                wires.append({"type": "image_url", "image_url": {"url": url}})
+            case Document():
+                data = f"data:{part.media_type};base64,{part.data}"
+                file = {"filename": part.name or "document", "file_data": data}
+                wires.append({"type": "file", "file": file})
+    return wires
+
+
+def _wire_tool(tool: Tool) -> Json:
+    function: Json = {"name": tool.name, "parameters": tool.parameters}
+    if tool.description is not None:
+        function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}

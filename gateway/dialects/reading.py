@@ -1,0 +1,110 @@
+"""What the dialects share: narrow decoding of a client's members, and the classes of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.dialects.neutral import Fields, Json
+from schemas.errors import (
+    InvalidRequest,
+    UpstreamAuthentication,
+    UpstreamContentFiltered,
+    UpstreamContextTooLong,
+    UpstreamError,
+    UpstreamQuota,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
+
+T = TypeVar("T")
+_CONTEXT = re.compile(
+    r"context.?(length|window)|too many tokens|prompt is too long|maximum.*tokens", re.IGNORECASE
+)
+_FILTER = re.compile(r"content.?(filter|policy|management)|safety", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:([\w.+/-]+)?((?:;[\w=+.-]+)*?);base64,", re.IGNORECASE)
+MESSAGE_CHARS_MAX = 2_000
+
+
+def member(fields: Fields, name: str, kind: type[T]) -> T | None:
+    """Return a member of the request, None when absent or null. Raises InvalidRequest."""
+    raw = fields.get(name)
+    if raw is None or bytes(raw) == b"null":
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"'{name}' is wrong: {error}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"'{name}' is not valid JSON: {error}") from error
+
+
+def required(fields: Fields, name: str, kind: type[T]) -> T:
+    """Return a member that must be there. Raises InvalidRequest."""
+    value = member(fields, name, kind)
+    if value is None:
+        raise InvalidRequest(f"'{name}' is missing")
+    return value
+
+
+def text_tags(values: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the members of a metadata object that can be tags."""
+    return {key: str(value) for key, value in (values or {}).items() if _is_tag(value)}
+
+
+def _is_tag(value: object) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def parse_arguments(arguments: str) -> Json:
+    """Return a tool call's arguments; a model's broken JSON is kept as text under ``_raw``."""
+    try:
+        value = msgspec.json.decode(arguments or "{}")
+    except msgspec.DecodeError:
+        value = None
+    return value if isinstance(value, dict) else {"_raw": arguments}
+
+
+def split_data_url(url: str) -> tuple[str, str] | None:
+    """Return (media type, base64) of a data URL, None for any other URL."""
+    match = _DATA_URL.match(url)
+    return (match[1] or "application/octet-stream", url[match.end() :]) if match else None
+
+
+def retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:
+    """Return the wait that a provider asks for, in seconds (a date is left out)."""
+    for name, scale in ((b"retry-after-ms", 1000.0), (b"retry-after", 1.0)):
+        value = headers.get(name)
+        if value is not None:
+            try:
+                return max(0.0, float(value) / scale)
+            except ValueError:
+                continue
+    return None
+
+
+def classify(
+    status: int, kind: str, message: str, headers: Mapping[bytes, bytes] | None = None
+) -> UpstreamError:
+    """Return the error for a provider's status and its own words for it."""
+    message = message[:MESSAGE_CHARS_MAX] or f"the provider answered {status}"
+    wait_s = retry_after_s(headers or {})
+    if status in {401, 403}:
+        return UpstreamAuthentication(f"the provider refused the gateway's key: {message}")
+    if status == 402 or kind in {"insufficient_quota", "billing_error"}:
+        return UpstreamQuota(message)
+    if status == 429:
+        return UpstreamRateLimited(message, retry_after_seconds=wait_s)
+    if status in {408, 504}:
+        return UpstreamTimeout(message)
+    if status >= 500:
+        return UpstreamError(message, retry_after_seconds=wait_s)
+    if kind == "context_length_exceeded" or _CONTEXT.search(message):
+        return UpstreamContextTooLong(message)
+    if kind in {"content_filter", "content_policy_violation"} or _FILTER.search(message):
+        return UpstreamContentFiltered(message)
+    return UpstreamRejected(message)

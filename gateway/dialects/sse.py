@@ -1,0 +1,68 @@
+"""Server-sent events, read strictly: a frame that is not well-formed is an error, not silence."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from schemas.errors import UpstreamProtocol
+
+FRAME_BYTES_MAX = 32 * 1024 * 1024
+_END = re.compile(rb"\r?\n\r?\n|\r\r")
+HEARTBEAT = b": heartbeat\n\n"
+
+
+class Frame(NamedTuple):
+    """One event: its name ("" when unnamed), its data, and its bytes as they came."""
+
+    event: str
+    data: bytes
+    raw: bytes
+
+
+class FrameSplitter:
+    """Cuts a stream of bytes into frames. Raises UpstreamProtocol for what cannot be one."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the frames that are complete now; comments are dropped."""
+        buffer = self._rest + chunk if self._rest else chunk
+        position, frames = 0, []
+        # An end mark has at most four bytes, so a known rest needs no second search.
+        search_from = max(0, len(self._rest) - 3)
+        while (end := _END.search(buffer, search_from)) is not None:
+            frame = _frame(buffer[position : end.end()])
+            if frame is not None:
+                frames.append(frame)
+            position = search_from = end.end()
+        self._rest = buffer[position:]
+        if len(self._rest) > FRAME_BYTES_MAX:
+            raise UpstreamProtocol(f"a stream frame is larger than {FRAME_BYTES_MAX} bytes")
+        return frames
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part of a frame is left over."""
+        return not self._rest.strip()
+
+
+def _frame(raw: bytes) -> Frame | None:
+    event, data = "", None
+    for line in raw.splitlines():
+        if line.startswith(b"data:"):
+            value = line[6:] if line[5:6] == b" " else line[5:]
+            data = value if data is None else data + b"\n" + value
+        elif line.startswith(b"event:"):
+            event = line[6:].strip().decode("utf-8", "replace")
+        elif line and not line.startswith((b":", b"id:", b"retry:")):
+            raise UpstreamProtocol("a stream frame has a line that is no field")
+    return None if data is None else Frame(event, data, raw)
+
+
+def write_frame(data: bytes, event: str = "") -> bytes:
+    """Return the bytes of one event."""
+    if event:
+        return b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
+    return b"data: " + data + b"\n\n"

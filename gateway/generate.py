@@ -1,0 +1,184 @@
+"""The product's own endpoint (GW-01, GW-02) as one more dialect that clients speak."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from gateway.dialects import openai_request
+from gateway.dialects.neutral import (
+    Answer,
+    Chat,
+    Delta,
+    Fields,
+    Json,
+    Message,
+    Opening,
+    Receipt,
+    StreamWriter,
+    Text,
+)
+from gateway.dialects.sse import write_frame
+from schemas.errors import ValidationFailed, WeirError
+
+DEFAULT_MAX_TOKENS = 1024
+_encode = msgspec.json.encode
+
+
+class Generate(msgspec.Struct, frozen=True, rename="camel"):
+    """The body of POST /generate, names in camelCase; snake_case is folded into it first."""
+
+    prompt: str | None = None
+    model_id: str | None = None
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    temperature: float = 0.7
+    top_p: float = 1.0
+    stop: list[str] | str | None = None
+    messages: list[Json] | None = None
+    system_prompt: str | None = None
+    task_type: str | None = None
+    stream: bool = False
+    user_id: str | None = None
+    session_id: str | None = None
+    tags: dict[str, str] = {}
+    timeout_seconds: float | None = None
+
+
+_NAMES = {wire: wire for wire in Generate.__struct_encode_fields__} | dict(
+    zip(Generate.__struct_fields__, Generate.__struct_encode_fields__, strict=True)
+)
+
+
+def read_generate(fields: Fields) -> Generate:
+    """Return the request, its ranges checked. Raises ValidationFailed naming every fault."""
+    unknown = [name for name in fields if name not in _NAMES]
+    faults = [f"{name}: unknown field" for name in unknown]
+    body = {_NAMES[name]: value for name, value in fields.items() if name in _NAMES}
+    try:
+        request = msgspec.json.decode(_encode(body), type=Generate)
+    except msgspec.ValidationError as error:
+        raise ValidationFailed(f"the request is wrong: {error}", details=[str(error)]) from error
+    if not request.prompt and not request.messages:
+        faults.append("prompt: a prompt or messages must be given")
+    if not 1 <= request.max_tokens <= 10_000_000:
+        faults.append("max_tokens: must be at least 1")
+    if not 0 <= request.temperature <= 2:
+        faults.append("temperature: must lie between 0 and 2")
+    if not 0 <= request.top_p <= 1:
+        faults.append("top_p: must lie between 0 and 1")
+    if request.timeout_seconds is not None and request.timeout_seconds <= 0:
+        faults.append("timeout_seconds: must be positive")
+    if faults:
+        raise ValidationFailed(f"{len(faults)} fields are wrong", details=faults)
+    return request
+
+
+class GenerateDialect:
+    """The dialect ``weir``: clients speak it, no provider does."""
+
+    name = "weir"
+
+    def open(self, fields: Fields) -> Opening:
+        request = read_generate(fields)
+        return Opening(
+            model=request.model_id or "auto",
+            stream=request.stream,
+            wants_usage=True,
+            max_tokens=request.max_tokens,
+            has_tools=False,
+            tags=request.tags,
+            user_id=request.user_id,
+            session_id=request.session_id,
+            task_type=request.task_type,
+            timeout_s=request.timeout_seconds,
+        )
+
+    def read_request(self, fields: Fields) -> Chat:
+        request = read_generate(fields)
+        messages = openai_request.read_messages(request.messages or [])
+        if request.system_prompt:
+            messages.insert(0, Message("system", [Text(request.system_prompt)]))
+        if request.prompt:
+            messages.append(Message("user", [Text(request.prompt)]))
+        stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        return Chat(
+            messages=messages,
+            stream=request.stream,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p if "topP" in fields or "top_p" in fields else None,
+            stop=stop,
+            user=request.user_id,
+        )
+
+    def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
+        text = "".join(part.text for part in answer.parts if isinstance(part, Text))
+        if receipt is None:  # recorded content, written before the costs are known
+            return _encode({"text": text, "model_id": answer.model})
+        return _encode({"text": text, **_facts(receipt)})
+
+    def stream_writer(self, opening: Opening) -> StreamWriter:
+        del opening
+        return _Writer()
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        return write_frame(_encode({"type": "completed", **_facts(receipt)}), "completed")
+
+    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
+        del status
+        return _encode({"error": error_object(error, request_id)})
+
+    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
+        return write_frame(self.write_error(error, status, request_id), "error")
+
+
+def error_object(error: WeirError, request_id: str) -> Json:
+    """Return the error of our own endpoints (GW-16)."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "type": error.type,
+        "details": [*error.details, error.advice],
+        "request_id": request_id,
+        "retryable": error.retryable,
+        "retry_after_seconds": error.retry_after_seconds,
+    }
+
+
+def _facts(receipt: Receipt) -> Json:
+    usage = receipt.usage
+    known = usage.input_tokens is not None and usage.output_tokens is not None
+    total = (usage.input_tokens or 0) + (usage.output_tokens or 0) if known else None
+    return {
+        "model_id": receipt.target,
+        "metrics": {
+            "latency_ms": receipt.latency_ms,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "total_tokens": total,
+        },
+        "metadata": {
+            "model_type": receipt.model_type,
+            "provider": receipt.provider,
+            "cost_usd": receipt.cost_usd,
+            "request_id": receipt.request_id,
+            "deployment_id": receipt.deployment_id,
+            "route": receipt.route,
+            "attempts": receipt.attempts,
+            "cache_hit": False,
+        },
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+
+
+class _Writer:
+    def write(self, delta: Delta) -> bytes:
+        if delta.kind == "text":
+            return write_frame(_encode({"type": "text", "text": delta.text}), "text")
+        if delta.kind == "end":
+            return write_frame(b"[DONE]")
+        return b""
+
+
+GENERATE = GenerateDialect()

@@ -1,0 +1,113 @@
+"""How targets fare, as this worker sees it: its own outcomes first, the live tables beside them.
+
+Each target has two numbers that forget: how many outcomes, how many good ones. An outcome weighs
+0.9 of the next one and half of itself after 30 s, so about the last ten calls decide: at 10 calls
+a second, a target that fails half of them has lost its traffic within two seconds. The table of
+all workers' outcomes (last minute) joins in like two further calls: enough to warn a worker that
+has no experience of its own, too little to hold a recovered target down. When the stream
+processor is silent, an optimistic guess stands in its place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from schemas.errors import UpstreamError
+from schemas.routing import TargetHealth
+
+MEMORY = 0.9
+HALF_LIFE_S = 30.0
+TABLE_WEIGHT = 2.0
+GUESS_WEIGHT = 1.0
+COOLDOWN_S_MAX = 60.0
+CALLER_ERRORS = frozenset({"request", "context", "filter"})
+"""Error classes that say nothing about the target."""
+
+
+class Experience(msgspec.Struct):
+    """Fading counts of one target; `answer_us` is a fading mean of the time to first bytes."""
+
+    calls: float = 0.0
+    good: float = 0.0
+    answer_us: float | None = None
+    seen_s: float = 0.0
+    cool_until_s: float = 0.0
+
+    def fade(self, now_s: float) -> None:
+        """Forget by time."""
+        factor = 0.5 ** ((now_s - self.seen_s) / HALF_LIFE_S)
+        self.calls *= factor
+        self.good *= factor
+        self.seen_s = now_s
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What a strategy may look at. `success` is an estimate within 0–1."""
+
+    target: str
+    weight: int
+    priority: int
+    success: float
+    answer_us: float | None
+    cooling: bool
+
+
+class HealthBook:
+    """The worker's experience with every target."""
+
+    def __init__(
+        self,
+        table: Callable[[str], TargetHealth],
+        streams_alive: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._table = table
+        self._streams_alive = streams_alive
+        self._clock = clock
+        self._book: dict[str, Experience] = {}
+
+    def succeeded(self, target: str, answer_us: int) -> None:
+        """Note a good call and the time until its first bytes."""
+        experience = self._remember(target)
+        experience.calls = experience.calls * MEMORY + 1
+        experience.good = experience.good * MEMORY + 1
+        experience.cool_until_s = 0.0
+        mean = experience.answer_us
+        experience.answer_us = answer_us if mean is None else mean + (answer_us - mean) * 0.1
+
+    def failed(self, target: str, error: UpstreamError) -> None:
+        """Note a failure, unless it is the caller's own."""
+        if error.error_class in CALLER_ERRORS:
+            return
+        experience = self._remember(target)
+        experience.calls = experience.calls * MEMORY + 1
+        experience.good *= MEMORY
+        if error.retry_after_seconds:
+            wait_s = min(error.retry_after_seconds, COOLDOWN_S_MAX)
+            experience.cool_until_s = self._clock() + wait_s
+
+    def standing(self, target: str, weight: int, priority: int) -> Standing:
+        """Return what is known of a target now."""
+        experience = self._remember(target)
+        table = self._table(target) if self._streams_alive() else None
+        guess, guess_weight = 1.0, GUESS_WEIGHT
+        if table is not None and table.success_rate is not None:
+            guess, guess_weight = table.success_rate, TABLE_WEIGHT
+        success = (experience.good + guess * guess_weight) / (experience.calls + guess_weight)
+        answer_us = experience.answer_us
+        if answer_us is None and table is not None:
+            answer_us = table.first_token_p95_us or table.latency_p50_us
+        cooling = experience.cool_until_s > self._clock()
+        return Standing(target, weight, priority, success, answer_us, cooling)
+
+    def _remember(self, target: str) -> Experience:
+        now_s = self._clock()
+        experience = self._book.get(target)
+        if experience is None:
+            experience = self._book[target] = Experience(seen_s=now_s)
+        else:
+            experience.fade(now_s)
+        return experience

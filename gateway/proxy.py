@@ -1,0 +1,427 @@
+"""The path of a request, top to bottom: admit, route, forward, stream back, settle.
+
+A call that was admitted ends in exactly one settlement, whatever happens, and the last bytes of
+its answer leave after that settlement is as durable as the route asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+from gateway.admission import admit, new_request_id
+from gateway.call import Call
+from gateway.client import JSON, STREAM_HEADERS, Client, Headers
+from gateway.dialects.neutral import Answer, ClientDialect
+from gateway.dialects.sse import HEARTBEAT
+from gateway.health import CALLER_ERRORS, HealthBook
+from gateway.http1 import Connection
+from gateway.ledger import Recorder
+from gateway.routing import Router
+from gateway.settings import GatewaySettings
+from gateway.state import GatewayState
+from gateway.streaming import StreamRelay
+from gateway.upstream import FORWARDED_HEADERS, Endpoint, Failed, Upstream, read_whole
+from schemas.errors import (
+    InvalidRequest,
+    UpstreamError,
+    UpstreamNetwork,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    WeirError,
+)
+from schemas.events.llm import Attempt
+from schemas.routing import Target
+
+TOKEN_S = 0.02
+"""A whole answer is silent until it is done: this much per token is not silence yet."""
+VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
+"""Headers of a provider that its own clients read."""
+BACKOFF_S = 0.2
+RETRY_AFTER_S_MAX = 5.0
+HELD_BYTES_MAX = 16 * 1024 * 1024
+_log = logging.getLogger(__name__)
+
+
+class Proxy:
+    """Serves model calls of every dialect."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        state: GatewayState,
+        recorder: Recorder,
+        upstream: Upstream,
+    ) -> None:
+        self._settings = settings
+        self._state = state
+        self._recorder = recorder
+        self._upstream = upstream
+        self.book = HealthBook(state.health, lambda: state.streams_alive)
+        self.router = Router(state, self.book)
+        self._loop = asyncio.get_running_loop()
+
+    async def serve(self, client: Client, front: ClientDialect) -> None:
+        """Serve one call."""
+        request_id = new_request_id()
+        try:
+            call = await self._admit(client, front, request_id)
+        except WeirError as error:
+            if not client.left:
+                await refuse(client, front, error, request_id)
+            return
+        client.watch()
+        try:
+            await self._forward(call)
+        except Failed as failure:
+            client.unwatch()
+            await self._fail(call, failure)
+        except WeirError as error:  # the settlement did not become durable in time
+            await self._tell(call, error, error.status)
+        except asyncio.CancelledError:
+            await self._cancelled(call)
+            if not client.left:
+                raise
+        finally:
+            client.unwatch()
+            if not call.settled:
+                _log.error("the call %s ended without settlement", request_id)
+                await self._settle(call, outcome="failed", status=500, answer=None)
+
+    # --- admit and route -----------------------------------------------------------------------
+
+    async def _admit(self, client: Client, front: ClientDialect, request_id: str) -> Call:
+        admitted = await admit(
+            client, front, self._state, request_id, self._settings.body_bytes_max
+        )
+        plan = self.router.plan(admitted.opening.model)
+        decision = self.router.decide(plan, has_tools=admitted.opening.has_tools)
+        call = Call(admitted, client, plan, decision, self._loop.time())
+        event = call.admission(self._settings.name, self._recorder.outbox.id, self._state)
+        self._recorder.admitted(event, 2 * len(admitted.body))
+        return call
+
+    # --- forward -------------------------------------------------------------------------------
+
+    async def _forward(self, call: Call) -> None:
+        """Try targets until one answers. Raises the last Failed when none did."""
+        failures: dict[str, Failed] = {}
+        last = Failed(UpstreamTimeout("the time for this call was over before it began"))
+        for number in range(call.plan.route.attempts):
+            target = self._next_target(call, failures)
+            if target is None:
+                break
+            failed_before = failures.get(target.id)
+            if failed_before is not None and not await self._back_off(call, failed_before, number):
+                break
+            try:
+                await self._attempt(call, target)
+                return
+            except Failed as failure:
+                failures[target.id] = failure
+                last = failure
+            if call.content_sent or last.error.error_class in CALLER_ERRORS:
+                break
+        raise last
+
+    def _next_target(self, call: Call, failures: dict[str, Failed]) -> Target | None:
+        """The next in order that was not tried; else one that is worth a second try."""
+        if self._loop.time() >= call.deadline_s:
+            return None if failures else call.decision.chosen
+        for target in call.decision.order:
+            if target.id not in failures:
+                return target
+        for target in call.decision.order:
+            error = failures[target.id].error
+            # A silent target stays silent: what is left of the time is not spent on it again.
+            if error.retryable and not isinstance(error, UpstreamTimeout):
+                return target
+        return None
+
+    async def _back_off(self, call: Call, failure: Failed, number: int) -> bool:
+        """Wait before the same target is tried again; False when there is no time for it."""
+        wait_s = BACKOFF_S * 2 ** (number - 1) * random.uniform(0.5, 1.5)
+        if failure.error.retry_after_seconds is not None:
+            wait_s = max(wait_s, failure.error.retry_after_seconds)
+        if wait_s > RETRY_AFTER_S_MAX or self._loop.time() + wait_s >= call.deadline_s:
+            return False
+        await asyncio.sleep(wait_s)
+        return True
+
+    async def _attempt(self, call: Call, target: Target) -> None:
+        """Make one upstream call and note how it went. Raises Failed."""
+        call.target = target
+        call.tries += 1
+        call.first_token_us = call.answer = None
+        started_ns = time.perf_counter_ns()
+        outcome, error, status = "cancelled", None, None
+        try:
+            await self._exchange(call, target, started_ns)
+            outcome, status = "success", 200
+        except Failed as failure:
+            outcome, error, status = "failed", failure.error, failure.status
+            self.book.failed(target.id, failure.error)
+            raise
+        finally:
+            if outcome != "success":
+                self._note_attempt(call, started_ns, outcome, error, status)
+
+    def _note_attempt(
+        self,
+        call: Call,
+        started_ns: int,
+        outcome: str,
+        error: UpstreamError | None,
+        status: int | None,
+    ) -> None:
+        latency_us = (time.perf_counter_ns() - started_ns) // 1000
+        error_class = error.error_class if error else None
+        call.attempts.append(
+            Attempt(call.target.id, outcome, error_class, status, latency_us, call.first_token_us)
+        )
+
+    async def _exchange(self, call: Call, target: Target, started_ns: int) -> None:
+        provider = self._state.providers.get(target.provider)
+        if provider is None:
+            raise Failed(UpstreamNetwork(f"the provider {target.provider} was removed"))
+        endpoint = self._upstream.endpoint(provider)
+        admitted, limits = call.admitted, call.plan.limits
+        body = _request_body(call, endpoint, target)
+        left_s = self._left_s(call)
+        streams = admitted.opening.stream
+        first_byte_s = limits.first_token_s if streams else _whole_answer_s(call, target)
+        connection = await self._upstream.open(
+            endpoint,
+            body,
+            _forwarded(call, endpoint),
+            connect_s=min(limits.connect_s, left_s),
+            first_byte_s=min(first_byte_s, left_s),
+        )
+        if admitted.front is endpoint.dialect:
+            call.vendor_headers = [
+                pair for pair in connection.headers.items() if pair[0].startswith(VENDOR_HEADERS)
+            ]
+        if streams:
+            await self._stream(call, endpoint, connection, started_ns)
+        else:
+            await self._whole(call, endpoint, connection, started_ns)
+
+    # --- a whole answer ------------------------------------------------------------------------
+
+    async def _whole(
+        self, call: Call, endpoint: Endpoint, connection: Connection, started_ns: int
+    ) -> None:
+        stall_s = min(call.plan.limits.stall_s, self._left_s(call))
+        body = await read_whole(connection, stall_s, self._settings.answer_bytes_max)
+        try:
+            answer = endpoint.dialect.read_answer(body)
+        except UpstreamError as error:
+            raise Failed(error, connection.status) from error
+        self._note_success(call, started_ns)
+        front, client = call.admitted.front, call.client
+        client.unwatch()
+        same = front is endpoint.dialect
+        recorded = body if same else front.write_answer(answer, None)
+        await self._settle(call, outcome="success", status=200, answer=answer, recorded=recorded)
+        if not same:
+            body = front.write_answer(answer, call.receipt())
+        await client.whole(200, [*call.headers(), JSON], body)
+
+    # --- a stream ------------------------------------------------------------------------------
+
+    async def _stream(
+        self, call: Call, endpoint: Endpoint, connection: Connection, started_ns: int
+    ) -> None:
+        relay = StreamRelay(call.admitted.front, endpoint.dialect, call.admitted.opening)
+        try:
+            await self._pump(call, relay, connection, started_ns)
+        except UpstreamError as error:
+            connection.abort()
+            call.answer = relay.answer()
+            raise Failed(error, connection.status) from error
+        except BaseException:
+            connection.abort()
+            call.answer = relay.answer()
+            raise
+        connection.drain()
+        self._note_success(call, started_ns)
+        await self._finish_stream(call, relay)
+
+    async def _pump(
+        self, call: Call, relay: StreamRelay, connection: Connection, started_ns: int
+    ) -> None:
+        """Carry bytes until the end marker, which stays here. Raises UpstreamError."""
+        client, limits = call.client, call.plan.limits
+        buffered = call.plan.route.buffered
+        silent_until_s = self._loop.time() + limits.first_token_s
+        held: list[bytes] = []
+        while not relay.ended:
+            chunk = await self._next_chunk(call, connection, silent_until_s)
+            if not chunk:
+                relay.check_end()
+            data = relay.feed(chunk)
+            if relay.has_content:
+                silent_until_s = self._loop.time() + limits.stall_s
+                if call.first_token_us is None:
+                    call.first_token_us = (time.perf_counter_ns() - started_ns) // 1000
+            if data:
+                held.append(data)
+            # Nothing leaves before the first content: until then another target can take over.
+            if relay.ended or (relay.has_content and not buffered):
+                if not client.started:
+                    await client.start(200, [*call.headers(), *STREAM_HEADERS])
+                if held:
+                    call.content_sent = True
+                    await client.write(b"".join(held))
+                    held.clear()
+            elif sum(map(len, held)) > HELD_BYTES_MAX:
+                raise UpstreamNetwork(f"more than {HELD_BYTES_MAX} bytes before any content")
+
+    async def _next_chunk(self, call: Call, connection: Connection, silent_until_s: float) -> bytes:
+        """Wait for bytes, with a heartbeat to the client while there are none."""
+        until_s = min(silent_until_s, call.deadline_s)
+        while True:
+            left_s = until_s - self._loop.time()
+            try:
+                return await connection.read(min(left_s, self._settings.heartbeat_s))
+            except TimeoutError:
+                if self._loop.time() >= until_s:
+                    what = "sent no token" if call.first_token_us is None else "fell silent"
+                    raise UpstreamTimeout(f"{call.target.id} {what} in time") from None
+            if not call.client.started:
+                # From here on errors are events, but another target can still answer.
+                await call.client.start(200, [*call.headers(), *STREAM_HEADERS])
+            await call.client.write(HEARTBEAT)
+
+    async def _finish_stream(self, call: Call, relay: StreamRelay) -> None:
+        client, front = call.client, call.admitted.front
+        client.unwatch()
+        answer = relay.answer()
+        recorded = front.write_answer(answer, None)
+        await self._settle(call, outcome="success", status=200, answer=answer, recorded=recorded)
+        await client.end(front.end_of_stream(call.receipt()) + relay.final)
+
+    # --- ends ----------------------------------------------------------------------------------
+
+    def _note_success(self, call: Call, started_ns: int) -> None:
+        self._note_attempt(call, started_ns, "success", None, 200)
+        attempt = call.attempts[-1]
+        self.book.succeeded(call.target.id, attempt.first_token_us or attempt.latency_us)
+
+    async def _fail(self, call: Call, failure: Failed) -> None:
+        """Settle a call that no target answered, and say so in the client's dialect."""
+        error: WeirError = failure.error
+        status = failure.status if _is_callers(failure) and failure.status else error.status
+        _log.warning(
+            "call failed",
+            extra={
+                "request_id": call.admitted.request_id,
+                "target": call.target.id,
+                "error_code": error.code,
+                "attempts": len(call.attempts),
+            },
+        )
+        await self._settle(call, outcome="failed", status=status, answer=call.answer, error=error)
+        await self._tell(call, error, status, failure)
+
+    async def _tell(
+        self, call: Call, error: WeirError, status: int, failure: Failed | None = None
+    ) -> None:
+        client, front = call.client, call.admitted.front
+        request_id = call.admitted.request_id
+        if client.started:
+            await client.end(front.write_error_frame(error, status, request_id))
+            return
+        own_words = failure is not None and _is_callers(failure) and failure.body
+        same = failure is not None and failure.dialect_name == front.name
+        if failure is not None and own_words and same:
+            body = failure.body
+        else:
+            body = front.write_error(error, status, request_id)
+        await client.whole(status, [*call.headers(), *_retry_headers(error), JSON], body)
+
+    async def _cancelled(self, call: Call) -> None:
+        """Settle what was produced for a caller who left, or whom a shutdown cut off."""
+        call.client.unwatch()
+        if call.settled:
+            return
+        await self._settle(call, outcome="cancelled", status=None, answer=call.answer)
+
+    async def _settle(
+        self,
+        call: Call,
+        *,
+        outcome: str,
+        status: int | None,
+        answer: Answer | None,
+        error: WeirError | None = None,
+        recorded: bytes | None = None,
+    ) -> None:
+        """Record the end and wait until it is durable. Raises when that takes too long."""
+        call.settled = True
+        response, cost, _ = call.completion(
+            self._state, outcome=outcome, status=status, answer=answer, error=error
+        )
+        mode = call.admitted.key.content_mode or call.plan.route.content_mode
+        content = None
+        if mode != "none":
+            if recorded is None:
+                recorded = (
+                    b"null" if answer is None else call.admitted.front.write_answer(answer, None)
+                )
+            content = b'{"request":' + call.admitted.body + b',"response":' + recorded + b"}"
+        sequence = self._recorder.completed(response, cost, content, mode=mode)
+        await self._recorder.durable(call.plan.route.durability, sequence)
+
+    def _left_s(self, call: Call) -> float:
+        return max(0.001, call.deadline_s - self._loop.time())
+
+
+def _request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
+    admitted, back = call.admitted, endpoint.dialect
+    if admitted.front is back:
+        return back.forward_request(admitted.fields, target.model, admitted.opening)
+    try:
+        chat = admitted.front.read_request(admitted.fields)
+    except InvalidRequest as error:
+        raise Failed(UpstreamRejected(error.message, action=error.advice)) from error
+    return back.write_request(chat, target.model, target.max_output_tokens)
+
+
+def _whole_answer_s(call: Call, target: Target) -> float:
+    limits = call.plan.limits
+    tokens = call.admitted.opening.max_tokens or target.max_output_tokens
+    if tokens is None:
+        return max(limits.first_token_s, limits.total_s / call.plan.route.attempts)
+    return limits.first_token_s + tokens * TOKEN_S
+
+
+def _forwarded(call: Call, endpoint: Endpoint) -> Headers:
+    headers = [(b"x-weir-request-id", call.admitted.request_id.encode())]
+    if call.admitted.front is endpoint.dialect:
+        given = call.client.headers
+        headers += [(name, given[name]) for name in FORWARDED_HEADERS if name in given]
+    return headers
+
+
+def _is_callers(failure: Failed) -> bool:
+    """Whether the provider's own words are for the caller: about the request, or its pace."""
+    error = failure.error
+    return error.error_class in CALLER_ERRORS or isinstance(error, UpstreamRateLimited)
+
+
+def _retry_headers(error: WeirError) -> Headers:
+    if error.retry_after_seconds is None:
+        return []
+    return [(b"retry-after", b"%d" % max(1, round(error.retry_after_seconds)))]
+
+
+async def refuse(client: Client, front: ClientDialect, error: WeirError, request_id: str) -> None:
+    """Answer a request that was not admitted, in the caller's dialect."""
+    body = front.write_error(error, error.status, request_id)
+    encoded = request_id.encode()
+    ids = [(b"x-weir-request-id", encoded), (b"x-request-id", encoded), (b"request-id", encoded)]
+    await client.whole(error.status, [*ids, *_retry_headers(error), JSON], body)

@@ -1,0 +1,32 @@
+"""Settings of a gateway worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Sizes in bytes, times in seconds. `data_dir` holds the view cache, shared by the workers."""
+
+    host: str
+    port: int
+    worker: int
+    control_url: str
+    data_dir: Path
+    outbox_dir: Path
+    master_key: bytes
+    body_bytes_max: int = 32 * 1024 * 1024
+    outbox_bytes_max: int = 8 * 1024**3
+    answer_bytes_max: int = 64 * 1024 * 1024
+    connections_max: int = 1024
+    ca_file: str | None = None
+    heartbeat_s: float = 15.0
+    drain_s: float = 30.0
+    """How long running requests may go on after the order to stop."""
+
+    @property
+    def name(self) -> str:
+        """The worker as events and logs name it."""
+        return f"gateway-{self.worker}"

@@ -1,0 +1,1 @@
+"""How traffic is shared among targets. One file per strategy, each exposing one `Strategy`."""

@@ -1,0 +1,86 @@
+"""What a strategy is, and what strategies share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from gateway.health import Standing
+
+SHARPNESS = 8
+"""Success to this power is a target's weight: half of the calls failing leaves it 0.4%."""
+TRICKLE = 0.02
+"""The share that an unhealthy target keeps, so that real requests can show its recovery."""
+TRICKLE_TOTAL = 0.03
+
+
+class Strategy(msgspec.Struct, frozen=True):
+    """A named rule. `share` gives each standing a share ≥ 0 of the first choices, in any scale."""
+
+    name: str
+    share: Callable[[Sequence[Standing]], list[float]]
+
+
+def availability(standing: Standing) -> float:
+    """Return how much of its share a target can be given (0–1), 0 only while it cools down."""
+    return 0.0 if standing.cooling else max(standing.success**SHARPNESS, 1e-9)
+
+
+def cascade(
+    standings: Sequence[Standing],
+    tiers: Sequence[Sequence[int]],
+    weights: Sequence[float],
+) -> list[float]:
+    """Share by tiers: each gives what its best target cannot take to the next one.
+
+    `tiers` holds indexes of `standings`, the first tier first; inside a tier `weights` decide.
+    """
+    shares = [0.0] * len(standings)
+    rest = 1.0
+    for tier in tiers:
+        total = sum(weights[index] for index in tier)
+        best = max((availability(standings[index]) for index in tier), default=0.0)
+        # Nearly healthy is healthy: a tier is left for trouble, not for a single failure.
+        taken = rest * (1.0 if best > 0.5 else best)
+        if total > 0:
+            for index in tier:
+                shares[index] = taken * weights[index] / total
+            rest -= taken
+        if rest <= 0:
+            break
+    return shares
+
+
+def by_priority(standings: Sequence[Standing]) -> list[list[int]]:
+    """Return the indexes of standings in tiers, highest priority first."""
+    if len({standing.priority for standing in standings}) == 1:
+        return [list(range(len(standings)))]
+    tiers: dict[int, list[int]] = {}
+    for index, standing in enumerate(standings):
+        tiers.setdefault(standing.priority, []).append(index)
+    return [tiers[priority] for priority in sorted(tiers, reverse=True)]
+
+
+def probabilities(standings: Sequence[Standing], shares: Sequence[float]) -> list[float]:
+    """Turn shares into probabilities in which an unhealthy target keeps a trickle.
+
+    A target with no share at all (another tier serves, or it cools down) gets none; when nothing
+    is left, all share alike: there is always a first choice.
+    """
+    total = sum(shares)
+    if total <= 0:
+        return [1.0 / len(standings)] * len(standings)
+    scaled = [share / total for share in shares]
+    starved = [
+        index
+        for index, standing in enumerate(standings)
+        if 0 < scaled[index] < TRICKLE and standing.success < 0.9
+    ]
+    if not starved:
+        return scaled
+    trickle = min(TRICKLE, TRICKLE_TOTAL / len(starved))
+    for index in starved:
+        scaled[index] = max(scaled[index], trickle)
+    total = sum(scaled)
+    return [share / total for share in scaled]

@@ -1,0 +1,129 @@
+"""Turns a provider's stream into the client's, and remembers what it said.
+
+No input or output happens here: bytes in, bytes out. When both sides speak one dialect the frames
+go through as they came; otherwise each is read into deltas and written anew.
+"""
+
+from __future__ import annotations
+
+from gateway.dialects.neutral import (
+    CONTENT_KINDS,
+    Answer,
+    ClientDialect,
+    Delta,
+    Dialect,
+    FinishReason,
+    Opening,
+    Part,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+)
+from gateway.dialects.sse import FrameSplitter
+from schemas.errors import UpstreamProtocol
+
+ANSWER_CHARS_MAX = 16 * 1024 * 1024
+
+
+class StreamRelay:
+    """One stream. `final` holds the end marker, which leaves only after the settlement."""
+
+    def __init__(self, front: ClientDialect, back: Dialect, opening: Opening) -> None:
+        self.ended = False
+        self.has_content = False
+        self.final = b""
+        self.usage: Usage | None = None
+        self.finish: FinishReason | None = None
+        self._back = back
+        self._opening = opening
+        self._reader = back.stream_reader()
+        self._writer = None if front is back else front.stream_writer(opening)
+        self._splitter = FrameSplitter()
+        self._id = self._model = ""
+        self._started = False
+        self._chars = 0
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._signature: str | None = None
+        self._calls: dict[int, tuple[str, str, list[str]]] = {}
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what the client may have now.
+
+        Raises UpstreamError for an error frame, a broken one, or an end before the beginning.
+        """
+        out: list[bytes] = []
+        for frame in self._splitter.feed(chunk):
+            if self.final:
+                raise UpstreamProtocol("the stream went on after its end marker")
+            deltas = self._reader.read(frame)
+            for delta in deltas:
+                self._note(delta)
+            if self._writer is not None:
+                for delta in deltas:
+                    data = self._writer.write(delta)
+                    if delta.kind == "end":
+                        self.final = data
+                    else:
+                        out.append(data)
+            elif self.ended:
+                self.final = frame.raw
+            elif not self._back.extra_frame(deltas, self._opening):
+                out.append(frame.raw)
+        return b"".join(out)
+
+    def check_end(self) -> None:
+        """Raise UpstreamProtocol unless the stream came to its proper end."""
+        if not self.ended:
+            raise UpstreamProtocol("the stream ended without its end marker")
+
+    def answer(self) -> Answer:
+        """Return what was said so far as a whole answer."""
+        parts: list[Part] = []
+        if self._thoughts:
+            parts.append(Thinking("".join(self._thoughts), self._signature))
+        if self._texts:
+            parts.append(Text("".join(self._texts)))
+        parts += [
+            ToolCall(call_id, name, "".join(pieces) or "{}")
+            for call_id, name, pieces in self._calls.values()
+        ]
+        return Answer(
+            id=self._id, model=self._model, parts=parts, finish=self.finish, usage=self.usage
+        )
+
+    def _note(self, delta: Delta) -> None:
+        kind = delta.kind
+        if kind in CONTENT_KINDS:
+            self.has_content = True
+            self._chars += len(delta.text)
+            if self._chars > ANSWER_CHARS_MAX:
+                raise UpstreamProtocol(f"the stream exceeds {ANSWER_CHARS_MAX} characters")
+            self._note_content(delta)
+        match kind:
+            case "start":
+                self._id, self._model, self._started = delta.id, delta.name, True
+            case "finish":
+                self.finish = delta.text  # type: ignore[assignment]
+            case "usage":
+                self.usage = delta.usage
+            case "end":
+                if not self._started:
+                    raise UpstreamProtocol("the stream ended before it began")
+                self.ended = True
+
+    def _note_content(self, delta: Delta) -> None:
+        match delta.kind:
+            case "text":
+                self._texts.append(delta.text)
+            case "thinking":
+                self._thoughts.append(delta.text)
+            case "signature":
+                self._signature = delta.text
+            case "tool_call":
+                self._calls[delta.index] = (delta.id, delta.name, [])
+            case "arguments":
+                if delta.index not in self._calls:
+                    raise UpstreamProtocol("arguments came before their tool call")
+                self._calls[delta.index][2].append(delta.text)
