@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
@@ -28,6 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, one
 
 def main() -> None:
     """Run the command; an error of ours is two lines, what happened and the way out."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # errors are told once, by us
     try:
         app()
     except WeirError as error:
@@ -50,6 +52,18 @@ def show_json(value: Any) -> None:
     import msgspec
 
     sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
+
+
+def installation() -> WeirSettings:
+    """The settings, with the addresses under which the installation of this home really runs."""
+    settings = load()
+    state = load_state(settings.home)
+    if state is None:
+        return settings
+    kafka = settings.kafka
+    if not state.embedded and kafka.bootstrap is None:
+        kafka = kafka.model_copy(update={"bootstrap": state.kafka})
+    return settings.model_copy(update={"port": state.port, "kafka": kafka})
 
 
 def running(settings: WeirSettings) -> InstallationState:
@@ -126,7 +140,7 @@ def status(as_json: Json = False) -> None:
     """Show the parts of the running installation."""
     import msgspec
 
-    settings = load()
+    settings = installation()
     state = running(settings)
     if as_json:
         show_json(msgspec.to_builtins(state))
@@ -153,7 +167,7 @@ def doctor(as_json: Json = False) -> None:
     """Check this machine and installation; exits with 1 when something must be mended."""
     from infra.doctor import examine
 
-    findings = examine(load())
+    findings = examine(installation())
     if as_json:
         show_json([finding._asdict() for finding in findings])
     else:
@@ -174,7 +188,7 @@ def topics(
     """List Weir's topics with their events, and what the cluster has of them."""
     from infra.tail import describe_topics
 
-    rows = run_async(lambda: describe_topics(load(), create=create))
+    rows = run_async(lambda: describe_topics(installation(), create=create))
     if as_json:
         show_json(rows)
         return
@@ -208,7 +222,7 @@ def tail(
         console.print(f"[dim]{line['time']} {place}[/dim] [cyan]{line['type']}[/cyan] ", end="")
         console.print(event, soft_wrap=True, markup=False)
 
-    run_async(lambda: follow_topic(load(), topic, last, show, follow=follow))
+    run_async(lambda: follow_topic(installation(), topic, last, show, follow=follow))
 
 
 @app.command()
@@ -222,7 +236,7 @@ def sql(
 
     text = sys.stdin.read() if statement == "-" else statement
     body = {"sql": text} | ({} if limit is None else {"limit": limit})
-    settings = load()
+    settings = installation()
     running(settings)
     answer = Operator(settings).post("/sql", body)
     if as_json:

@@ -36,9 +36,10 @@ class InstallationState(msgspec.Struct, kw_only=True):
     version: str
     supervisor_pid: int
     fingerprint: str
+    port: int
     public_url: str
-    control_url: str
     kafka: str
+    embedded: bool
     started_at_us: int
     sandbox: bool = False
     trainer_environment: str = "off"

@@ -75,9 +75,10 @@ class Installation:
             version=__version__,
             supervisor_pid=os.getpid(),
             fingerprint=fingerprint(settings, os.environ),
+            port=settings.port,
             public_url=f"http://127.0.0.1:{settings.port}",
-            control_url=f"http://127.0.0.1:{settings.control_port}",
             kafka=settings.connection().bootstrap,
+            embedded=settings.embedded,
             started_at_us=now_us(),
             sandbox=self.sandbox,
         )

@@ -1,0 +1,105 @@
+import hashlib
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from genai_prices import Usage, calc_price
+
+from infra.kafka import KafkaLog
+from infra.prices import price_events
+from infra.seeding import master_key, read_now, seed
+from infra.settings import ProviderTable, RouteTable, RouteTargetTable, WeirSettings
+from schemas.events.changes import KeyChanged, ProviderChanged, RouteChanged
+from schemas.log import TableView
+from schemas.money import NANO_USD, token_cost_nano_usd
+
+
+@pytest.mark.req("EVT-01")
+async def test_a_start_publishes_only_what_the_log_does_not_say(
+    fresh_log: KafkaLog, tmp_path: Path
+) -> None:
+    settings = WeirSettings(home=tmp_path)
+    first = await seed(fresh_log, settings, {})
+    assert first.admin_key is not None
+    assert first.published > 100
+    second = await seed(fresh_log, settings, {})
+    assert (second.admin_key, second.published) == (None, 0)
+
+    keys, providers = TableView(KeyChanged), TableView(ProviderChanged)
+    await read_now(fresh_log, [keys, providers])
+    [key] = keys.entries.values()
+    assert key.secret_hash == hashlib.sha256(first.admin_key.encode()).hexdigest()
+    assert "admin" in key.scopes
+    assert set(providers.entries) == {"provider:openai", "provider:anthropic", "provider:local"}
+
+
+async def test_changed_settings_become_events_and_removed_ones_deletions(
+    fresh_log: KafkaLog, tmp_path: Path
+) -> None:
+    table = ProviderTable(base_url="http://one/v1", models=["m"])
+    route = RouteTable(targets=[RouteTargetTable(target="mine/m")])
+    settings = WeirSettings(
+        home=tmp_path, sandbox="on", providers={"mine": table}, routes={"r": route}
+    )
+    await seed(fresh_log, settings, {})
+    moved = settings.model_copy(
+        update={"providers": {"mine": ProviderTable(base_url="http://two/v1", models=["m"])}}
+    )
+    assert (await seed(fresh_log, moved, {})).published == 1
+    providers, routes = TableView(ProviderChanged), TableView(RouteChanged)
+    await read_now(fresh_log, [providers, routes])
+    changed = providers.entries["provider:mine"]
+    assert (changed.base_url, changed.entity_version) == ("http://two/v1", 2)
+    assert "route:r" in routes.entries
+
+    gone = settings.model_copy(update={"providers": {}, "routes": {}})
+    assert (await seed(fresh_log, gone, {})).published == 3  # provider, its target, route
+    providers, routes = TableView(ProviderChanged), TableView(RouteChanged)
+    await read_now(fresh_log, [providers, routes])
+    assert "provider:mine" not in providers.entries
+    assert not routes.entries
+
+
+async def test_the_chosen_admin_key_is_never_shown_twice(
+    fresh_log: KafkaLog, tmp_path: Path
+) -> None:
+    settings = WeirSettings(home=tmp_path, admin_key="weir-chosen")  # type: ignore[arg-type]
+    assert (await seed(fresh_log, settings, {})).admin_key == "weir-chosen"
+    assert (await seed(fresh_log, settings, {})).admin_key is None
+
+
+@pytest.mark.req("PROV-08")
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("openai", "gpt-4o-mini"),
+        ("openai", "gpt-4.1-nano-2025-04-14"),
+        ("anthropic", "claude-haiku-4-5"),
+    ],
+)
+def test_imported_prices_cost_what_the_list_says(provider: str, model: str) -> None:
+    now = datetime.now(UTC)
+    dated = [
+        event
+        for event in price_events([provider], "test")
+        if event.model == model and event.valid_from_us <= now.timestamp() * 1e6
+    ]
+    price = max(dated, key=lambda event: event.valid_from_us)
+    assert price.input_price is not None
+    assert price.output_price is not None
+    assert price.cached_input_price is not None
+    ours = token_cost_nano_usd(
+        [(700, price.input_price), (300, price.cached_input_price), (200, price.output_price)]
+    )
+    usage = Usage(input_tokens=1000, cache_read_tokens=300, output_tokens=200)
+    theirs = calc_price(usage, model, provider_id=provider, genai_request_timestamp=now)
+    assert abs(Decimal(ours) / NANO_USD - theirs.total_price) <= Decimal(1) / NANO_USD
+
+
+def test_the_master_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    settings = WeirSettings(home=tmp_path)
+    key = master_key(settings)
+    assert len(key) == 32
+    assert master_key(settings) == key
+    assert (tmp_path / "master.key").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import pytest
+
+from infra.settings import (
+    KafkaTable,
+    ProviderTable,
+    WeirSettings,
+    as_environment,
+    configured_providers,
+    effective_providers,
+    fingerprint,
+    load,
+    uses_sandbox,
+)
+from infra.words import fill, settings_of
+from schemas.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEIR_HOME", str(tmp_path / "home"))
+
+
+def test_the_vendors_usual_variables_configure_providers() -> None:
+    environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://x/v1", "OLLAMA_BASE_URL": "u"}
+    openai, ollama = configured_providers(load(), environment)
+    assert (openai.name, openai.base_url, openai.secret) == (
+        "openai",
+        "http://x/v1",
+        "env:OPENAI_API_KEY",
+    )
+    assert (ollama.name, ollama.dialect, ollama.secret) == ("ollama", "openai", None)
+
+
+@pytest.mark.req("PROV-05", "GEN-05")
+def test_without_any_provider_the_sandbox_stands_in_for_both_vendors() -> None:
+    settings = load(port=9000)
+    assert uses_sandbox(settings, {})
+    assert not uses_sandbox(settings, {"ANTHROPIC_API_KEY": "k"})
+    found = {provider.name: provider.base_url for provider in effective_providers(settings, {})}
+    assert found == {"openai": "http://127.0.0.1:9003/v1", "anthropic": "http://127.0.0.1:9003"}
+
+
+def test_a_table_of_the_file_is_a_provider_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "weir.toml").write_text(
+        """
+        port = 8123
+        [providers.mine]
+        base_url = "http://10.0.0.5:8000/v1"
+        key_env = "MINE"
+        models = ["llama"]
+        [routes.support]
+        targets = [{ target = "mine/llama", weight = 3 }]
+        durability = "replicated"
+        """
+    )
+    settings = load()
+    assert settings.port == 8123
+    assert settings.routes["support"].targets[0].weight == 3
+    [mine] = configured_providers(settings, {})
+    assert (mine.secret, mine.models[0].name) == ("env:MINE", "llama")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("port = 'x'", "port"),
+        ("prot = 1", "prot"),
+        ("[routes.a]\ntargets = []", "routes.a.targets"),
+        ("[kafka]\nsecurity_protocol = 'TLS'", "security_protocol"),
+        ("port = [", ""),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_way_out(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "weir.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        load()
+    assert "weir.toml" in caught.value.advice
+
+
+def test_overrides_reach_the_parts_as_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = {"port": 9100, "kafka": {"bootstrap": "k:9092", "security_protocol": "SASL_SSL"}}
+    settings = load(**overrides)
+    for name, value in as_environment(settings, overrides).items():
+        monkeypatch.setenv(name, value)
+    again = load()
+    assert again == settings
+    assert again.connection().bootstrap == "k:9092"
+    assert not again.embedded
+
+
+def test_the_fingerprint_tells_other_settings_and_shows_no_secret() -> None:
+    one = WeirSettings(kafka=KafkaTable(sasl_password="geheim"))  # type: ignore[arg-type]
+    other = WeirSettings(kafka=KafkaTable(sasl_password="anders"))  # type: ignore[arg-type]
+    prints = {
+        fingerprint(one, {}),
+        fingerprint(other, {}),
+        fingerprint(one, {"OPENAI_API_KEY": "x"}),
+    }
+    assert len(prints) == 3
+    assert "geheim" not in str(one.model_dump(mode="json"))
+
+
+def test_a_disabled_vendor_is_left_out() -> None:
+    settings = WeirSettings(providers={"openai": ProviderTable(enabled=False)})
+    assert configured_providers(settings, {"OPENAI_API_KEY": "k"}) == []
+
+
+@pytest.mark.parametrize(
+    "part", ["gateway-1", "streams", "control", "projections", "trainer", "models", "sandbox"]
+)
+def test_every_part_finds_the_words_that_it_asks_for(part: str) -> None:
+    settings = load()
+    assert settings_of(part, settings) is not None
+
+
+def test_an_unknown_word_is_an_error_and_never_a_guess() -> None:
+    import dataclasses
+
+    @dataclasses.dataclass(frozen=True)
+    class Wanting:
+        port: int
+        moon_phase: str
+
+    with pytest.raises(ConfigurationError, match="moon_phase"):
+        fill(Wanting, {"port": 1})
