@@ -6,7 +6,6 @@ these are away.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, Protocol
 
@@ -30,6 +29,7 @@ FEEDBACK_TYPES = (
     "automatic_evaluation",
 )
 TOKENS_MAX = 2**63 - 1
+DAY_MS = 86_400_000
 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -86,15 +86,11 @@ class Form:
         return value
 
     def number(self, name: str, low: float, high: float) -> float | None:
-        """Return a finite number within bounds."""
+        """Return a number within bounds."""
         value = self._fields.get(name)
         if value is None:
             return None
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             self._fail(name, "must be a number")
             return None
         if not low <= value <= high:
@@ -210,7 +206,7 @@ class FeedbackDesk:
             "request_parameters": context.mapping("request_parameters"),
             "prompt_tokens": context.count("prompt_tokens"),
             "response_tokens": context.count("response_tokens"),
-            "processing_time_ms": context.number("processing_time_ms", 0, math.inf),
+            "processing_time_ms": context.number("processing_time_ms", 0, DAY_MS),
             "model_id": form.text("model_id"),
             "deployment_id": form.text("deployment_id"),
             "task_type": form.text("task_type"),

@@ -318,11 +318,13 @@ class Outbox:
         self._syncing = None
 
     async def _until_replicated(self, target: int) -> None:
-        if self.acked >= target:
-            return
         done: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append((target, done))
-        self.hurry()
+        # Only now: an acknowledgement before the line above would have woken nobody.
+        if self.acked >= target:
+            self._release_waiting()
+        else:
+            self.hurry()
         try:
             await asyncio.wait_for(done, self.settings.replicated_patience_s)
         except TimeoutError as error:

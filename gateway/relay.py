@@ -31,7 +31,7 @@ from gateway.segment import CARRY_TOPIC, Entry, frames
 from schemas.errors import CorruptRecord
 from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection
 
-LINGER_SECONDS = 0.02
+LINGER_SECONDS = 0.05
 KEEP_SECONDS = 10.0
 """How long a segment outlives its last acknowledgement."""
 RESTART_SECONDS = 1.0
@@ -70,7 +70,7 @@ def producer_options(connection: Connection, max_record_bytes: int) -> dict[str,
         "enable.gapless.guarantee": True,
         "message.timeout.ms": 0,
         "message.max.bytes": max_record_bytes + 64 * 1024,
-        "linger.ms": 1,  # the relay itself waits for a batch
+        "linger.ms": 0.5,  # the relay itself waits for a batch
         "batch.num.messages": 5_000,
         "queue.buffering.max.messages": IN_FLIGHT_RECORDS * 2,
         "compression.type": "none",

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.ledger import cost_entry, cost_of
+from schemas.events.llm import Attempt, ResponseCompleted
+from tests.gateway_durability.support import PRICE, request, response
+
+TOKENS = st.integers(0, 10**9)
+PRICES = st.integers(0, 10**12)
+
+
+@pytest.mark.req("COST-01")
+@pytest.mark.req("PROV-08")
+def test_cached_tokens_are_part_of_input_and_cost_their_own_price() -> None:
+    entry = cost_entry(response(request()), PRICE)
+    # 60 at 2 USD, 40 cached at 0.50 USD, 10 out at 8 USD per million.
+    assert entry.cost_nano_usd == 60 * 2_000 + 40 * 500 + 10 * 8_000
+    assert entry.entry == "settled"
+    assert (entry.input_price, entry.cached_input_price) == (2_000_000_000, 500_000_000)
+    assert entry.price_version == PRICE.price_version
+    assert entry.basis == "reported"
+
+
+@pytest.mark.req("BEY-08")
+@pytest.mark.req("COST-01")
+@pytest.mark.parametrize(
+    ("price", "changes"),
+    [
+        (None, {}),
+        (PRICE, {"output_tokens": None}),
+        (PRICE, {"input_tokens": None, "usage_basis": "none"}),
+        (msgspec.structs.replace(PRICE, output_price=None), {}),
+        (msgspec.structs.replace(PRICE, input_price=None), {}),
+    ],
+)
+def test_what_is_unknown_is_unpriced_and_never_zero(price, changes) -> None:
+    answer = response(request(), attempts=[Attempt("t", "success", None, 200, 5, None)], **changes)
+    entry = cost_entry(answer, price)
+    assert entry.entry == "unpriced"
+    assert entry.cost_nano_usd is None
+
+
+def test_a_call_that_never_got_an_answer_costs_nothing() -> None:
+    failed = Attempt("t", "failed", "server", 500, 5, None)
+    answer: ResponseCompleted = response(
+        request(), usage_basis="none", input_tokens=None, output_tokens=None, attempts=[failed]
+    )
+    entry = cost_entry(answer, PRICE)
+    assert (entry.entry, entry.cost_nano_usd) == ("settled", 0)
+
+
+def test_without_a_cached_price_cached_tokens_cost_the_full_one() -> None:
+    price = msgspec.structs.replace(PRICE, cached_input_price=None)
+    assert cost_of(price, 100, 40, 0) == 100 * 2_000
+
+
+def test_a_price_is_needed_only_for_what_was_used() -> None:
+    embedding = msgspec.structs.replace(PRICE, output_price=None)
+    assert cost_of(embedding, 100, 0, 0) == 100 * 2_000
+
+
+@given(TOKENS, TOKENS, TOKENS, PRICES, PRICES, PRICES)
+def test_cost_is_the_exact_sum_rounded_once(
+    uncached, cached, output, p_in, p_cached, p_out
+) -> None:
+    price = msgspec.structs.replace(
+        PRICE, input_price=p_in, cached_input_price=p_cached, output_price=p_out
+    )
+    cost = cost_of(price, uncached + cached, cached, output)
+    exact = uncached * p_in + cached * p_cached + output * p_out
+    assert cost is not None
+    assert abs(cost * 1_000_000 - exact) <= 500_000
+
+
+def test_the_line_repeats_who_and_what(tmp_path: Path) -> None:
+    answer = response(request())
+    entry = cost_entry(answer, PRICE)
+    for name in ("request_id", "key_id", "team", "project", "user_id", "cost_center", "route",
+                 "task_type", "target", "provider", "model", "deployment_id", "input_tokens",
+                 "cached_input_tokens", "output_tokens", "occurred_at_us"):  # fmt: skip
+        assert getattr(entry, name) == getattr(answer, name)
