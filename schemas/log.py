@@ -107,36 +107,36 @@ class Deduplicator:
         self.dropped = 0
 
     def admit(self, record: Record) -> bool:
-        """Advance the cursor; return False for a record that was seen before."""
+        """Advance the cursor; return False for a record that was seen before.
+
+        A sequence that is no number belongs to no outbox of ours: one foreign record must not
+        stop every reader of its topic.
+        """
         positions = self.cursor.positions.setdefault(record.topic, {})
         if record.offset < positions.get(record.partition, 0):
             self.dropped += 1
             return False
         positions[record.partition] = record.offset + 1
-        outbox = record.header(OUTBOX_HEADER)
-        sequence = record.header(SEQUENCE_HEADER)
-        if outbox is None or sequence is None:
+        outbox = sequence = None
+        for name, value in record.headers:  # one pass: this runs for every record of every reader
+            if name == OUTBOX_HEADER:
+                outbox = value
+            elif name == SEQUENCE_HEADER:
+                sequence = value
+        if outbox is None or sequence is None or not sequence.isdigit():
             return True
         partitions = self.cursor.watermarks.setdefault(record.topic, {})
         marks = partitions.setdefault(record.partition, {})
-        name, number = outbox.decode("ascii", "replace"), _sequence(record, sequence)
-        if number <= marks.get(name, -1):
+        outbox_id, number = outbox.decode("ascii", "replace"), int(sequence)
+        if number <= marks.get(outbox_id, -1):
             self.dropped += 1
             return False
-        marks[name] = number
+        marks[outbox_id] = number
         return True
 
     def fresh(self, records: Iterable[Record]) -> list[Record]:
         """Return the new ones among records, in order."""
         return [record for record in records if self.admit(record)]
-
-
-def _sequence(record: Record, text: bytes) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        where = f"{record.topic}|{record.partition}@{record.offset}"
-        raise CorruptRecord(f"{where}: the header {SEQUENCE_HEADER} is no number") from error
 
 
 class TableView(Generic[E]):

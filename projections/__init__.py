@@ -1,0 +1,1 @@
+"""Kafka → Arrow → DuckDB: what the log says, as tables that anyone may query."""

@@ -1,0 +1,326 @@
+"""Follows the log and keeps the live database up to date, in a thread and loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from projections.database import Database, Folder
+from projections.decode import Decoded, Rejected, decode_batch
+from projections.projection import projections, topics_of
+from projections.settings import ProjectionsSettings
+from projections.snapshots import Snapshot, Snapshots
+from schemas.errors import BrokerUnavailable, LogTruncated, PayloadTooLarge, WeirError, WrongLog
+from schemas.events.operations import DeadLetter
+from schemas.log import Cursor, Log, Reader, Record
+
+_log = logging.getLogger(__name__)
+
+OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
+
+_CONSUMER = "projections"
+_DEAD_LETTERS = uuid.UUID("5f2a3b60-6f0f-5d0e-9a53-0d6c1f1b7a11")
+_RETRY_S = 1.0
+_LAG_EVERY_S = 1.0
+_TRICKLE_RECORDS = 500
+
+
+class Status(msgspec.Struct):
+    """What `weir status` shows. `state` is starting, catching_up, running, waiting or stopped."""
+
+    state: str = "starting"
+    error: str | None = None
+    action: str | None = None
+    lag_records: int | None = None
+    events_total: int = 0
+    rejected_total: int = 0
+    committed_at: float | None = None
+    commit_seconds: float | None = None
+
+
+class Projector:
+    """The one writer of the live database; see `run`, `snapshot` and `swap`."""
+
+    def __init__(self, settings: ProjectionsSettings, open_log: OpenLog) -> None:
+        self.settings = settings
+        self.folder = Folder(settings.data_dir)
+        self.snapshots = Snapshots(settings, self.folder)
+        self.status = Status()
+        self.caught_up = threading.Event()
+        self._open_log = open_log
+        self._stopping = threading.Event()
+        self._opened = threading.Event()
+        self._database: Database | None = None
+        self._swap: tuple[Path, Future[None]] | None = None
+
+    # --- from outside ------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow the log until `stop`. Raises what the thread died of, if it did."""
+        thread = asyncio.create_task(asyncio.to_thread(self.run_here))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({thread, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        self._stopping.set()
+        stopped.cancel()
+        await thread
+
+    def run_here(self) -> None:
+        """Follow the log in this thread until `stop`."""
+        threading.current_thread().name = "projector"
+        asyncio.run(self._main())
+
+    def stop(self) -> None:
+        """Let `run_here` return after its current batch. From any thread."""
+        self._stopping.set()
+
+    def live(self) -> Database:
+        """Return the live database, waiting for its opening. From any thread."""
+        if not self._opened.wait(30):
+            raise BrokerUnavailable("the projections are not open yet", action="Try again shortly.")
+        assert self._database is not None
+        return self._database
+
+    def snapshot(self, age_max_s: float | None = None) -> Snapshot:
+        """Return a recent copy of the live database. Blocks; from any thread."""
+        return self.snapshots.fresh(self.live, age_max_s)
+
+    def swap(self, path: Path) -> Future[None]:
+        """Make a rebuilt (closed) database the live one; the log is followed from its cursor."""
+        done: Future[None] = Future()
+        self._swap = (path, done)
+        return done
+
+    # --- in the thread -----------------------------------------------------------------------
+
+    async def _main(self) -> None:
+        self.folder.tidy()
+        self._database = open_live(self.folder)
+        self._opened.set()
+        writer = ThreadPoolExecutor(1, thread_name_prefix="projector-writer")
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._follow(writer)
+                except BrokerUnavailable as error:
+                    self._say("waiting", error)
+                    await self._pause(_RETRY_S)
+                except (LogTruncated, WrongLog) as error:
+                    # Never reset by ourselves: queries go on, until somebody replays.
+                    self._say("stopped", error)
+                    while self._swap is None and not self._stopping.is_set():
+                        await self._pause(_RETRY_S)
+                    self._take_over()
+        finally:
+            self.status.state = "stopped"
+            writer.shutdown()
+            self._database.close()
+
+    async def _follow(self, writer: ThreadPoolExecutor) -> None:
+        async with self._open_log() as log:
+            database = self.live()
+            topics = topics_of(database.chosen)
+            async with log.reader(topics, database.cursor()) as reader:
+                loader = _Loader(self, database, log, reader, writer)
+                try:
+                    with bulk_reading():
+                        await loader.run(until_caught_up=True)
+                    await loader.run()
+                finally:
+                    await loader.finish()
+        self._take_over()
+
+    def _take_over(self) -> None:
+        if self._swap is None:
+            return
+        (path, done), self._swap = self._swap, None
+        old = self.live()
+
+        def switch() -> None:
+            self._database = Database(path, projections())
+            self.folder.switch(path)
+            old.close()
+            for suffix in ("", ".wal"):
+                old.path.with_name(old.path.name + suffix).unlink(missing_ok=True)
+
+        try:
+            self.snapshots.exclusively(switch)
+            _log.info("%s is the live database now", path.name)
+            done.set_result(None)
+        except Exception as error:
+            done.set_exception(error)
+            raise
+
+    @property
+    def wanted(self) -> bool:
+        """Whether following should go on: neither a stop nor a swap waits."""
+        return not self._stopping.is_set() and self._swap is None
+
+    def _say(self, state: str, error: WeirError) -> None:
+        if self.status.state != state:
+            _log.error("the projector is %s: %s", state, error.message)
+        self.status.state, self.status.error = state, error.message
+        self.status.action = error.advice
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.to_thread(self._stopping.wait, seconds)
+
+
+class _Loader:
+    """Reads ahead while the previous batch is committed, so that batches grow with the backlog."""
+
+    def __init__(
+        self,
+        owner: Projector,
+        database: Database,
+        log: Log,
+        reader: Reader,
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        self._owner = owner
+        self._settings = owner.settings
+        self._status = owner.status
+        self._database = database
+        self._log = log
+        self._reader = reader
+        self._writer = writer
+        self._pending: list[Record] = []
+        self._committing = 0
+        self._commit: asyncio.Task[None] | None = None
+        self._committed_at = 0.0
+        self._measured_at = 0.0
+        self._status.error = self._status.action = None
+        self._status.state = "catching_up"
+
+    async def run(self, until_caught_up: bool = False) -> None:
+        """Load until the owner wants otherwise, or until the first time at the log's end."""
+        settings = self._settings
+        while self._owner.wanted and not (until_caught_up and self._status.state == "running"):
+            records = await self._reader.batch(
+                settings.pending_records_max, settings.commit_interval_s
+            )
+            self._pending.extend(records)
+            await self._commit_when_due()
+            if len(records) < _TRICKLE_RECORDS:
+                await self._when_quiet(bool(records))
+
+    async def finish(self) -> None:
+        """Wait for the commit under way. What is pending only is read again."""
+        if self._commit is not None:
+            await self._commit
+
+    async def _commit_when_due(self) -> None:
+        if self._commit is not None:
+            if not self._commit.done() and len(self._pending) < self._settings.pending_records_max:
+                return
+            await self._commit
+            self._commit = None
+        waited = time.monotonic() - self._committed_at
+        due = len(self._pending) >= self._settings.commit_records
+        if self._pending and (due or waited >= self._settings.commit_interval_s):
+            records, self._pending = self._pending, []
+            # The cursor goes on moving while this batch is written.
+            cursor = Cursor.load(self._reader.cursor.dump())
+            self._commit = asyncio.create_task(self._write(records, cursor))
+            self._committed_at = time.monotonic()
+
+    async def _write(self, records: Sequence[Record], cursor: Cursor) -> None:
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        self._committing = len(records)
+        decoded: Decoded = await loop.run_in_executor(
+            self._writer, decode_batch, records, self._database.event_types
+        )
+        for rejected in decoded.rejected:
+            await bury(self._log, rejected)
+        added = await loop.run_in_executor(self._writer, self._database.apply, decoded.rows, cursor)
+        if self._database.wal_bytes() > self._settings.wal_bytes_max:
+            await loop.run_in_executor(self._writer, self._database.checkpoint)
+        self._committing = 0
+        self._status.events_total += added
+        self._status.rejected_total += len(decoded.rejected)
+        self._status.committed_at = time.time()
+        self._status.commit_seconds = time.monotonic() - started
+
+    async def _when_quiet(self, trickling: bool) -> None:
+        now = time.monotonic()
+        if now - self._measured_at >= _LAG_EVERY_S:
+            self._measured_at = now
+            uncommitted = len(self._pending) + self._committing
+            self._status.lag_records = await self._reader.lag() + uncommitted
+            if self._status.lag_records < _TRICKLE_RECORDS:
+                self._status.state = "running"
+                self._owner.caught_up.set()
+        if trickling:  # gather a few more: waking for each record would cost more than it brings
+            await asyncio.sleep(self._settings.commit_interval_s / 4)
+        elif (
+            self._commit is None
+            and not self._pending
+            and self._database.wal_bytes() > self._settings.wal_quiet_bytes
+        ):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._writer, self._database.checkpoint)
+
+
+@contextmanager
+def bulk_reading() -> Iterator[None]:
+    """Pause the cyclic garbage collector: on a backlog it takes half of the time.
+
+    Each record brings a dozen tuples, none of which is ever part of a cycle, and the collector
+    walks all of those that wait for their commit over and over.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+async def bury(log: Log, rejected: Rejected) -> None:
+    """Publish the dead letter of a record; its id is the record's, so a repeat is one letter."""
+    record, error = rejected.record, rejected.error
+    where = f"{_CONSUMER}|{record.topic}|{record.partition}@{record.offset}"
+    letter = DeadLetter(
+        event_id=str(uuid.uuid5(_DEAD_LETTERS, where)),
+        occurred_at_us=record.timestamp_ms * 1000,
+        consumer=_CONSUMER,
+        source_topic=record.topic,
+        source_partition=record.partition,
+        source_offset=record.offset,
+        error_code=error.code,
+        error=error.message,
+        record_key=record.key,
+        record_value=record.value,
+        record_headers={name: value.decode("utf-8", "replace") for name, value in record.headers},
+    )
+    _log.warning("%s: %s", where, error.message)
+    try:
+        await log.publish(letter)
+    except PayloadTooLarge:  # the record stays where it is: its position is enough to find it
+        await log.publish(msgspec.structs.replace(letter, record_value=None))
+
+
+def open_live(folder: Folder) -> Database:
+    """Open the live database; one of other definitions gives way to an empty one."""
+    database = Database(folder.live(), projections())
+    if database.is_current():
+        return database
+    old = database.path
+    database.close()
+    _log.warning("the projections' definitions changed: %s is rebuilt from the log", old.name)
+    path = folder.next()
+    database = Database(path, projections())
+    folder.switch(path)
+    folder.tidy()
+    return database
