@@ -284,9 +284,13 @@ class Tables:
         """Return what the tables say of a load's entities."""
         figures: Figures = {}
         for kind, row in self.rows.values():
-            if kind and kind.endswith(".row") and prefix in row["entity"]:
+            if kind and kind.endswith(".row") and _belongs(row["entity"], prefix):
                 figures |= _figures(row, health=row["entity"].startswith(f"{prefix}/"))
         return figures
+
+
+def _belongs(entity: str, prefix: str) -> bool:
+    return f"{prefix}-" in entity or f"{prefix}/" in entity
 
 
 def _figures(row: dict[str, Any], *, health: bool) -> Figures:
