@@ -112,10 +112,14 @@ class Door:
                 state["key"] = self._keys.identify(presented_key(headers), scope["path"])
             if int(headers.get(b"content-length", b"0") or 0) > _BODY_BYTES_MAX:
                 raise PayloadTooLarge(f"the body exceeds {_BODY_BYTES_MAX} bytes")
+            await self._app(scope, receive, noting)
         except WeirError as error:
             await error_response(error, request_id)(scope, receive, noting)
-        else:
-            await self._app(scope, receive, noting)
+        except Exception:  # noqa: BLE001 - the last resort of every handler
+            _log.exception("a handler failed", extra={"request_id": request_id})
+            if not status:
+                problem = WeirError("an internal error has occurred")
+                await error_response(problem, request_id)(scope, receive, noting)
         _log.info(
             "%s %s",
             scope["method"],
@@ -186,9 +190,3 @@ def install_errors(app: FastAPI) -> None:
             return error_response(NotFound(f"there is no {path}"), request.state.request_id)
         body = error_body(InvalidRequest(f"{path}: {error.detail}"), request.state.request_id)
         return JSONResponse(body, error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        request_id = request.state.request_id
-        _log.error("a handler failed", exc_info=error, extra={"request_id": request_id})
-        return error_response(WeirError("an internal error has occurred"), request_id)
