@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from gateway.dialects.sse import HEARTBEAT
 from schemas.errors import InvalidRequest, PayloadTooLarge
 
 Scope = MutableMapping[str, Any]
@@ -38,6 +39,7 @@ class Client:
         self._send = send
         self._watcher: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[Any] | None = None
+        self._heart: Heart | None = None
 
     def header(self, name: bytes) -> str | None:
         """Return a header's text (lower-case name), None when absent."""
@@ -73,9 +75,16 @@ class Client:
     def unwatch(self) -> None:
         """Leave the current task alone: what follows must run to its end."""
         self._serving = None
+        if self._heart is not None:
+            self._heart.stop()
+            self._heart = None
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
+
+    def beat(self, every_s: float, headers: Callable[[], Headers]) -> None:
+        """Send a comment after so much silence, starting the stream with `headers` if needed."""
+        self._heart = Heart(self, every_s, headers)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -99,8 +108,47 @@ class Client:
 
     async def write(self, data: bytes) -> None:
         """Send a piece; waits while the caller is slow to take it."""
+        if self._heart is not None:
+            self._heart.wrote()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece."""
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+class Heart:
+    """Heartbeats of one stream, by one timer that looks again rather than being set anew."""
+
+    def __init__(self, client: Client, every_s: float, headers: Callable[[], Headers]) -> None:
+        self._client = client
+        self._every_s = every_s
+        self._headers = headers
+        self._loop = asyncio.get_running_loop()
+        self._wrote_s = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(every_s, self._look)
+        self._beat: asyncio.Task[None] | None = None
+
+    def wrote(self) -> None:
+        """Note that something was sent."""
+        self._wrote_s = self._loop.time()
+
+    def stop(self) -> None:
+        """Beat no more; nothing is sent after this."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        wait_s = self._wrote_s + self._every_s - self._loop.time()
+        if wait_s <= 0:
+            self._beat = asyncio.create_task(self._send())
+            wait_s = self._every_s
+        self._timer = self._loop.call_later(wait_s, self._look)
+
+    async def _send(self) -> None:
+        if self._timer is None:
+            return
+        if not self._client.started:
+            await self._client.start(200, [*self._headers(), *STREAM_HEADERS])
+        await self._client.write(HEARTBEAT)

@@ -15,7 +15,6 @@ from gateway.admission import admit, new_request_id
 from gateway.call import Call
 from gateway.client import JSON, STREAM_HEADERS, Client, Headers
 from gateway.dialects.neutral import Answer, ClientDialect
-from gateway.dialects.sse import HEARTBEAT
 from gateway.health import CALLER_ERRORS, HealthBook
 from gateway.http1 import Connection
 from gateway.ledger import Recorder
@@ -74,6 +73,9 @@ class Proxy:
                 await refuse(client, front, error, request_id)
             return
         client.watch()
+        if call.admitted.opening.stream:
+            # A heartbeat makes later errors events, but another target can still answer.
+            client.beat(self._settings.heartbeat_s, call.headers)
         try:
             await self._forward(call)
         except Failed as failure:
@@ -258,11 +260,13 @@ class Proxy:
         buffered = call.plan.route.buffered
         silent_until_s = self._loop.time() + limits.first_token_s
         held: list[bytes] = []
-        while not relay.ended:
+        ended = False
+        while not ended:
             chunk = await self._next_chunk(call, connection, silent_until_s)
             if not chunk:
                 relay.check_end()
             data = relay.feed(chunk)
+            ended = relay.ended
             if relay.has_content:
                 silent_until_s = self._loop.time() + limits.stall_s
                 if call.first_token_us is None:
@@ -270,7 +274,7 @@ class Proxy:
             if data:
                 held.append(data)
             # Nothing leaves before the first content: until then another target can take over.
-            if relay.ended or (relay.has_content and not buffered):
+            if ended or (relay.has_content and not buffered):
                 if not client.started:
                     await client.start(200, [*call.headers(), *STREAM_HEADERS])
                 if held:
@@ -281,20 +285,12 @@ class Proxy:
                 raise UpstreamNetwork(f"more than {HELD_BYTES_MAX} bytes before any content")
 
     async def _next_chunk(self, call: Call, connection: Connection, silent_until_s: float) -> bytes:
-        """Wait for bytes, with a heartbeat to the client while there are none."""
         until_s = min(silent_until_s, call.deadline_s)
-        while True:
-            left_s = until_s - self._loop.time()
-            try:
-                return await connection.read(min(left_s, self._settings.heartbeat_s))
-            except TimeoutError:
-                if self._loop.time() >= until_s:
-                    what = "sent no token" if call.first_token_us is None else "fell silent"
-                    raise UpstreamTimeout(f"{call.target.id} {what} in time") from None
-            if not call.client.started:
-                # From here on errors are events, but another target can still answer.
-                await call.client.start(200, [*call.headers(), *STREAM_HEADERS])
-            await call.client.write(HEARTBEAT)
+        try:
+            return await connection.read(until_s - self._loop.time())
+        except TimeoutError:
+            what = "sent no token" if call.first_token_us is None else "fell silent"
+            raise UpstreamTimeout(f"{call.target.id} {what} in time") from None
 
     async def _finish_stream(self, call: Call, relay: StreamRelay) -> None:
         client, front = call.client, call.admitted.front

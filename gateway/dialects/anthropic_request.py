@@ -98,9 +98,9 @@ def _part(part: Any, where: str) -> Part:
             return Thinking(text, signed if isinstance(signed, str) else None)
         case {"type": "redacted_thinking", "data": str(data)}:
             return Thinking(data, redacted=True)
-    name = part.get("type") if isinstance(part, dict) else None
+    given = part.get("type") if isinstance(part, dict) else None
     raise InvalidRequest(
-        f"{where} has type {name!r}, which this target's provider does not take",
+        f"{where} has type {given!r}, which this target's provider does not take",
         action="Send text, image, document or tool blocks, or name a target of the same vendor.",
     )
 

@@ -205,7 +205,7 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
         data_dir=folder / "gateway",
         outbox_dir=folder / "outbox",
         master_key=bytes(32),
-        heartbeat_s=0.3,
+        heartbeat_s=0.7,
     )
 
     async def serve() -> None:

@@ -1,0 +1,276 @@
+"""What clients see, and what is recorded, when providers fail in every way the sandbox knows."""
+
+import itertools
+import threading
+import time
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from schemas.events.changes import RouteTarget
+from schemas.events.llm import ResponseCompleted
+from tests.gateway.worker import Worker, route
+from tests.sandbox.served import Served
+
+HELLO: Any = [{"role": "user", "content": "Say hello."}]
+MODEL = "gpt-4o-mini"
+_numbers = itertools.count()
+BEFORE_FIRST_TOKEN = [
+    {"kind": "rate_limited"},
+    {"kind": "server_error"},
+    {"kind": "unavailable"},
+    {"kind": "overloaded"},
+    {"kind": "reset"},
+    {"kind": "silence"},
+]
+MID_STREAM = [
+    {"kind": "stall"},
+    {"kind": "cut"},
+    {"kind": "malformed_frame"},
+    {"kind": "missing_end_marker"},
+    {"kind": "error_event"},
+]
+
+
+@pytest.fixture
+def faulty(worker: Worker, sandbox: Served) -> Any:
+    """Return a function that makes a route whose first target has a fault and whose second has none."""
+
+    def make(fault: dict[str, Any] | None, *, model: str = MODEL, **fields: Any) -> str:
+        name = f"faulty-{next(_numbers)}"
+        bad, good = f"a/{model}", f"b/{model}"
+        sandbox.behave(model, "/a", faults=[fault] if fault else [])
+        sandbox.behave(model, "/b")
+        fields = {
+            "strategy": "failover",
+            "first_token_timeout_ms": 400,
+            "stall_timeout_ms": 400,
+            "connect_timeout_ms": 400,
+            **fields,
+        }
+        worker.app.proxy.book._book.clear()
+        targets = [RouteTarget(bad, priority=1)]
+        if fields.pop("alone", False) is False:
+            targets.append(RouteTarget(good))
+        worker.change(route(name, *targets, **fields))
+        return name
+
+    return make
+
+
+@pytest.mark.req("RT-08")
+@pytest.mark.req("BEY-09")
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", BEFORE_FIRST_TOKEN, ids=lambda fault: fault["kind"])
+def test_fails_over_before_the_first_byte(
+    worker: Worker, faulty: Any, fault: dict[str, Any], stream: bool
+) -> None:
+    name = faulty(fault)
+    raw = worker.openai().chat.completions.with_raw_response.create(
+        model=name, messages=HELLO, stream=stream, max_tokens=8
+    )
+    if stream:
+        chunks: Any = list(raw.parse())
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    else:
+        answer: Any = raw.parse()
+        assert answer.choices[0].message.content
+    assert raw.headers["x-weir-attempts"] == "2"
+    assert raw.headers["x-weir-model"] == f"b/{MODEL}"
+    admitted, response, _ = worker.call(raw.headers["x-weir-request-id"])
+    assert admitted.target == f"a/{MODEL}"
+    assert response.target == f"b/{MODEL}"
+    assert [attempt.outcome for attempt in response.attempts] == ["failed", "success"]
+    assert response.attempts[0].error_class is not None
+
+
+@pytest.mark.parametrize("fault", MID_STREAM, ids=lambda fault: fault["kind"])
+@pytest.mark.parametrize("front", ["openai", "anthropic"])
+@pytest.mark.req("BEY-09")
+@pytest.mark.req("GW-04")
+def test_a_broken_stream_never_looks_like_success(
+    worker: Worker, sandbox: Served, faulty: Any, fault: dict[str, Any], front: str
+) -> None:
+    name = faulty({**fault, "after_tokens": 5})
+    sandbox.behave(MODEL, "/a", faults=[{**fault, "after_tokens": 5}], per_token_ms=8)
+    text, request_id = "", ""
+    if front == "openai":
+        raw = worker.openai().chat.completions.with_raw_response.create(
+            model=name, messages=HELLO, stream=True
+        )
+        request_id = raw.headers["x-weir-request-id"]
+        with pytest.raises(openai.APIError):  # noqa: PT012
+            for chunk in raw.parse():
+                text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+    else:
+        with (  # noqa: PT012
+            pytest.raises(anthropic.APIError),
+            worker.anthropic().messages.stream(model=name, messages=HELLO, max_tokens=99) as stream,
+        ):
+            request_id = stream.response.headers["x-weir-request-id"]
+            for piece in stream.text_stream:
+                text += piece
+    assert text
+    _, response, cost = worker.call(request_id)
+    assert response.outcome == "failed"
+    assert response.error_code is not None
+    assert len(response.attempts) == 1
+    assert response.usage_basis == "estimated"
+    assert cost.output_tokens
+
+
+def test_a_buffered_route_answers_whole_from_the_next_target(worker: Worker, faulty: Any) -> None:
+    name = faulty({"kind": "cut", "after_tokens": 5}, buffered=True)
+    raw = worker.openai().chat.completions.with_raw_response.create(
+        model=name, messages=HELLO, stream=True
+    )
+    chunks = list(raw.parse())
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    _, response, _ = worker.call(raw.headers["x-weir-request-id"])
+    assert response.outcome == "success"
+    assert response.target == f"b/{MODEL}"
+
+
+@pytest.mark.parametrize("kind", ["cut", "malformed_frame", "stall"])
+def test_a_broken_whole_answer_fails_over(worker: Worker, faulty: Any, kind: str) -> None:
+    name = faulty({"kind": kind, "after_tokens": 3})
+    raw = worker.openai().chat.completions.with_raw_response.create(
+        model=name, messages=HELLO, max_tokens=8
+    )
+    answer = raw.parse()
+    assert answer.choices[0].message.content
+    assert raw.headers["x-weir-attempts"] == "2"
+
+
+@pytest.mark.req("PROV-07")
+def test_a_request_that_is_wrong_is_not_tried_elsewhere(worker: Worker, faulty: Any) -> None:
+    name = faulty({"kind": "context_too_long"})
+    with pytest.raises(openai.BadRequestError) as refused:
+        worker.openai().chat.completions.create(model=name, messages=HELLO)
+    assert refused.value.code == "context_length_exceeded"
+    response = worker.responses()[-1]
+    assert response.outcome == "failed"
+    assert response.status == 400
+    assert [attempt.error_class for attempt in response.attempts] == ["context"]
+
+
+def test_a_single_target_is_tried_again_within_the_budget(worker: Worker, faulty: Any) -> None:
+    name = faulty({"kind": "server_error", "count": 1}, alone=True)
+    raw = worker.openai().chat.completions.with_raw_response.create(
+        model=name, messages=HELLO, max_tokens=8
+    )
+    assert raw.headers["x-weir-attempts"] == "2"
+    name = faulty({"kind": "server_error"}, alone=True, attempts=3)
+    with pytest.raises(openai.InternalServerError):
+        worker.openai().chat.completions.create(model=name, messages=HELLO)
+    response = worker.responses()[-1]
+    assert len(response.attempts) == 3
+    assert response.cost_nano_usd == 0
+
+
+def test_silence_of_a_single_target_ends_with_a_timeout(worker: Worker, faulty: Any) -> None:
+    name = faulty({"kind": "silence"}, alone=True)
+    started_s = time.monotonic()
+    with pytest.raises(openai.InternalServerError) as late:
+        worker.openai().chat.completions.create(model=name, messages=HELLO, stream=True)
+    assert late.value.status_code == 504
+    assert time.monotonic() - started_s < 3
+
+
+def test_rate_limit_and_its_wait_reach_the_client(worker: Worker, faulty: Any) -> None:
+    name = faulty({"kind": "rate_limited", "retry_after_s": 30}, alone=True)
+    with pytest.raises(openai.RateLimitError) as limited:
+        worker.openai().chat.completions.create(model=name, messages=HELLO)
+    assert limited.value.response.headers["retry-after"] == "30"
+    with pytest.raises(anthropic.RateLimitError) as other:
+        worker.anthropic().messages.create(model=name, messages=HELLO, max_tokens=5)
+    body: Any = other.value.body
+    assert body["error"]["type"] == "rate_limit_error"
+
+
+@pytest.mark.req("GW-04")
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_cancels_the_provider(
+    worker: Worker, sandbox: Served, faulty: Any, stream: bool
+) -> None:
+    model = "gpt-4o"
+    name = faulty(None, model=model, first_token_timeout_ms=20_000, stall_timeout_ms=20_000)
+    sandbox.behave(model, "/a", per_token_ms=50, answer_tokens_min=150)
+    before = len(worker.responses())
+    client = worker.openai(timeout=0.5)
+    with pytest.raises(openai.APITimeoutError):  # noqa: PT012
+        if stream:
+            leaving = client.with_options(timeout=5).chat.completions.create(
+                model=name, messages=HELLO, stream=True
+            )
+            for number, _ in enumerate(leaving):
+                if number == 4:
+                    leaving.close()
+                    break
+            raise openai.APITimeoutError(leaving.response.request)
+        client.chat.completions.create(model=name, messages=HELLO)
+    until_s = time.monotonic() + 3
+    while len(worker.responses()) == before and time.monotonic() < until_s:
+        time.sleep(0.02)
+    response = worker.responses()[-1]
+    assert response.outcome == "cancelled"
+    assert response.attempts[-1].outcome == "cancelled"
+    assert response.usage_basis == ("estimated" if stream else "none")
+    assert (response.output_tokens is not None) == stream
+    time.sleep(0.3)
+    row = [row for row in sandbox.rows("/a") if row["weir_request_id"] == response.request_id][-1]
+    assert not row["complete"]
+
+
+def test_heartbeats_while_the_first_token_is_awaited(
+    worker: Worker, sandbox: Served, faulty: Any
+) -> None:
+    name = faulty(None, first_token_timeout_ms=5_000)
+    sandbox.behave(MODEL, "/a", first_token_ms=1_200)
+    body = {"model": name, "messages": HELLO, "stream": True}
+    status, _, answer = worker.request("POST", "/v1/chat/completions", body)
+    assert status == 200
+    assert answer.startswith(b": heartbeat\n\n")
+    assert answer.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_error_after_a_heartbeat_is_an_event(worker: Worker, faulty: Any) -> None:
+    name = faulty({"kind": "silence"}, alone=True, first_token_timeout_ms=1_000)
+    body = {"model": name, "messages": HELLO, "stream": True}
+    status, _, answer = worker.request("POST", "/v1/chat/completions", body)
+    assert status == 200
+    assert b"upstream_timeout" in answer
+    assert b"[DONE]" not in answer
+
+
+def test_total_limit_spans_all_attempts(worker: Worker, faulty: Any) -> None:
+    name = faulty({"kind": "silence"}, first_token_timeout_ms=5_000, total_timeout_ms=600)
+    started_s = time.monotonic()
+    with pytest.raises(openai.InternalServerError) as late:
+        worker.openai().chat.completions.create(model=name, messages=HELLO, stream=True)
+    assert late.value.status_code == 504
+    assert time.monotonic() - started_s < 2
+
+
+def test_many_calls_at_once_share_connections(worker: Worker, faulty: Any) -> None:
+    name = faulty(None)
+    failures: list[BaseException] = []
+
+    def some() -> None:
+        try:
+            client = worker.openai()
+            for _ in range(10):
+                client.chat.completions.create(model=name, messages=HELLO, max_tokens=4)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=some) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    recent = worker.responses()[-80:]
+    assert all(isinstance(item, ResponseCompleted) and item.outcome == "success" for item in recent)
