@@ -28,6 +28,7 @@ from schemas.events.changes import KeyChanged, ProviderChanged, TargetChanged
 from schemas.events.operations import Heartbeat
 from schemas.log import Log, TableView
 
+_CAUGHT_UP_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +105,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         group.create_task(log.follow(views, stop))
         for component in components.values():
             group.create_task(component.run(stop))
+        await _caught_up(views, stop)
         group.create_task(_stop_server(server, stop))
         await server.serve()
         if not stop.is_set():
@@ -123,6 +125,21 @@ def build(keys: Keys, routers: Sequence[APIRouter]) -> FastAPI:
     for router in routers:
         app.include_router(router)
     return app
+
+
+async def _caught_up(views: Sequence[TableView[Any]], stop: asyncio.Event) -> None:
+    """Wait until keys are known; a broker that is away must not keep `/health` from answering."""
+    waiting = [asyncio.create_task(view.caught_up.wait()) for view in views]
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        async with asyncio.timeout(_CAUGHT_UP_S):
+            for task in waiting:
+                await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError:
+        _log.warning("control starts before it has read its keys")
+    finally:
+        for task in (*waiting, stopping):
+            task.cancel()
 
 
 def _exists(module: str) -> bool:

@@ -21,6 +21,7 @@ from schemas.errors import (
     NotFound,
     PayloadTooLarge,
     PermissionDenied,
+    Unavailable,
     ValidationFailed,
     WeirError,
 )
@@ -65,11 +66,13 @@ class Keys:
         """The key behind a secret, None for the operator.
 
         Raises AuthenticationFailed for one that is unknown, revoked or expired, and
-        PermissionDenied for one that lacks the path's scope.
+        PermissionDenied for one that lacks the path's scope; Unavailable while keys are read.
         """
         if hmac.compare_digest(secret.encode(), self._operator.encode()):
             return None
         key = self._by_hash.get(hashlib.sha256(secret.encode()).hexdigest())
+        if key is None and not self._view.caught_up.is_set():
+            raise Unavailable("control has not read its keys yet", retry_after_seconds=1.0)
         if key is None or key.revoked:
             raise AuthenticationFailed("the key is unknown or revoked")
         if key.expires_at_us is not None and key.expires_at_us <= now_us():

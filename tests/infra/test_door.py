@@ -75,6 +75,7 @@ def add_key(view: TableView[KeyChanged], secret: str, **fields: Any) -> None:
 async def url() -> AsyncIterator[str]:
     view = TableView(KeyChanged)
     keys = Keys(view, OPERATOR)
+    view.caught_up.set()
     add_key(view, "admin")
     add_key(view, "analyst", scopes=["sql"])
     add_key(view, "revoked", revoked=True)
