@@ -15,6 +15,7 @@ from gateway.adoption import Adopter, Remains
 from gateway.feedback import FeedbackDesk
 from gateway.ledger import Recorder
 from gateway.outbox import Outbox, OutboxSettings
+from gateway.outbox_alerts import OutboxAlerts, stopped
 from gateway.relay import Relay
 from schemas.log import Connection
 from schemas.privacy import MasterKey
@@ -62,6 +63,7 @@ class Durability:
 
     async def __aenter__(self) -> Self:
         self._relay_thread.start()
+        self._alerts = asyncio.create_task(OutboxAlerts(self.outbox, self.relay).watch())
         self._adopter_thread.start()
         return self
 
@@ -78,6 +80,7 @@ class Durability:
 
         Requests still open count as abandoned. What Kafka did not take stays for an adopter.
         """
+        await stopped(self._alerts)
         self.adopter.stop()
         await asyncio.to_thread(self._adopter_thread.join)
         self.relay.finish(patience_s if not self.relay.away else 0.0)

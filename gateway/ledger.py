@@ -159,12 +159,9 @@ class Recorder:
 
     def _captured(self, response: ResponseCompleted, content: bytes, mode: str) -> ContentCaptured:
         if mode == "masked":
-            content = self._masker.mask_json(content)
+            content = self._masked(content)
         if len(content) > self.outbox.settings.max_record_bytes - SETTLEMENT_BYTES:
-            digest = hashlib.sha256(content).hexdigest()
-            content = msgspec.json.encode(
-                {"request": None, "response": None, "bytes": len(content), "sha256": digest}
-            )
+            content = _only_hash(content)
         sealed = self.sealer.seal(
             response.user_id or response.key_id, content, bound_to=response.request_id
         )
@@ -178,6 +175,20 @@ class Recorder:
             ciphertext=sealed.ciphertext,
         )
 
+    def _masked(self, content: bytes) -> bytes:
+        try:
+            return self._masker.mask_json(content)
+        except (msgspec.DecodeError, RecursionError):
+            # What cannot be read cannot be masked, and an answer must not fail for its copy.
+            return _only_hash(content)
+
     def _new_data_key(self, event: DataKeyCreated) -> None:
         # A finished answer must be sealed even when the outbox refuses new work.
         self.outbox.append(event, settles=True)
+
+
+def _only_hash(content: bytes) -> bytes:
+    digest = hashlib.sha256(content).hexdigest()
+    return msgspec.json.encode(
+        {"request": None, "response": None, "bytes": len(content), "sha256": digest}
+    )

@@ -36,6 +36,7 @@ KEEP_SECONDS = 10.0
 """How long a segment outlives its last acknowledgement."""
 RESTART_SECONDS = 1.0
 MARK_SECONDS = 0.5
+PROBE_SECONDS = 0.5
 IN_FLIGHT_RECORDS = 20_000
 IN_FLIGHT_BYTES = 64 * 1024**2
 READ_BYTES = 1024**2
@@ -318,8 +319,7 @@ class Relay:
             self.acked = flight.acked
             self.source.acknowledge(self.acked)
             if self.away:
-                self.away = False
-                _log.warning("the broker is back, outbox %s goes on", self.source.id)
+                self._broker_is_back()
         now = time.monotonic()
         if now - self._saved_at >= MARK_SECONDS:
             self._saved_at = now
@@ -335,10 +335,22 @@ class Relay:
             producer.poll(0)
         else:
             producer.poll(0)
+            if self.away:
+                self._look_for_broker(producer)
             if self._wake.wait(MARK_SECONDS):
                 self._hurry.wait(LINGER_SECONDS)
         self._hurry.clear()
         self._progress(flight)
+
+    def _look_for_broker(self, producer: Any) -> None:
+        # With nothing to send no acknowledgement would tell that the broker is back.
+        with contextlib.suppress(KafkaException):
+            producer.list_topics(timeout=PROBE_SECONDS)
+            self._broker_is_back()
+
+    def _broker_is_back(self) -> None:
+        self.away = False
+        _log.warning("the broker is back, outbox %s goes on", self.source.id)
 
     def _save_mark(self) -> None:
         if self.acked != self._saved:

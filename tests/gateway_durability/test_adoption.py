@@ -80,20 +80,20 @@ def check_books(seen: Seen, answered: list[str]) -> int:
 
 @pytest.mark.req("BEY-03")
 async def test_killed_workers_lose_and_double_nothing(
-    tmp_path: Path, fresh_broker: Broker, fresh_log: KafkaLog
+    tmp_path: Path, broker: Broker, log: KafkaLog
 ) -> None:
-    start, draw, answered = await here(fresh_log), random.Random(20261), []
+    start, draw, answered = await here(log), random.Random(20261), []
     for seed in range(3):
-        worker = Worker(tmp_path, fresh_broker.bootstrap, seed)
+        worker = Worker(tmp_path, broker.bootstrap, seed)
         await asyncio.to_thread(worker.work_for, draw.random() * 0.8)
         worker.kill()
         answered += worker.answers()
     chosen = settings(tmp_path)
-    adopter = Adopter(chosen, Connection(fresh_broker.bootstrap), "/gw/adopter")
+    adopter = Adopter(chosen, Connection(broker.bootstrap), "/gw/adopter")
     await asyncio.to_thread(adopter.scan)
     assert adopter.adopted == 3
     assert list(chosen.folder.iterdir()) == []
-    seen = await seen_since(fresh_log, start)
+    seen = await seen_since(log, start)
     assert len(answered) > 20
     assert check_books(seen, answered) == adopter.abandoned
     assert adopter.abandoned > 0
@@ -114,21 +114,19 @@ Adopter(settings(Path(sys.argv[1])), Connection(sys.argv[2]), "/gw/adopter").sca
 
 @pytest.mark.req("BEY-03")
 async def test_an_adopter_killed_in_the_middle_changes_nothing(
-    tmp_path: Path, fresh_broker: Broker, fresh_log: KafkaLog
+    tmp_path: Path, broker: Broker, log: KafkaLog
 ) -> None:
-    start, draw = await here(fresh_log), random.Random(20262)
-    await asyncio.to_thread(fresh_broker.kill)  # so that nothing is relayed by the worker itself
-    worker = Worker(tmp_path, fresh_broker.bootstrap, 10)
+    start, draw = await here(log), random.Random(20262)
+    worker = Worker(tmp_path, NOBODY.bootstrap, 10)  # so that it relays nothing itself
     await asyncio.to_thread(worker.work_for, 1.0)
     worker.kill()
-    await asyncio.to_thread(fresh_broker.start)
     for _ in range(3):
         adopter = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
             ADOPT,
             str(tmp_path),
-            fresh_broker.bootstrap,
+            broker.bootstrap,
             stdout=subprocess.PIPE,
         )
         assert adopter.stdout is not None
@@ -136,10 +134,10 @@ async def test_an_adopter_killed_in_the_middle_changes_nothing(
         await asyncio.sleep(draw.random() * 0.15)
         adopter.kill()
         await adopter.wait()
-    last = Adopter(settings(tmp_path), Connection(fresh_broker.bootstrap), "/gw/last")
+    last = Adopter(settings(tmp_path), Connection(broker.bootstrap), "/gw/last")
     await asyncio.to_thread(last.scan)
     assert list(settings(tmp_path).folder.iterdir()) == []
-    seen = await seen_since(fresh_log, start)
+    seen = await seen_since(log, start)
     check_books(seen, worker.answers())
     assert len([e for e in seen.events if isinstance(e, OutboxClosed)]) == 1
 

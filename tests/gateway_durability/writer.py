@@ -30,8 +30,9 @@ async def one_call(durability: Durability, draw: random.Random) -> None:
 async def main(folder: Path, bootstrap: str, seed: int) -> None:
     draw = random.Random(seed)
     chosen = settings(folder, segment_bytes=200_000, chunk_bytes=64 * 1024)
-    async with Durability(chosen, Connection(bootstrap), MASTER, f"/writer/{seed}") as durability:
-        durability.adopter.stop()
+    durability = Durability(chosen, Connection(bootstrap), MASTER, f"/writer/{seed}")
+    durability.adopter.stop()  # the test adopts, and counts
+    async with durability:
 
         async def client() -> None:
             while True:

@@ -1,0 +1,83 @@
+"""Alerts of the outbox (EVT-05): half full, four fifths full, and a broker that is away.
+
+They are events like any other, so they wait in the outbox for the broker that they speak of; the
+log line and `/status` tell of them at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from gateway.outbox import Outbox
+from gateway.relay import Relay
+from schemas.clock import now_us
+from schemas.events.operations import AlertChanged
+from schemas.identity import uuid7
+
+LEVELS = ((0.5, "warning"), (0.8, "critical"))
+"""Shares of the outbox's bound at which an alert opens, and how severe it is."""
+AWAY_SECONDS = 5.0
+"""How long the broker is away before that is worth an alert."""
+CHECK_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class OutboxAlerts:
+    """Opens an alert once per crossing and resolves it when its cause is gone."""
+
+    def __init__(self, outbox: Outbox, relay: Relay) -> None:
+        self._outbox = outbox
+        self._relay = relay
+        self._open: dict[str, str] = {}
+        self._away_checks = 0
+
+    async def watch(self) -> None:
+        """Check every second until cancelled."""
+        while True:
+            self.check()
+            await asyncio.sleep(CHECK_SECONDS)
+
+    def check(self) -> None:
+        """Compare the figures with the limits and record what changed."""
+        share = self._outbox.bytes_used / self._outbox.settings.max_bytes
+        for limit, severity in LEVELS:
+            message = f"the outbox is {share:.0%} full"
+            self._set(f"outbox_{limit:.0%}", severity, share >= limit, message, share, limit)
+        self._away_checks = self._away_checks + 1 if self._relay.away else 0
+        away = self._away_checks * CHECK_SECONDS
+        message = "the broker is away; calls are served and recorded in the outbox"
+        self._set("broker_away", "critical", away > AWAY_SECONDS, message, away, AWAY_SECONDS)
+
+    def _set(
+        self, name: str, severity: str, active: bool, message: str, value: float, limit: float
+    ) -> None:
+        if active == (name in self._open):
+            return
+        alert_id = self._open.pop(name, None) or uuid7()
+        if active:
+            self._open[name] = alert_id
+        _log.warning("%s: %s", message, "alert" if active else "resolved")
+        event = AlertChanged(
+            event_id=uuid7(),
+            occurred_at_us=now_us(),
+            alert_id=alert_id,
+            alert_type=name,
+            severity=severity,
+            scope=f"outbox:{self._outbox.id}",
+            status="open" if active else "resolved",
+            message=message,
+            value=value,
+            threshold=limit,
+        )
+        # Room kept for settlements may be used: the alert tells why there is so little of it.
+        self._outbox.append(event, settles=True)
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    """Cancel a watch and wait for its end."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
