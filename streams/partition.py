@@ -76,8 +76,7 @@ class _Poisonous(Exception):
 class PartitionFold:
     """The state of a fold in one source partition, in memory, over its published rows.
 
-    `stored` maps a row's key to its published value; the caller puts each step's rows into it
-    before it takes the next. Raises WrongLog when the stored cursor belongs to a source topic
+    `stored` are the published rows, value by key, and becomes this object's own. Raises WrongLog when the stored cursor belongs to a source topic
     that was deleted and created anew.
     """
 
@@ -85,7 +84,7 @@ class PartitionFold:
         self,
         fold: AnyFold,
         partition: int,
-        stored: Mapping[bytes, bytes],
+        stored: dict[bytes, bytes],
         topic_id: str | None = None,
     ) -> None:
         self.fold = fold
@@ -120,6 +119,12 @@ class PartitionFold:
                 # from what is published, without that event.
                 poison[failure.offset] = failure.error
                 self._restore()
+
+    def published(self, step: Step) -> None:
+        """Hear that a step's rows and cursor are in the log; due before the next `take`."""
+        self._stored.update((row.key, row.value) for row in step.rows)
+        if step.cursor is not None:
+            self._stored[step.cursor.key] = step.cursor.value
 
     def _take(self, records: Sequence[Record], poison: Mapping[int, Exception]) -> Step:
         emissions: list[Event] = []

@@ -1,8 +1,10 @@
-"""Runs a fold as a Faust agent with a table. All of Faust is in here, one trap per function.
+"""Runs a fold as a Faust agent over a table in Kafka. All of Faust is in here, one trap per function.
 
-The table's changelog is the published table topic itself. Faust's own guarantees are not enough
-(it loses and doubles events over restarts), so exactness comes from `streams.partition`: rows say
-what they include, a cursor row follows them, and reading starts at the cursor.
+Faust shares out partitions and feeds the agent. Its guarantees are not enough (it loses and
+doubles events over restarts), so exactness comes from `streams.partition`: rows say what they
+include, a cursor row follows them, and reading starts at the cursor. The published table topic is
+the changelog: whoever gets a partition first reads the rows of it (ADR 0007 says why Faust's own
+tables do not).
 """
 
 from __future__ import annotations
@@ -37,42 +39,6 @@ _CHUNKS_MAX = 8
 _REREAD_WAIT_S = 0.5
 
 
-class RowTable(faust.Table):  # type: ignore[misc]  # faust brings no types
-    """A Faust table of encoded rows whose recovery keeps the row that includes most.
-
-    Faust takes the last record of the log. A worker that was cut off may write late, under its
-    successor's newer rows; since rows are a function of the log up to their offset, the row with
-    the higher offset is right whoever wrote it.
-    """
-
-    def __init__(self, app: faust.App, **options: Any) -> None:
-        super().__init__(app, **options)
-        self._offsets: dict[bytes, int] = {}
-
-    def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
-        """Take recovered rows in."""
-        super().apply_changelog_batch([event for event in batch if self._newer(event.message)])
-
-    def _newer(self, message: Any) -> bool:
-        offset = int(dict(message.headers).get(OFFSET_HEADER, b"-1"))
-        if offset < self._offsets.get(message.key, -1):
-            return False
-        self._offsets[message.key] = offset
-        return True
-
-    def put(self, partition: int, rows: Iterable[Row]) -> None:
-        """Keep rows that were published already.
-
-        Plain assignment would publish them again, unacknowledged, and only within the iteration
-        of a stream ("Cannot modify table key from outside of stream iteration").
-        """
-        store = self.data
-        for row in rows:
-            store.data[row.key] = row.value
-            store._key_partition[row.key] = partition
-            self._offsets[row.key] = row.event.offset
-
-
 class FoldRunner:
     """One fold, run by a Faust app of its own, in the current event loop.
 
@@ -89,18 +55,10 @@ class FoldRunner:
         self._log = log
         self._topic_id = topic_id
         self._partitions: dict[int, PartitionFold] = {}
+        self._busy = asyncio.Lock()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._app = faust.App(f"weir-{fold.name}", **_options(fold, settings, log.connection))
-        source = _raw_topic(self._app, fold.source, acks=False)
-        self._table = RowTable(
-            self._app,
-            name=f"weir-{fold.name}",
-            key_type=bytes,
-            value_type=bytes,
-            partitions=fold.table.partitions,
-            changelog_topic=_raw_topic(self._app, fold.table),
-        )
-        self._app.tables.add(self._table)
+        source = _raw_topic(self._app, fold.source)
         self._app.agent(source, name=f"weir-{fold.name}", concurrency=1)(self._consume)
         self._app.on_rebalance_complete.connect(self._open_partitions)
         self._app.on_partitions_revoked.connect(self._close_partitions)
@@ -110,7 +68,7 @@ class FoldRunner:
         app = self._app
         app.finalize()
         _read_from_cursors(app, self._positions)
-        _hand_over_chunks(app, self.fold.source)
+        _hand_over_chunks(app)
         _quiet_producer_buffer(app)
         await app.start()
         waits: list[asyncio.Future[Any]] = [
@@ -142,7 +100,7 @@ class FoldRunner:
         Raises BrokerUnavailable.
         """
         positions = self.positions()
-        ends = await self._ends(positions)
+        ends = await self._ends(self.fold.source, positions)
         lag = 0
         for tp, end in ends.items():
             behind = end - positions[tp.partition]
@@ -154,8 +112,8 @@ class FoldRunner:
             lag += behind
         return lag
 
-    async def _ends(self, partitions: Iterable[int]) -> Mapping[TP, int]:
-        tps = [TP(self.fold.source.name, partition) for partition in partitions]
+    async def _ends(self, topic: Topic, partitions: Iterable[int]) -> Mapping[TP, int]:
+        tps = [TP(topic.name, partition) for partition in partitions]
         if not tps:
             return {}
         try:
@@ -166,23 +124,40 @@ class FoldRunner:
 
     # --- partitions come and go ----------------------------------------------------------------
 
-    def _open_partitions(self, *_: Any, **__: Any) -> None:
-        """Begin with the partitions of a new assignment: their rows have just been recovered.
+    async def _open_partitions(self, *_: Any, **__: Any) -> None:
+        """Recover the partitions of a new assignment, before Faust seeks and feeds them.
 
-        "Do not serve a table before 'Worker ready'": until here a batch finds no partition open
-        and is left alone, since it will be read again from the cursor.
+        Until here a batch finds no partition open and is left alone: it will be read again from
+        the cursor.
         """
         self._partitions.clear()
         for tp in self._app.consumer.assignment():
             if tp.topic == self.fold.source.name:
+                rows = await self._recover(tp.partition)
                 self._partitions[tp.partition] = PartitionFold(
-                    self.fold, tp.partition, self._table.data.data, self._topic_id
+                    self.fold, tp.partition, rows, self._topic_id
                 )
         _log.info("%s reads on from %s", self.fold.name, self.positions())
 
-    def _close_partitions(self, *_: Any, **__: Any) -> None:
-        """Let go of all partitions; a batch under way ends without effect on what comes after."""
-        self._partitions.clear()
+    async def _close_partitions(self, *_: Any, **__: Any) -> None:
+        """Let go of all partitions, when what is under way is written: no late write follows."""
+        async with self._busy:
+            self._partitions.clear()
+
+    async def _recover(self, partition: int) -> dict[bytes, bytes]:
+        """Return the rows of a partition: for each key the one that includes most.
+
+        That need not be the last. A worker that was cut off may write late, under its successor's
+        newer rows; but rows are a function of the log up to their offset, whoever writes them.
+        """
+        rows: dict[bytes, bytes] = {}
+        offsets: dict[bytes, int] = {}
+        for record in await self._reread(self.fold.table, partition, None, None):
+            offset = int(record.header(OFFSET_HEADER) or -1)
+            if record.key is None or record.value is None or offset < offsets.get(record.key, 0):
+                continue
+            rows[record.key], offsets[record.key] = record.value, offset
+        return rows
 
     def _positions(self) -> dict[TP, int]:
         return {TP(self.fold.source.name, part): at for part, at in self.positions().items()}
@@ -214,7 +189,8 @@ class FoldRunner:
         by_partition: dict[int, list[Record]] = {}
         for chunk in chunks:
             by_partition.setdefault(chunk[0].partition, []).extend(chunk)
-        await asyncio.gather(*(self._fold_partition(*part) for part in by_partition.items()))
+        async with self._busy:
+            await asyncio.gather(*(self._fold_partition(*part) for part in by_partition.items()))
 
     async def _fold_partition(self, partition: int, records: Sequence[Record]) -> None:
         """Fold and publish: emissions, then rows, then the cursor, each acknowledged."""
@@ -225,11 +201,9 @@ class FoldRunner:
         for emission in step.emissions:
             await self._log.publish(emission)
         await self._publish(partition, step.rows)
-        if step.cursor is None:
-            return
-        await self._publish(partition, [step.cursor])
-        if self._partitions.get(partition) is part:
-            self._table.put(partition, [*step.rows, step.cursor])
+        if step.cursor is not None:
+            await self._publish(partition, [step.cursor])
+        part.published(step)
 
     async def _without_gaps(
         self, part: PartitionFold, records: Sequence[Record]
@@ -245,23 +219,33 @@ class FoldRunner:
             if record.offset < expected:
                 continue
             if record.offset > expected:
-                whole.extend(await self._reread(record.partition, expected, record.offset))
+                whole.extend(await self._reread_gap(record.partition, expected, record.offset))
             whole.append(record)
             expected = record.offset + 1
         return whole
 
-    async def _reread(self, partition: int, start: int, end: int) -> list[Record]:
-        """Read a gap with a plain reader. Raises LogTruncated when the log lost it."""
+    async def _reread_gap(self, partition: int, start: int, end: int) -> list[Record]:
         source = self.fold.source
         _log.warning(
-            "%s reads %s|%d again: %d–%d", self.fold.name, source.name, partition, start, end
+            "%s: %s|%d again from %d to %d", self.fold.name, source.name, partition, start, end
         )
-        ends = await self._ends(range(source.partitions))
-        at = {tp.partition: offset for tp, offset in ends.items()} | {partition: start}
-        cursor = Cursor(positions={source.name: at})
+        return await self._reread(source, partition, start, end)
+
+    async def _reread(
+        self, topic: Topic, partition: int, start: int | None, end: int | None
+    ) -> list[Record]:
+        """Read [start, end) of one partition with a plain reader; None is its beginning, its end.
+
+        Raises LogTruncated when the log has lost what is asked for.
+        """
+        ends = await self._ends(topic, range(topic.partitions))
+        at = {tp.partition: offset for tp, offset in ends.items()}
+        end = at.pop(partition) if end is None else end
+        if start is not None:
+            at[partition] = start
         found: list[Record] = []
-        async with self._log.reader([source], cursor) as reader:
-            while reader.cursor.next_offset(source.name, partition) < end:
+        async with self._log.reader([topic], Cursor(positions={topic.name: at})) as reader:
+            while reader.cursor.next_offset(topic.name, partition) < end:
                 found.extend(
                     record
                     for record in await reader.batch(1_000, _REREAD_WAIT_S)
@@ -292,11 +276,11 @@ class FoldRunner:
         await asyncio.gather(*sent)
 
 
-def _raw_topic(app: faust.App, topic: Topic, *, acks: bool = True) -> Any:
-    """Return a topic of plain bytes.
+def _raw_topic(app: faust.App, topic: Topic) -> Any:
+    """Return the source as Faust sees it: plain bytes, and nothing to commit.
 
-    Serializers belong to the topic, a table takes none; `value_type=dict` would break recovery
-    for good with "no attribute 'from_data'".
+    The group's committed offsets mean nothing to us, and Faust's bookkeeping of acknowledgements
+    counts every offset between two messages.
     """
     return app.topic(
         topic.name,
@@ -306,7 +290,7 @@ def _raw_topic(app: faust.App, topic: Topic, *, acks: bool = True) -> Any:
         value_serializer="raw",
         partitions=topic.partitions,
         allow_empty=True,
-        acks=acks,
+        acks=False,
     )
 
 
@@ -326,12 +310,11 @@ def _read_from_cursors(app: faust.App, positions: Callable[[], Mapping[TP, int]]
     consumer.seek_to_committed = seek_to_cursors
 
 
-def _hand_over_chunks(app: faust.App, source: Topic) -> None:
+def _hand_over_chunks(app: faust.App) -> None:
     """Make Faust pass on what a fetch brought of a partition as one message, a list of records.
 
     Faust spends over 100 µs of processor time on each message that it delivers to an agent,
-    three times what decoding and folding cost. Recovery, which reads the table's topic through
-    the same method, keeps getting its records one by one.
+    three times what decoding and folding cost.
     """
     consumer = app.consumer
 
@@ -343,13 +326,8 @@ def _hand_over_chunks(app: faust.App, source: Topic) -> None:
         for tp, records in fetched.items():
             if not consumer.flow_active or app.consumer_generation_id != generation:
                 break  # what is left out will be read again from the cursor
-            if tp not in active and tp not in consumer._buffered_partitions:
-                continue
-            if tp.topic == source.name:
+            if tp in active or tp in consumer._buffered_partitions:
                 yield tp, _chunk(tp, records, generation)
-            else:
-                for record in records:
-                    yield tp, consumer._to_message(tp, record)
         if not consumer.flow_active:
             await consumer.perform_seek()
 
@@ -381,7 +359,7 @@ def _chunk(tp: TP, records: Iterable[Any], generation: int) -> Message:
 
 
 def _quiet_producer_buffer(app: faust.App) -> None:
-    """Nothing of ours waits in Faust's buffer: `_publish` sends and awaits; silence its warnings."""
+    """Silence Faust's warnings of a full buffer: `_publish` sends and awaits, past it."""
     app.producer.buffer.max_messages = 100_000
 
 
