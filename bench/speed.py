@@ -3,17 +3,20 @@
 CPU is that of the gateway's worker processes (user and system, their relay threads included) over
 a run, until everything is on the log, divided by its calls. Wall times are medians of single calls
 that take turns on kept-alive connections, so that all of them meet the same machine.
+With BENCH_PROFILE=1 the workers are sampled, and their profiles lie beside the ledgers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import aiohttp
 import psutil
@@ -34,6 +37,7 @@ PACED_MODEL = "gpt-4.1-mini"
 FRAME_MS = 4.0
 LEVELS = ("written", "synced", "replicated")
 QUIET_S = 1.5
+SAMPLER = Path(__file__).parent / "sampler"
 CONFIG = "".join(
     f'[routes.{level}]\ntargets = [{{ target = "openai/{WHOLE_MODEL}" }}]\ndurability = "{level}"\n\n'
     for level in LEVELS
@@ -83,6 +87,10 @@ class Caller:
 def measure(arguments: Arguments) -> Verdict:
     """Run the three sides on one machine, one after the other."""
     environment = {"WEIR_LOG_LEVEL": "warning"}
+    if os.environ.get("BENCH_PROFILE"):
+        # Costs some of what it measures: figures with it are no figures, the shares are.
+        environment["BENCH_PROFILE"] = str(arguments.out.absolute())
+        environment["PYTHONPATH"] = str(SAMPLER)
     with Stack(
         arguments.out,
         seed=arguments.seed,
