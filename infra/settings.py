@@ -118,6 +118,7 @@ class WeirSettings(BaseSettings):
     kafka: KafkaTable = KafkaTable()
     providers: dict[str, ProviderTable] = {}
     routes: dict[str, RouteTable] = {}
+    parts: dict[str, dict[str, Any]] = {}
 
     @classmethod
     def settings_customise_sources(

@@ -8,8 +8,11 @@ import dataclasses
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
 
 from infra.parts import ROOT, kind_of
 from infra.seeding import LOCAL_PROVIDER, master_key
@@ -35,7 +38,28 @@ def settings_of(name: str, settings: WeirSettings) -> Any:
     kind = kind_of(name)
     module, class_name = _SETTINGS_MODULES[kind]
     wanted = getattr(importlib.import_module(module), class_name)
-    return fill(wanted, vocabulary(name, settings))
+    own = settings.parts.get(kind, {})
+    return fill(wanted, vocabulary(name, settings) | _converted(wanted, own))
+
+
+def _converted(wanted: type[Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What `[parts.NAME]` says, in the types of the fields that it names."""
+    hints = get_type_hints(wanted)
+    values = {}
+    for name, value in own.items():
+        if name not in hints:
+            raise ConfigurationError(
+                f"{wanted.__name__} has no field {name!r}, but {', '.join(sorted(hints))}"
+            )
+        try:
+            values[name] = msgspec.convert(value, hints[name], strict=False, dec_hook=_path)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{wanted.__name__}.{name}: {error}") from error
+    return values
+
+
+def _path(kind: type[Any], value: Any) -> Any:
+    return kind(value)
 
 
 def fill(wanted: type[Any], words: dict[str, Any]) -> Any:
@@ -93,5 +117,4 @@ def vocabulary(name: str, settings: WeirSettings) -> dict[str, Any]:
         "outbox_bytes_max": settings.outbox_bytes_max,
         "books": settings.folder("sandbox") / "books.jsonl" if kind == "sandbox" else None,
         "behaviour": settings.sandbox_behaviour,
-        "seed": settings.sandbox_seed,
-    }
+    } | ({"seed": settings.sandbox_seed} if kind == "sandbox" else {})

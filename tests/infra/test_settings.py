@@ -116,6 +116,22 @@ def test_every_part_finds_the_words_that_it_asks_for(part: str) -> None:
     assert settings_of(part, settings) is not None
 
 
+def test_a_parts_own_settings_may_be_given_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weir.toml").write_text("[parts.streams]\nheartbeat_s = 3")
+    monkeypatch.setenv("WEIR_PARTS__GATEWAY__DRAIN_S", "7.5")
+    settings = load()
+    assert settings_of("streams", settings).heartbeat_s == 3.0
+    assert settings_of("gateway-0", settings).drain_s == 7.5
+    wrong = settings.model_copy(update={"parts": {"gateway": {"drane_s": 1}}})
+    with pytest.raises(ConfigurationError, match="drane_s"):
+        settings_of("gateway-0", wrong)
+    wrong = settings.model_copy(update={"parts": {"gateway": {"drain_s": "long"}}})
+    with pytest.raises(ConfigurationError, match="drain_s"):
+        settings_of("gateway-0", wrong)
+
+
 def test_an_unknown_word_is_an_error_and_never_a_guess() -> None:
     import dataclasses
 
