@@ -20,7 +20,7 @@ from fastapi import APIRouter, FastAPI
 
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
-from infra.operator_client import operator_token
+from infra.secret_files import operator_token
 from infra.system import system_router
 from infra.words import settings_of
 from schemas import __version__

@@ -1,38 +1,18 @@
 """The command's way to control: over loopback HTTP, with a token that only this user can read.
 
-Whoever can read the data folder owns the installation anyway; so commands on its machine need no
-API key, and the first admin key need not lie on the disk.
+So commands on the installation's own machine need no API key, and the first admin key need not
+lie on the disk.
 """
 
 import http.client
 import json
-import os
-import secrets
-from pathlib import Path
 from typing import Any
 
+from infra.secret_files import operator_token
 from infra.settings import WeirSettings
 from schemas.errors import Unavailable, WeirError
 
-TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
 _ANSWER_S = 330.0
-
-
-def operator_token(home: Path) -> str:
-    """The local operator's token, made at the first call (mode 0600)."""
-    path = home / TOKEN_FILE
-    if not path.exists():
-        half = path.with_suffix(f".{os.getpid()}")
-        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32))
-        try:
-            os.link(half, path)
-        except FileExistsError:
-            pass
-        finally:
-            half.unlink()
-    return path.read_text().strip()
 
 
 class RemoteError(WeirError):

@@ -7,18 +7,16 @@ left alone unless the settings name the same thing.
 
 import asyncio
 import hashlib
-import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from infra.kafka import KafkaLog
-from infra.prices import price_events, price_version
 from infra.settings import ConfiguredProvider, WeirSettings, effective_providers
+from infra.vendors import LOCAL_PROVIDER
 from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable
 from schemas.events.changes import (
@@ -32,12 +30,8 @@ from schemas.events.changes import (
 )
 from schemas.identity import uuid7
 from schemas.log import TableView
-from schemas.privacy import KEY_BYTES
 
 ACTOR = "settings"
-LOCAL_PROVIDER = "local"
-"""The model server: tuned and local models, behind OpenAI's dialect."""
-
 _CAUGHT_UP_S = 30.0
 _AT_ONCE = 500
 _META = ("event_id", "occurred_at_us", "entity_version", "actor")
@@ -186,6 +180,8 @@ def _missing_prices(
     wanted: Iterable[ConfiguredProvider], prices: TableView[PriceChanged]
 ) -> list[PriceChanged]:
     """The price lists that this version of the package has not given to the log yet."""
+    from infra.prices import price_events, price_version  # half a second of lists
+
     current = price_version()
     present = {
         price.provider for price in prices.entries.values() if price.price_version == current
@@ -228,31 +224,3 @@ def _meta() -> dict[str, Any]:
 
 def _next(event: Change) -> dict[str, Any]:
     return _meta() | {"entity_version": event.entity_version + 1}
-
-
-def master_key(settings: WeirSettings) -> bytes:
-    """The key that wraps all data keys: `WEIR_MASTER_KEY`, else `master.key`, made at first start.
-
-    It alone is not in the log: whoever loses it loses all content.
-    """
-    if settings.master_key is not None:
-        return bytes.fromhex(settings.master_key.get_secret_value().strip())
-    path = settings.home / "master.key"
-    if not path.exists():
-        _write_secret(path, os.urandom(KEY_BYTES).hex())
-    return bytes.fromhex(path.read_text().strip())
-
-
-def _write_secret(path: Path, text: str) -> None:
-    half = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(half, path)  # fails where another process was first: its key stands
-    except FileExistsError:
-        pass
-    finally:
-        half.unlink()

@@ -14,13 +14,14 @@ from infra import trainer_env
 from infra.broker import Broker, BrokerError, BrokerSettings, aot_archive, require_free, serves
 from infra.kafka import KafkaLog
 from infra.parts import Part, models_part, standing_parts
-from infra.seeding import LOCAL_PROVIDER, Seeded, master_key, seed
+from infra.secret_files import master_key
+from infra.seeding import Seeded, seed
 from infra.settings import WeirSettings, as_environment, fingerprint, uses_sandbox
 from infra.state import HomeLock, InstallationState, PartState, load_state
 from infra.supervisor import Supervisor, stop_leftovers
 from infra.telemetry import configure
 from infra.topics import ensure_topics
-from infra.vendors import SANDBOX_SECRET
+from infra.vendors import LOCAL_PROVIDER, SANDBOX_SECRET
 from schemas import __version__
 from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable, ConfigurationError

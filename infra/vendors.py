@@ -8,6 +8,9 @@ from dataclasses import dataclass
 SANDBOX_SECRET = "WEIR_SANDBOX_KEY"  # noqa: S105 - the name of a variable
 """The variable that holds the sandbox's key; the sandbox takes any."""
 
+LOCAL_PROVIDER = "local"
+"""The model server: tuned and local models, behind OpenAI's dialect."""
+
 
 @dataclass(frozen=True)
 class Model:

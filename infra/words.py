@@ -15,9 +15,10 @@ from typing import Any, get_type_hints
 import msgspec
 
 from infra.parts import ROOT, kind_of
-from infra.seeding import LOCAL_PROVIDER, master_key
+from infra.secret_files import master_key
 from infra.settings import WeirSettings, uses_sandbox
 from infra.trainer_env import trainer_python
+from infra.vendors import LOCAL_PROVIDER
 from schemas.errors import ConfigurationError
 
 _SETTINGS_MODULES = {

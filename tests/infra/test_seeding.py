@@ -8,7 +8,8 @@ from genai_prices import Usage, calc_price
 
 from infra.kafka import KafkaLog
 from infra.prices import price_events
-from infra.seeding import master_key, read_now, seed
+from infra.secret_files import master_key
+from infra.seeding import read_now, seed
 from infra.settings import ProviderTable, RouteTable, RouteTargetTable, WeirSettings
 from schemas.events.changes import KeyChanged, ProviderChanged, RouteChanged
 from schemas.log import TableView
