@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -89,7 +90,7 @@ def check(statement: str, tables: Collection[str]) -> None:
 
 
 def _tree(statement: str) -> Node:
-    with duckdb.connect(config={"enable_external_access": False}) as connection:
+    with _parser().cursor() as connection:
         try:
             ((text,),) = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()
         except duckdb.Error as error:
@@ -105,6 +106,11 @@ def _tree(statement: str) -> Node:
             )
         raise InvalidRequest(f"the statement cannot be parsed: {message}")
     return root
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"enable_external_access": False, "threads": 1})
 
 
 class _Walk:

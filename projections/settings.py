@@ -11,6 +11,7 @@ MIB = 1024 * 1024
 @dataclass(frozen=True)
 class ProjectionsSettings:
     """`data_dir` holds the database, its snapshots and replays; everything in it can be rebuilt.
+    Without `master_key` the texts of feedback stay sealed.
 
     Rows wait at most `commit_interval_s` for their commit unless `commit_records` are there
     sooner; at most `pending_records_max` are held in memory. The write-ahead log is folded into
@@ -22,6 +23,7 @@ class ProjectionsSettings:
     """
 
     data_dir: Path
+    master_key: bytes | None = None
     commit_interval_s: float = 0.2
     commit_records: int = 5_000
     pending_records_max: int = 40_000

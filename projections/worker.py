@@ -21,7 +21,7 @@ import duckdb
 import msgspec
 
 from projections.guard import check
-from schemas.errors import InvalidRequest, WeirError
+from schemas.errors import InvalidRequest, Unavailable, WeirError
 
 _LENGTH = struct.Struct(">I")
 _FETCH_ROWS = 500
@@ -77,6 +77,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever prints must not break the protocol
     _restrain()
     worker = Worker()
+    send(sink, Answer())  # ready: the time of a statement starts here, not at the imports
     while (data := receive(source)) is not None:
         send(sink, worker.answer(msgspec.json.decode(data, type=Query)))
 
@@ -99,9 +100,13 @@ class Worker:
         """Run a statement; never raises."""
         try:
             check(query.statement, query.tables)
-            return _run(self._open(query), query)
+            connection = self._open(query)
         except WeirError as error:
             return Answer(error=error.message, kind=error.code, action=error.advice)
+        except duckdb.Error as error:
+            return Answer(error=f"the snapshot cannot be opened: {error}", kind=Unavailable.code)
+        try:
+            return _run(connection, query)
         except (MemoryError, duckdb.OutOfMemoryException):
             self._close()
             return Answer(
@@ -144,9 +149,9 @@ def open_guarded(path: str, memory_bytes: int, threads: int) -> duckdb.DuckDBPyC
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
-            "TimeZone": "UTC",
         },
     )
+    connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
     connection.execute("SET lock_configuration = true")
