@@ -158,6 +158,7 @@ class Installation:
             seeded = await seed(log, self.settings, os.environ)
             await self._start_parts(parts)
             self.screen.ready(self._state, seeded)
+            await self._add([part for part in parts if not part.needed])
             self._background(self._prepare_trainer(log))
             self._background(self._train_aot())
             await self._stop.wait()
@@ -216,16 +217,19 @@ class Installation:
                 )
 
     async def _start_parts(self, parts: list[Part]) -> None:
-        self.screen.step(f"starting {len(parts)} parts")
-        for part in sorted(parts, key=lambda part: part.order):
-            await self.supervisor.add(part, self._former.get(part.name))
-        needed = [part.name for part in parts if part.needed]
-        late = await self.supervisor.wait_ready(needed, _PARTS_READY_S)
+        needed = [part for part in parts if part.needed]
+        self.screen.step(f"starting {len(needed)} parts")
+        await self._add(needed)
+        late = await self.supervisor.wait_ready([part.name for part in needed], _PARTS_READY_S)
         if late:
             logs = ", ".join(str(self.supervisor.log_file(name)) for name in late)
             raise ConfigurationError(
                 f"not ready after {_PARTS_READY_S:.0f} s: {', '.join(late)}", action=f"See {logs}."
             )
+
+    async def _add(self, parts: list[Part]) -> None:
+        for part in sorted(parts, key=lambda part: part.order):
+            await self.supervisor.add(part, self._former.get(part.name))
 
     def _changed(self, part: PartState) -> None:
         if part.status == "restarting":
