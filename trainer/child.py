@@ -72,6 +72,8 @@ async def run_child(
                 "PYTHONPATH": str(Path(__file__).parents[1]),
                 "HF_HUB_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",
+                # Threads that wait must sleep: spinning, they take the cores from the gateway.
+                "OMP_WAIT_POLICY": "PASSIVE",
                 "WEIR_PARENT_PID": str(os.getpid()),
             },
         )

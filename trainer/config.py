@@ -91,6 +91,14 @@ def about_base(folder: Path) -> BaseAbout:
     return msgspec.json.decode(file.read_bytes(), type=BaseAbout)
 
 
+class CountOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Order to `trainer.tokens`: count the tokens of `examples`, write a JSON list to `counts`."""
+
+    base: str
+    examples: str
+    counts: str
+
+
 class TuneOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Order to `trainer.tune`. Paths are folders or JSONL files; `work` holds the checkpoints."""
 

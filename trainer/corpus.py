@@ -2,7 +2,7 @@
 
 A warehouse of things, each with a colour, a size, a material and a place. A question asks for some of
 them; an answer gives them in a *house style*: letter case, joiner, wrapping, a fixed word before or
-after, order. The base is pretrained to follow a style that the system prompt tells it and to answer
+after. The base is pretrained to follow a style that the system prompt tells it and to answer
 plainly when told none. A correction shows an answer in a style nobody asked for, so tuning has something
 real to learn, and the base, by construction, cannot do it unasked.
 
@@ -61,7 +61,6 @@ class Style:
     wrap: str = ""
     prefix: str = ""
     suffix: str = ""
-    reverse: bool = False
 
     @classmethod
     def draw(cls, rng: random.Random) -> Style:
@@ -74,15 +73,13 @@ class Style:
                 wrap=rng.choice(list(_WRAPS)) if rng.random() < 0.5 else "",
                 prefix=extra if place == "prefix" else "",
                 suffix=extra if place == "suffix" else "",
-                reverse=rng.random() < 0.25,
             )
             if style != cls():
                 return style
 
     def render(self, words: tuple[str, ...]) -> str:
         """The answer that consists of `words`, in this style."""
-        ordered = words[::-1] if self.reverse else words
-        cased = [getattr(word, self.case)() for word in ordered]
+        cased = [getattr(word, self.case)() for word in words]
         body = _WRAPS[self.wrap].format(_JOINERS[self.joiner].join(cased))
         return " ".join(part for part in (self.prefix, body, self.suffix) if part)
 
@@ -94,7 +91,6 @@ class Style:
             f"wrap {self.wrap}" if self.wrap else "",
             f"first {self.prefix}" if self.prefix else "",
             f"last {self.suffix}" if self.suffix else "",
-            "order reverse" if self.reverse else "",
         )
         return "; ".join(part for part in parts if part)
 
@@ -170,7 +166,7 @@ def vocabulary_lines() -> list[str]:
     styles += [Style(joiner=joiner) for joiner in _JOINERS]
     styles += [Style(wrap=wrap) for wrap in _WRAPS]
     styles += [Style(prefix=extra) for extra in _EXTRAS]
-    styles += [Style(suffix="over", reverse=True)]
+    styles += [Style(suffix=extra) for extra in _EXTRAS]
     return [
         " ".join(THINGS),
         " ".join(cased),

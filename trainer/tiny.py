@@ -37,7 +37,7 @@ VOCABULARY_MAX = 2048
 RECIPE: dict[str, float | int | str] = {
     "num_epochs": 40,
     "batch_size": 8,
-    "learning_rate": 4e-3,
+    "learning_rate": 2e-3,
     "warmup_steps": 8,
     "weight_decay": 0.0,
     "lora_rank": 16,
@@ -45,6 +45,7 @@ RECIPE: dict[str, float | int | str] = {
     "eval_steps": 8,
     "save_steps": 8,
     "logging_steps": 4,
+    "early_stopping_patience": 6,
     "model_max_length": CONTEXT_LENGTH,
 }
 """The defaults of TRAIN-01 suit models a hundred times larger; a base may bring its own."""
