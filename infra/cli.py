@@ -1,30 +1,25 @@
 """The `weir` command."""
 
 import asyncio
-import json
 import logging
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from infra.settings import WeirSettings, load
-from infra.state import InstallationState, load_state, supervised
+from infra.cli_base import Json, console, fail, installation, running, show_json
+from infra.cli_data import app as data_commands
+from infra.settings import load
 from schemas import __version__
-from schemas.errors import NotFound, WeirError
+from schemas.errors import WeirError
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Weir: an LLM gateway whose every request, answer, feedback and cost is an event on Kafka.",
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, one JSON document.")]
+app.add_typer(data_commands)
 
 
 def main() -> None:
@@ -36,54 +31,6 @@ def main() -> None:
         fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def fail(error: WeirError) -> NoReturn:
-    """Print an error with its way out and end with code 1."""
-    errors.print(f"[red]error[/red] {error.message}", soft_wrap=True)
-    for detail in error.details:
-        errors.print(f"  {detail}", soft_wrap=True)
-    errors.print(f"[dim]{error.advice}[/dim]", soft_wrap=True)
-    sys.exit(1)
-
-
-def show_json(value: Any) -> None:
-    """Print one JSON document."""
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
-
-
-def installation() -> WeirSettings:
-    """The settings, with the addresses under which the installation of this home really runs."""
-    settings = load()
-    state = load_state(settings.home)
-    if state is None:
-        return settings
-    kafka = settings.kafka
-    if not state.embedded and kafka.bootstrap is None:
-        kafka = kafka.model_copy(update={"bootstrap": state.kafka})
-    return settings.model_copy(update={"port": state.port, "kafka": kafka})
-
-
-def running(settings: WeirSettings) -> InstallationState:
-    """The state of the running installation. Raises NotFound with the way out."""
-    state = load_state(settings.home)
-    if state is not None and supervised(settings.home):
-        return state
-    alive = [part.name for part in state.parts if part.alive()] if state else []
-    if alive:
-        raise NotFound(
-            f"the supervisor of {settings.home} has died; these parts still serve: "
-            f"{', '.join(alive)}",
-            action="`weir up` takes them over; left alone they end within a minute.",
-        )
-    raise NotFound(f"Weir does not run on {settings.home}", action="Start it with `weir up`.")
-
-
-def run_async(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a coroutine function to its end."""
-    return asyncio.run(work())
 
 
 @app.command()
@@ -178,74 +125,6 @@ def doctor(as_json: Json = False) -> None:
                 console.print(f"     [dim]{finding.action}[/dim]", soft_wrap=True)
     if not all(finding.ok for finding in findings):
         sys.exit(1)
-
-
-@app.command()
-def topics(
-    as_json: Json = False,
-    create: Annotated[bool, typer.Option("--create", help="Create the missing ones.")] = False,
-) -> None:
-    """List Weir's topics with their events, and what the cluster has of them."""
-    from infra.tail import describe_topics
-
-    rows = run_async(lambda: describe_topics(installation(), create=create))
-    if as_json:
-        show_json(rows)
-        return
-    table = Table(box=None, header_style="dim")
-    for name in ("topic", "partitions", "kept", "records", "events"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        records = "missing" if row["records"] is None else str(row["records"])
-        table.add_row(
-            row["topic"], str(row["partitions"]), row["kept"], records, "\n".join(row["events"])
-        )
-    console.print(table)
-
-
-@app.command()
-def tail(
-    topic: Annotated[str, typer.Argument(help="A topic, or a part of its name: requests.")],
-    last: Annotated[int, typer.Option("--last", "-n", help="Begin so many records back.")] = 10,
-    follow: Annotated[bool, typer.Option(help="Wait for further records.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Print a topic's events decoded, the last ones first and then live."""
-    from infra.tail import follow_topic
-
-    def show(line: dict[str, Any]) -> None:
-        if as_json:
-            show_json(line)
-            return
-        place = f"{line['partition']}@{line['offset']}"
-        event = json.dumps(line["event"], default=str, ensure_ascii=False)
-        console.print(f"[dim]{line['time']} {place}[/dim] [cyan]{line['type']}[/cyan] ", end="")
-        console.print(event, soft_wrap=True, markup=False)
-
-    run_async(lambda: follow_topic(installation(), topic, last, show, follow=follow))
-
-
-@app.command()
-def sql(
-    statement: Annotated[str, typer.Argument(help="One SELECT; `-` reads it from standard input.")],
-    as_json: Json = False,
-    limit: Annotated[int | None, typer.Option(help="Most rows to return.")] = None,
-) -> None:
-    """Ask SQL over the live projections; nothing that you ask can hurt them."""
-    from infra.operator_client import Operator
-
-    text = sys.stdin.read() if statement == "-" else statement
-    body = {"sql": text} | ({} if limit is None else {"limit": limit})
-    settings = installation()
-    running(settings)
-    answer = Operator(settings).post("/sql", body)
-    if as_json:
-        show_json(answer)
-        return
-    table = Table(*(str(column["name"]) for column in answer["columns"]), box=None)
-    for row in answer["rows"]:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console.print(table)
 
 
 @app.command()

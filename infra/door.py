@@ -37,6 +37,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-weir-request-id"
 _OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", "/docs"})
+_ANALYST_PATHS = frozenset({"/sql", "/api/v1/sql"})
 _BODY_BYTES_MAX = 1024 * 1024
 """Administration needs no more; model calls never come here."""
 
@@ -77,7 +78,7 @@ class Keys:
             raise AuthenticationFailed("the key is unknown or revoked")
         if key.expires_at_us is not None and key.expires_at_us <= now_us():
             raise AuthenticationFailed("the key has expired")
-        wanted = "sql" if path == "/sql" else "admin"
+        wanted = "sql" if path in _ANALYST_PATHS else "admin"
         if not {wanted, "admin"} & set(key.scopes):
             raise PermissionDenied(f"the key lacks the scope {wanted!r}")
         return key
