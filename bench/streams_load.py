@@ -248,8 +248,7 @@ class Tables:
             {"bootstrap.servers": bootstrap, "group.id": "tables", "enable.auto.commit": False}
         )
         self.rows: dict[tuple[str, str], tuple[str | None, dict[str, Any]]] = {}
-        self.first_ms: int | None = None
-        self.last_ms = 0
+        self._times_ms: list[int] = []
         self._consumer.assign([TopicPartition(t, p, 0) for t in TABLES for p in range(PARTITIONS)])
 
     def close(self) -> None:
@@ -264,8 +263,15 @@ class Tables:
                 kind, body = decode(message.value())
                 if body is not None:
                     self.rows[message.topic(), message.key().decode()] = (kind, body)
-                    self.last_ms = message.timestamp()[1]
-                    self.first_ms = self.first_ms or self.last_ms
+                    self._times_ms = [*self._times_ms[:1], message.timestamp()[1]]
+
+    def forget_times(self) -> None:
+        """Measure from here on."""
+        self._times_ms = []
+
+    def busy_s(self) -> float:
+        """Return the time between the first and the last row, by the broker's clock."""
+        return (self._times_ms[-1] - self._times_ms[0]) / 1_000
 
     def behind(self, sources: Iterable[str] = TOPICS) -> int:
         """Return how many source records no cursor row vouches for yet."""

@@ -154,6 +154,7 @@ class PartitionFold:
 
     def _apply(self, record: Record, event: Event) -> Iterator[Event]:
         """Add the event to every entity that it concerns; yield what that emits."""
+        self._occurred_at_us = max(self._occurred_at_us, event.occurred_at_us)
         try:
             parts = list(self.fold.split(event))
         except Exception as error:  # whatever a fold's code raises condemns the event alone
@@ -202,8 +203,6 @@ class PartitionFold:
 
     def _mark(self) -> Row:
         offset = self.next_offset - 1
-        newest = max((entry.occurred_at_us for entry in self._dirty.values()), default=0)
-        self._occurred_at_us = max(self._occurred_at_us, newest)
         return self._encoded(
             self.fold.cursor(
                 event_id=self._event_id(offset, CURSOR_ENTITY),

@@ -1,0 +1,186 @@
+"""The real part on a real broker: killed, stopped, fed repeats and rubbish, and still exact."""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.streams import Worker, exactness, wait_caught_up
+from bench.streams_load import Load, Tables, differences, expected, producer
+from infra.broker import Broker
+from infra.kafka import KafkaLog
+from schemas.clock import now_us
+from schemas.codec import decode
+from schemas.event import Topic
+from schemas.events.feedback import FeedbackRecorded
+from schemas.events.operations import DEAD_LETTERS, HEARTBEATS, DeadLetter, Heartbeat
+from schemas.events.training import TRIGGERS, TriggerFired
+from schemas.identity import uuid7
+
+THRESHOLD = 20
+
+
+@pytest.fixture
+def worker(fresh_broker: Broker, tmp_path: Path) -> Iterator[Worker]:
+    """A streams process, killed at the end whatever happened."""
+    words = {"feedback_threshold": THRESHOLD, "feedback_cooldown_s": 0}
+    worker = Worker(fresh_broker.bootstrap, tmp_path / "streams", words)
+    yield worker
+    if worker.process is not None:
+        worker.end()
+
+
+async def last(log: KafkaLog, topic: Topic) -> list[object]:
+    """Every event on a topic."""
+    found: list[object] = []
+    async with log.reader([topic]) as reader:
+        while await reader.lag():
+            batch = await reader.batch(1_000, 0.5)
+            found.extend(decode(record.value) for record in batch if record.value is not None)
+    return found
+
+
+@pytest.mark.req("EVT-02", "EVT-04", "COST-09")
+def test_tables_equal_a_recount_through_kills_and_repeats(
+    fresh_broker: Broker, tmp_path: Path
+) -> None:
+    load = Load(seed=11, prefix="exact", start_s=int(time.time()), repeats=0.05)
+    tables, kills = exactness(
+        fresh_broker.bootstrap, tmp_path, load, events_per_s=600, kills=2, pause_s=(3.0, 4.0)
+    )
+    assert len(kills) == 2
+    wanted = expected(load.ledger)
+    assert len(wanted) > 300
+    assert differences(wanted, tables.figures(load.prefix)) == []
+    del load.ledger[0]
+    assert differences(expected(load.ledger), tables.figures(load.prefix)) != []
+    tables.close()
+
+
+@pytest.mark.slow
+@pytest.mark.req("EVT-02", "EVT-04")
+def test_tables_equal_a_recount_through_many_kills_and_a_broker_that_dies(
+    fresh_broker: Broker, tmp_path: Path
+) -> None:
+    for seed in range(3):
+        load = Load(seed=seed, prefix=f"many{seed}", start_s=int(time.time()))
+        tables, _ = exactness(fresh_broker.bootstrap, tmp_path, load, events_per_s=1_500, kills=8)
+        assert differences(expected(load.ledger), tables.figures(load.prefix)) == []
+        tables.close()
+
+
+@pytest.mark.req("EVT-02", "EVT-05")
+def test_a_broker_that_dies_and_returns_costs_nothing(fresh_broker: Broker, worker: Worker) -> None:
+    load = Load(seed=5, prefix="outage", start_s=int(time.time()))
+    sender = producer(fresh_broker.bootstrap)
+    worker.start()
+    load.send(sender, 1_500)
+    fresh_broker.kill()
+    time.sleep(3)
+    fresh_broker.start()
+    load.send(sender, 1_500)
+    tables = Tables(fresh_broker.bootstrap)
+    for _ in range(3):  # as its supervisor would, should the outage have ended it
+        try:
+            wait_caught_up(tables, limit_s=25)
+            break
+        except TimeoutError:
+            worker.end()
+            worker.start()
+    assert differences(expected(load.ledger), tables.figures(load.prefix)) == []
+    tables.close()
+
+
+@pytest.mark.req("EVT-02", "EVT-04")
+async def test_broken_records_become_dead_letters_and_the_part_beats_on(
+    fresh_broker: Broker, fresh_log: KafkaLog, worker: Worker
+) -> None:
+    load = Load(seed=6, prefix="letters", start_s=int(time.time()))
+    sender = producer(fresh_broker.bootstrap)
+    load.send(sender, 200)
+    name = uuid7().encode()
+    sender.produce("weir.llm.costs.v1", b"rubbish", name, partition=1)
+    sender.produce("weir.llm.responses.v1", b"\xc3\x01" + bytes(20), name, partition=3)
+    load.send(sender, 200)
+    worker.start()
+    tables = Tables(fresh_broker.bootstrap)
+    await asyncio.to_thread(wait_caught_up, tables)
+    assert differences(expected(load.ledger), tables.figures(load.prefix)) == []
+    tables.close()
+    letters = [
+        letter
+        for letter in await last(fresh_log, DEAD_LETTERS)
+        if isinstance(letter, DeadLetter) and letter.record_key == name
+    ]
+    assert {(letter.consumer, letter.error_code) for letter in letters} == {
+        ("streams:spend", "unknown_schema"),
+        ("streams:health", "unknown_schema"),
+    }
+    assert len(letters) == 2
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        beats = [beat for beat in await last(fresh_log, HEARTBEATS) if isinstance(beat, Heartbeat)]
+        if beats and beats[-1].part == "streams" and beats[-1].lag == 0:
+            break
+        await asyncio.sleep(0.5)
+    assert beats[-1].lag == 0
+    assert len(beats[-1].positions) == 12
+
+
+def feedback(scope: str) -> FeedbackRecorded:
+    identifier = uuid7()
+    return FeedbackRecorded(
+        event_id=identifier,
+        occurred_at_us=now_us(),
+        feedback_id=identifier,
+        key_id="k",
+        user_id="u",
+        feedback_type="correction",
+        satisfaction_score=1.0,
+        has_correction=True,
+        model_id=scope,
+        data_key_id="d",
+        nonce=b"n",
+        ciphertext=b"c",
+    )
+
+
+@pytest.mark.req("FB-06", "EVT-04")
+async def test_one_trigger_per_crossing_over_kills(fresh_log: KafkaLog, worker: Worker) -> None:
+    scope, draw = f"only-{uuid7()}", random.Random(3)
+    worker.words["feedback_scope"] = f"model:{scope}"
+    crossings = 3
+    worker.start()
+    for crossing in range(1, crossings + 1):
+        killed_at = draw.randrange(THRESHOLD)
+        for number in range(THRESHOLD):
+            await fresh_log.publish(feedback(scope))
+            if number == killed_at:
+                worker.end()
+                worker.start()
+        fired = await _fired(fresh_log, f"model:{scope}", crossing)
+        assert len(fired) == crossing
+        assert fired[-1].count == THRESHOLD
+        worker.end()
+        worker.start()
+    await asyncio.sleep(4)
+    fired = await _fired(fresh_log, f"model:{scope}", crossings)
+    assert [trigger.trigger_id for trigger in fired] == [
+        f"model:{scope}#{number}" for number in range(1, crossings + 1)
+    ]
+
+
+async def _fired(log: KafkaLog, scope: str, count: int) -> list[TriggerFired]:
+    deadline = time.monotonic() + 25
+    while True:
+        found = [
+            event
+            for event in await last(log, TRIGGERS)
+            if isinstance(event, TriggerFired) and event.scope == scope
+        ]
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.3)
