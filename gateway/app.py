@@ -40,6 +40,9 @@ CALLS: dict[str, ClientDialect] = {
 FEEDBACK_BYTES_MAX = 1024 * 1024
 START_S = 10.0
 """How long a starting worker waits for the log before it listens with what it has."""
+START_FROM_CACHE_S = 1.0
+"""The same for a worker that knows its keys from its cache: a suspended broker must not keep it
+from serving, since the other workers may be gone too."""
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
 _log = logging.getLogger(__name__)
@@ -203,7 +206,7 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
     Raises ConfigurationError when the address cannot be bound.
     """
     state = GatewayState(settings.data_dir / "views.cache")
-    state.load()
+    start_s = START_FROM_CACHE_S if state.load() else START_S
     outbox = OutboxSettings(folder=settings.outbox_dir, max_bytes=settings.outbox_bytes_max)
     master = MasterKey(settings.master_key)
     done = asyncio.Event()
@@ -211,7 +214,7 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
         pool = Pool(connections_max=settings.connections_max, ca_file=settings.ca_file)
         following = asyncio.create_task(state.follow(log, done))
         try:
-            await _first_state(state, following)
+            await _first_state(state, following, start_s)
             app = App(settings, state, durability, pool)
             await _serve(app, settings, following, stop)
         finally:
@@ -220,10 +223,14 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
             await following
 
 
-async def _first_state(state: GatewayState, following: asyncio.Task[None]) -> None:
+async def _first_state(
+    state: GatewayState, following: asyncio.Task[None], timeout_s: float
+) -> None:
     """Wait until keys and routes are known, or the log is plainly away."""
     caught_up = asyncio.create_task(_all_caught_up(state))
-    await asyncio.wait({following, caught_up}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(
+        {following, caught_up}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+    )
     caught_up.cancel()
     if following.done():
         following.result()

@@ -249,7 +249,7 @@ class GatewayState:
             saver.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await saver
-            self.save()
+            self._try_save()
 
     def _forget(self) -> None:
         for view in self.views:
@@ -261,10 +261,13 @@ class GatewayState:
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), every_s)
-            try:
-                self.save()
-            except OSError as error:
-                _log.warning("the view cache could not be written: %s", error)
+            self._try_save()
+
+    def _try_save(self) -> None:
+        try:
+            self.save()
+        except OSError as error:
+            _log.warning("the view cache could not be written: %s", error)
 
     def save(self) -> None:
         """Write the cache file if something changed since. Raises OSError."""

@@ -63,7 +63,8 @@ def long(number: int) -> bytes:
 def text(value: str) -> bytes:
     """Return a string with its length."""
     data = value.encode()
-    return long(len(data)) + data
+    size = len(data)
+    return (LENGTHS[size] if size < _SHORT >> 1 else long(size)) + data
 
 
 def blob(value: bytes) -> bytes:
