@@ -1,13 +1,15 @@
 """Claim: a fresh clone becomes a serving Weir by `make up` alone, and starts again within 8 seconds.
 
-The clone is of the last commit and holds no environment; nothing is installed by hand. The first
-start is measured with its downloads, the second one without.
+The clone is of the last commit and has an empty cache of its own: no environment, no download and no
+jar is there before, and nothing is installed by hand. The first start is measured with its downloads,
+and runs on until the broker's class archive is made (in the background, once per machine).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,8 @@ from bench.stack import KEY, ROOT, base_port, fetch
 
 FIRST_START_S = 900.0
 SECOND_START_S = 60.0
+AFTER_DOWNLOAD_S = 120.0
+ARCHIVE_S = 90.0
 
 
 def measure(arguments: Arguments) -> Verdict:
@@ -29,7 +33,8 @@ def measure(arguments: Arguments) -> Verdict:
     try:
         clone = folder / "weir"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        first_s = _start_and_stop(clone, arguments.out / "first.log", FIRST_START_S)
+        first_log = arguments.out / "first.log"
+        first_s = _start_and_stop(clone, first_log, FIRST_START_S, archive=True)
         again = [
             _start_and_stop(clone, arguments.out / f"again-{number}.log", SECOND_START_S)
             for number in range(arguments.size)
@@ -43,26 +48,38 @@ def measure(arguments: Arguments) -> Verdict:
     return Verdict(
         figures={
             "first_start_s": round(first_s, 1),
+            "after_download_s": _said(first_log),
             "second_start_s": round(max(again), 2),
             "second_starts_s": [round(value, 2) for value in again],
             "changed_files": left,
         },
         limits=[
             Limit("first_start_s", FIRST_START_S),
+            Limit("after_download_s", AFTER_DOWNLOAD_S),
             Limit("second_start_s", 8.0),
             Limit("changed_files", 0),
         ],
     )
 
 
-def _start_and_stop(clone: Path, log: Path, timeout_s: float) -> float:
-    """Return the seconds from `make up` to ready; a first request must be answered."""
+def _start_and_stop(clone: Path, log: Path, timeout_s: float, *, archive: bool = False) -> float:
+    """Return the seconds from `make up` to ready; a first request must be answered.
+
+    With `archive` it runs on until the class archive is there.
+    """
+    cache = clone.parent / "cache"
     port = base_port()
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("WEIR_", "VIRTUAL_ENV")) and not name.endswith("_API_KEY")
-    } | {"WEIR_PORT": str(port), "WEIR_ADMIN_KEY": KEY, "WEIR_TRAINER": "off"}
+    } | {
+        "WEIR_PORT": str(port),
+        "WEIR_ADMIN_KEY": KEY,
+        "WEIR_TRAINER": "off",
+        "WEIR_CACHE": str(cache / "weir"),
+        "XDG_CACHE_HOME": str(cache),
+    }
     begun = time.monotonic()
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -84,6 +101,9 @@ def _start_and_stop(clone: Path, log: Path, timeout_s: float) -> float:
         url = f"http://127.0.0.1:{port}/v1/chat/completions"
         answer = fetch(url, key=KEY, method="POST", body=ask, timeout_s=30.0)
         assert answer["choices"][0]["message"]["content"], json.dumps(answer)
+        deadline = time.monotonic() + ARCHIVE_S
+        while archive and not list(cache.rglob("*.aot")) and time.monotonic() < deadline:
+            time.sleep(0.5)
     finally:
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the whole group
         try:
@@ -102,6 +122,12 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, timeout_s: float, lo
         except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"not ready:\n{log.read_text('utf-8', 'replace')[-4_000:]}")
+
+
+def _said(log: Path) -> float | None:
+    """Return what `weir up` itself says of its start: the environment was there by then."""
+    found = re.search(r"ready after +([\d.]+) s", log.read_text("utf-8", "replace"))
+    return float(found[1]) if found else None
 
 
 def _installed_by_hand(clone: Path) -> int:
