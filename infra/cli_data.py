@@ -137,10 +137,10 @@ def _show_replay(job: dict[str, Any]) -> None:
             console.print(f"{word} {table}: {json.dumps(found['rebuilt'])}", soft_wrap=True)
     for audit in report["failed_audits"]:
         console.print(f"[red]audit[/red] {audit}")
-    if report["database"]:
-        console.print(f"kept as {report['database']}: POST /sql with this moment", soft_wrap=True)
-    elif report["swapped"]:
+    if report["swapped"]:
         console.print("the rebuilt database is the live one now")
+    elif report["database"]:
+        console.print(f"kept as {report['database']}: POST /sql with this moment", soft_wrap=True)
 
 
 @app.command("base-model")

@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from infra.vendors import SANDBOX_SECRET, VENDORS, Model, Vendor
+from schemas import __version__
 from schemas.errors import ConfigurationError
 from schemas.log import Connection
 
@@ -325,7 +326,8 @@ def fingerprint(settings: WeirSettings, environment: Mapping[str, str]) -> str:
         or name in {vendor.key_variable for vendor in VENDORS}
         or name in {vendor.url_variable for vendor in VENDORS}
     }
-    text = msgspec.json.encode([settings.model_dump(mode="json"), sorted(relevant.items())])
+    facts = [__version__, settings.model_dump(mode="json"), sorted(relevant.items())]
+    text = msgspec.json.encode(facts)
     secrets = [settings.kafka.sasl_password, settings.master_key]
     plain = "".join(secret.get_secret_value() for secret in secrets if secret)
     return hashlib.sha256(text + plain.encode()).hexdigest()[:16]

@@ -82,6 +82,7 @@ class Installation:
             embedded=settings.embedded,
             started_at_us=now_us(),
             sandbox=self.sandbox,
+            trainer_environment="off" if settings.trainer == "off" else "waiting",
         )
         self.supervisor = Supervisor(self._state, settings.home, self._environment, self._changed)
         self._former: dict[str, PartState] = {}
@@ -156,7 +157,12 @@ class Installation:
         async with KafkaLog(self.settings.connection(), "/supervisor") as log:
             await ensure_topics(self.settings.connection())
             seeded = await seed(log, self.settings, os.environ)
-            await self._start_parts(parts)
+            try:
+                await self._start_parts(parts)
+            except BaseException:
+                if seeded.admin_key:  # it is in the log by its hash alone: this is its only showing
+                    self.screen.note(f"the first admin key: {seeded.admin_key}")
+                raise
             self.screen.ready(self._state, seeded)
             await self._add([part for part in parts if not part.needed])
             self._background(self._prepare_trainer(log))
