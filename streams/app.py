@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 PART = "streams"
 
+_RETRY_S = 1.0
+
 
 class FoldStalled(WeirError):
     """A consumer died without a word: the process ends, and its supervisor starts it again."""
@@ -35,7 +37,9 @@ class FoldStalled(WeirError):
 async def run(settings: StreamsSettings, log: Log, stop: asyncio.Event) -> None:
     """Run the folds until `stop`. Any failure ends it: restarting is exact, skipping is not."""
     folds = chosen(settings)
-    topic_ids = await _topic_ids(folds, log)
+    topic_ids = await _topic_ids(folds, log, stop)
+    if stop.is_set():
+        return
     runners = [FoldRunner(fold, settings, log, topic_ids.get(fold.source.name)) for fold in folds]
     try:
         async with asyncio.TaskGroup() as group:
@@ -62,10 +66,20 @@ def chosen(settings: StreamsSettings) -> list[AnyFold]:
     return [fold for name, fold in folds.items() if not settings.folds or name in settings.folds]
 
 
-async def _topic_ids(folds: Sequence[AnyFold], log: Log) -> dict[str, str]:
-    """Return {source topic: its id}, which tells a topic that was deleted and created anew."""
-    async with log.reader([fold.source for fold in folds]) as reader:
-        return dict(reader.cursor.topic_ids)
+async def _topic_ids(folds: Sequence[AnyFold], log: Log, stop: asyncio.Event) -> dict[str, str]:
+    """Return {source topic: its id}, which tells a topic that was deleted and created anew.
+
+    Waits for a broker that is away; Faust would crash on it.
+    """
+    while not stop.is_set():
+        try:
+            async with log.reader([fold.source for fold in folds]) as reader:
+                return dict(reader.cursor.topic_ids)
+        except BrokerUnavailable as error:
+            _log.warning("the folds wait: %s", error.message)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _RETRY_S)
+    return {}
 
 
 async def _beat(

@@ -66,6 +66,7 @@ class FoldRunner:
     async def run(self, stop: asyncio.Event) -> None:
         """Fold until `stop`. Raises whatever a batch or Faust itself failed with."""
         app = self._app
+        _quiet_loggers()
         app.finalize()
         _read_from_cursors(app, self._positions)
         _hand_over_chunks(app)
@@ -361,6 +362,15 @@ def _chunk(tp: TP, records: Iterable[Any], generation: int) -> Message:
 def _quiet_producer_buffer(app: faust.App) -> None:
     """Silence Faust's warnings of a full buffer: `_publish` sends and awaits, past it."""
     app.producer.buffer.max_messages = 100_000
+
+
+def _quiet_loggers() -> None:
+    """Faust tells of every service that it starts, aiokafka of each attempt to reach a broker.
+
+    Dozens of lines a second while one is away; our heartbeat says it once.
+    """
+    for name, level in {"faust": "WARNING", "mode": "WARNING", "aiokafka": "CRITICAL"}.items():
+        logging.getLogger(name).setLevel(level)
 
 
 async def _crash_of(app: faust.App) -> None:
