@@ -98,7 +98,7 @@ def _feedback() -> list[Bad]:
         bad("score out of range", satisfaction_score=7),
         bad("score no number", satisfaction_score="high"),
         bad("unknown type", feedback_type="shrug"),
-        bad("no user", user_id=None),
+        bad("user no text", user_id=7),
         bad("blank prompt", original_prompt="  "),
         bad("correction without its text", corrected_response=None),
         Bad("feedback: no JSON", "/api/v1/feedback", b"{", (400, 422)),
