@@ -91,7 +91,8 @@ class Engine:
         text = self.tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True
         )
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Not `self.tokenizer(...)`: that sets padding first, which another thread's use forbids.
+        return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def stream(self, rows: Sequence[Row]) -> Iterator[None]:
