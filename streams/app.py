@@ -107,6 +107,8 @@ async def _beat(
             )
         except BrokerUnavailable as error:
             _log.warning("no heartbeat: %s", error.message)
+            for watchdog in watchdogs:
+                watchdog.forget()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), settings.heartbeat_s)
 
@@ -133,6 +135,10 @@ class Watchdog:
         self._limit_s = limit_s
         self._seen = -1
         self._since_s: float | None = None
+
+    def forget(self) -> None:
+        """Begin anew, after a time in which nothing could be seen."""
+        self._since_s = None
 
     def look(self, position: int, lag: int, now_s: float) -> None:
         """Judge a fold's position (over its partitions) and lag. Raises FoldStalled."""

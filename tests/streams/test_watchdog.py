@@ -21,8 +21,15 @@ def test_progress_or_nothing_to_do_is_fine() -> None:
     watchdog.look(position=10, lag=5, now_s=0)
     watchdog.look(position=11, lag=5, now_s=100)
     watchdog.look(position=11, lag=0, now_s=200)
-    watchdog.look(position=11, lag=3, now_s=300)
-    watchdog.look(position=11, lag=3, now_s=350)
+    watchdog.look(position=11, lag=3, now_s=250)
+
+
+def test_time_without_a_broker_does_not_count() -> None:
+    watchdog = Watchdog("health", limit_s=60)
+    watchdog.look(position=10, lag=5, now_s=0)
+    watchdog.forget()
+    watchdog.look(position=10, lag=5, now_s=100)
+    watchdog.look(position=10, lag=5, now_s=150)
 
 
 def test_a_process_may_run_some_folds_only() -> None:
