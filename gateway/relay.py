@@ -28,6 +28,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from gateway.outbox import Segment
 from gateway.segment import CARRY_TOPIC, Entry, frames
+from schemas.connection import librdkafka_options
 from schemas.errors import CorruptRecord
 from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection
 
@@ -63,9 +64,8 @@ class Source(Protocol):
 
 def producer_options(connection: Connection, max_record_bytes: int) -> dict[str, Any]:
     """Return librdkafka's settings for a relay."""
-    options: dict[str, Any] = {
-        "bootstrap.servers": connection.bootstrap,
-        "security.protocol": connection.security_protocol,
+    return {
+        **librdkafka_options(connection),
         "acks": "all",
         "enable.idempotence": True,
         "enable.gapless.guarantee": True,
@@ -75,18 +75,8 @@ def producer_options(connection: Connection, max_record_bytes: int) -> dict[str,
         "batch.num.messages": 5_000,
         "queue.buffering.max.messages": IN_FLIGHT_RECORDS * 2,
         "compression.type": "none",
-        "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 500,
-        "socket.keepalive.enable": True,
-        "log_level": 2,  # an absent broker is reported once, by us
     }
-    optional = {
-        "sasl.mechanism": connection.sasl_mechanism,
-        "sasl.username": connection.sasl_username,
-        "sasl.password": connection.sasl_password,
-        "ssl.ca.location": connection.ca_file,
-    }
-    return options | {name: value for name, value in optional.items() if value is not None}
 
 
 class AckedMark:

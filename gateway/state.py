@@ -22,7 +22,7 @@ import msgspec
 
 from schemas import codec
 from schemas.clock import now_us
-from schemas.errors import AuthenticationFailed, LogError, LogTruncated, WrongLog
+from schemas.errors import AuthenticationFailed, LogError, LogTruncated, WeirError, WrongLog
 from schemas.events.changes import (
     DeploymentChanged,
     KeyChanged,
@@ -38,6 +38,7 @@ from schemas.routing import BUCKET_SECONDS, Target, TargetHealth, health_of
 
 HEALTH_WINDOW_S = 60
 STREAMS_SILENCE_S = 5
+RETRY_S = 2.0
 SERVING_STATES = frozenset({"observing", "analyzing", "promoting", "promoted"})
 """Deployment states in which a version answers requests by its name (CANARY-02)."""
 
@@ -245,6 +246,11 @@ class GatewayState:
                 except (WrongLog, LogTruncated) as error:
                     _log.warning("the views start afresh: %s", error.message)
                     self._forget()
+                except WeirError as error:
+                    # A worker goes on serving with what it knows; only a person can mend this.
+                    _log.error("the views stand still: %s %s", error.message, error.advice)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), RETRY_S)
         finally:
             saver.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from schemas.connection import librdkafka_options
@@ -13,6 +13,8 @@ from schemas.event import Topic
 from schemas.log import Connection
 
 _TIMEOUT_S = 10.0
+_WRONG_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED})
+"""What only a person can mend; anything else is a broker that does not answer."""
 
 
 class Identity(NamedTuple):
@@ -44,6 +46,8 @@ def _identify(connection: Connection, topics: Sequence[Topic]) -> Identity:
         try:
             found = described[topic.name].result()
         except KafkaException as error:
+            if error.args[0].code() not in _WRONG_TOPIC:
+                raise BrokerUnavailable(f"no answer about topic {topic.name}") from error
             raise ConfigurationError(
                 f"topic {topic.name} cannot be used: {error.args[0].str()}",
                 action="Run `weir topics --create`, or give Weir's user the right to read it.",
