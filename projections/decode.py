@@ -115,6 +115,7 @@ def _decode_together(records: Sequence[Record], writer: Writer) -> pa.Table | No
     text = _schema_text(writer.event_type)
     try:
         batch = pyruhvro.deserialize_array(bodies, text)
+        batch.validate(full=True)  # it takes over text that is no UTF-8
         again = pyruhvro.serialize_record_batch(batch, text, 1)
     except Exception:  # noqa: BLE001 - it raises what its language has; reading one by one tells why
         return None

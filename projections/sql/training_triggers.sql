@@ -11,6 +11,7 @@ SELECT
     reason,
     "count",
     threshold,
+    total,
     make_timestamp(since_us) AS since,
     make_timestamp(until_us) AS until,
     log_topic,
