@@ -294,15 +294,20 @@ def require_free(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise BrokerError(
-                f"port {port} is taken: stop what listens there, or move all of Weir's ports with WEIR_PORT"
+                f"port {port} is taken",
+                action="Stop what listens there, or move all of Weir's ports with WEIR_PORT.",
             ) from error
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses right now, below the range that outgoing connections draw from."""
+    while True:
+        port = 20_000 + int.from_bytes(os.urandom(2), "big") % 12_000
+        try:
+            require_free(port)
+        except BrokerError:
+            continue
+        return port
 
 
 if __name__ == "__main__":

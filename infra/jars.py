@@ -92,9 +92,9 @@ def _download(
             context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
         except Exception as error:  # jgo lets through whatever its HTTP client raises
             raise JarError(
-                f"cannot download {jar.group}:{jar.artifact}:{jar.version}: {type(error).__name__}. "
-                "The first start needs the Maven repository: check the network (HTTPS_PROXY is honoured), "
-                "or use an existing cluster with `weir up --kafka HOST:PORT`"
+                f"cannot download {jar.group}:{jar.artifact}:{jar.version}: {type(error).__name__}",
+                action="The first start needs the Maven repository: check the network (HTTPS_PROXY "
+                "is honoured), or use an existing cluster with `weir up --kafka HOST:PORT`.",
             ) from error
         if not _intact(jar, repository):
             raise JarError(

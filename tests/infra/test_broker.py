@@ -35,8 +35,9 @@ async def test_a_killed_broker_comes_back_with_everything_acknowledged(
 
 
 def test_a_taken_port_is_named_with_the_way_out(broker: Broker) -> None:
-    with pytest.raises(BrokerError, match=f"port {broker.settings.port} is taken.*WEIR_PORT"):
+    with pytest.raises(BrokerError, match=f"port {broker.settings.port} is taken") as caught:
         require_free(broker.settings.port)
+    assert "WEIR_PORT" in caught.value.advice
 
 
 def test_a_jar_that_is_not_the_locked_one_is_refused(
@@ -54,8 +55,9 @@ def test_a_jar_that_is_not_the_locked_one_is_refused(
     path = jar.path(tmp_path / "maven")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"tampered with")
-    with pytest.raises(jars.JarError, match="check the network"):
+    with pytest.raises(jars.JarError, match="cannot download") as caught:
         jars.fetch([jar], tmp_path)
+    assert "network" in caught.value.advice
     assert not path.exists()
 
 

@@ -17,6 +17,7 @@ from infra.broker import BrokerError, free_port, require_free
 from infra.state import load_state
 
 READY_S = 110
+HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def free_range(count: int = 6) -> int:
@@ -26,7 +27,7 @@ def free_range(count: int = 6) -> int:
         try:
             for offset in range(count):
                 require_free(port + offset)
-        except (BrokerError, OverflowError):
+        except BrokerError:
             continue
         return port
 
@@ -81,12 +82,20 @@ class Weir:
         assert state is not None
         return {part.name: part.pid for part in state.parts if part.pid is not None}
 
-    def status(self) -> dict[str, Any]:
+    def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/status", headers={"Authorization": "Bearer weir-test"}
+            f"http://127.0.0.1:{self.port}{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": "Bearer weir-test", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             return dict(json.load(response))
+
+    def status(self) -> dict[str, Any]:
+        return self.call("/status")
+
+    def sql(self, statement: str) -> list[list[Any]]:
+        return list(json.loads(self.command("sql", statement, "--json").stdout)["rows"])
 
     def stop(self) -> int:
         assert self.process is not None
@@ -114,7 +123,7 @@ def weir(tmp_path: Path) -> Iterator[Weir]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.req("BEY-03", "GW-07")
+@pytest.mark.req("BEY-03", "BEY-04", "EVT-03", "GW-07", "GW-14")
 def test_up_survives_kills_and_stops_in_order(weir: Weir) -> None:
     text = weir.up()
     assert "weir-test" in text
@@ -122,6 +131,13 @@ def test_up_survives_kills_and_stops_in_order(weir: Weir) -> None:
     status = weir.status()
     assert {part["status"] for part in status["parts"]} == {"ready"}
     assert status["broker"]["reachable"] is True
+
+    answer = weir.call("/v1/chat/completions", {"model": "auto", "messages": HELLO})
+    assert answer["usage"]["completion_tokens"] > 0
+    statement = "select count(*), sum(cost_nano_usd) > 0 from calls where outcome = 'success'"
+    wait(lambda: weir.sql(statement) == [[1, True]], 30)
+    replayed = json.loads(weir.command("replay", "calls", "--verify", "--json").stdout)
+    assert replayed["passed"] is True
 
     second = weir.command("up")
     assert second.returncode == 1
