@@ -7,7 +7,6 @@ key of the log, or by the local operator's token; errors are those of `schemas.e
 import asyncio
 import contextlib
 import importlib
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -80,7 +79,6 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
             settings_of(name, installation), log, lambda: KafkaLog(log.connection, "/control")
         )
         for name, module in COMPONENTS.items()
-        if _exists(module)
     }
     keys, heartbeats = TableView(KeyChanged), TableView(Heartbeat)
     configured: list[TableView[Any]] = [TableView(ProviderChanged), TableView(TargetChanged)]
@@ -140,10 +138,6 @@ async def _caught_up(views: Sequence[TableView[Any]], stop: asyncio.Event) -> No
     finally:
         for task in (*waiting, stopping):
             task.cancel()
-
-
-def _exists(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 async def _stop_server(server: uvicorn.Server, stop: asyncio.Event) -> None:

@@ -1,6 +1,5 @@
 """The parts of an installation: how each is started, when it counts as ready, how it ends."""
 
-import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,7 +57,7 @@ def standing_parts(settings: WeirSettings, *, sandbox: bool) -> list[Part]:
         parts.append(Part("sandbox", command, order=0, probe="tcp", port=settings.sandbox_port))
     if settings.trainer == "on":
         parts.append(Part("trainer", part_command("trainer"), order=1, needed=False, stop_s=30))
-    return [part for part in parts if _exists(part.name)]
+    return parts
 
 
 def models_part(settings: WeirSettings, python: Path) -> Part:
@@ -83,10 +82,3 @@ MODULES = {
 def kind_of(name: str) -> str:
     """`gateway` for `gateway-1`."""
     return name.rstrip("0123456789").rstrip("-")
-
-
-def _exists(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(MODULES[kind_of(name)]) is not None
-    except ModuleNotFoundError:
-        return False
