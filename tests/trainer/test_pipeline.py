@@ -2,67 +2,17 @@
 
 import asyncio
 import os
-import shutil
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from infra.kafka import KafkaLog
 from tests.trainer import support
-from trainer import app, pipeline
-from trainer.journal import Journal, TrainingRun
+from tests.trainer.running import ended, install, settings_for, trainer, watching
+from trainer import pipeline
+from trainer.journal import Journal
 from trainer.settings import TrainerSettings
-from trainer.steps import Workshop
-
-
-def settings_for(home: Path, python: Path) -> TrainerSettings:
-    return TrainerSettings(
-        data_dir=home / "trainer",
-        models_dir=home / "models",
-        trainer_python=python,
-        master_key=support.MASTER_KEY,
-    )
-
-
-def install(base: Path, settings: TrainerSettings) -> None:
-    shutil.copytree(base, settings.bases_dir / "tiny")
-
-
-@asynccontextmanager
-async def trainer(settings: TrainerSettings, log: KafkaLog) -> AsyncIterator[None]:
-    """The trainer part, running."""
-    stop = asyncio.Event()
-    part = asyncio.create_task(app.run(settings, log, stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await part
-
-
-@asynccontextmanager
-async def watching(log: KafkaLog) -> AsyncIterator[Workshop]:
-    """Everything that the log says of runs, versions and deployments, by a reader of its own."""
-    shop = Workshop(settings_for(Path("/nowhere"), Path("/nowhere")), log)
-    stop = asyncio.Event()
-    following = asyncio.create_task(log.follow(shop.views, stop))
-    try:
-        yield shop
-    finally:
-        stop.set()
-        await following
-
-
-async def ended(journal: Journal, run_id: str, step: str | None = None) -> TrainingRun:
-    """The run once it has ended, or once a step is completed."""
-    while True:
-        run = journal.runs.get(run_id)
-        if run is not None and (run.ending is not None or step in run.completed):
-            return run
-        await asyncio.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -95,26 +45,6 @@ async def test_corrections_become_a_served_version_though_trainer_and_child_are_
         assert {"adapter_model.safetensors", "tokenizer.json"} <= set(version.files)
         served = {d.model for d in seen.deployments.entries.values() if d.state == "promoted"}
         assert served == {"tiny", version.model_version_id}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.req("FT-12", "EVAL-02", "REG-01")
-async def test_corrections_that_teach_nothing_are_refused(
-    fresh_log: KafkaLog, tuner: Path, tiny_base: Path, tmp_path: Path
-) -> None:
-    settings = settings_for(tmp_path, tuner)
-    install(tiny_base, settings)
-    async with watching(fresh_log) as seen, trainer(settings, fresh_log):
-        # Another user's feedback lies on the topic already; far newer prompts win nothing from it.
-        await support.record(fresh_log, support.corrections(3, 40, shuffled=True), "boris")
-        run_id = await support.fire(fresh_log, 40)
-        run = await ended(seen.journal, run_id)
-        assert run.status == "refused"
-        version = seen.versions.get(run.output("register", "model_version_id"))
-        assert version is not None
-        assert version.status == "archived"
-        assert "not shown to be better" in (version.reason or "")
 
 
 async def _kill_child(settings: TrainerSettings, run_id: str, name: str) -> None:
