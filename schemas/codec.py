@@ -18,6 +18,7 @@ import msgspec
 from fastavro import parse_schema, schemaless_reader
 
 from schemas.avro import Schema, fingerprint_of, schema_of
+from schemas.decoder import Decoder, decoder_of
 from schemas.encoder import Encoder, encoder_of
 from schemas.errors import CorruptRecord, UnknownSchema
 from schemas.event import Event
@@ -74,6 +75,11 @@ def published_schemas() -> list[Schema]:
 
 
 @cache
+def _decoder(event_type: type[Event]) -> Decoder:
+    return decoder_of(event_type)
+
+
+@cache
 def _encoder(event_type: type[Event]) -> Encoder:
     writer = writer_of(event_type)
     return encoder_of(writer.schema, writer.prefix)
@@ -93,17 +99,25 @@ def decode(value: bytes) -> Event:
     writer = writers().get(value[:HEADER_BYTES])
     if writer is None:
         raise unknown_schema(value)
-    body = io.BytesIO(value)
-    body.seek(HEADER_BYTES)
     try:
-        fields = schemaless_reader(body, writer.parsed, writer_of(writer.event_type).parsed)
-        if body.tell() != len(value):
-            raise ValueError(f"{len(value) - body.tell()} bytes are left over")
-        return msgspec.convert(fields, writer.event_type, builtin_types=(bytes,))
+        event, end = _read(writer, value)
+        if end != len(value):
+            raise ValueError(f"{len(value) - end} bytes are left over")
+        return event
     except Exception as error:  # fastavro raises many kinds, IndexError and EOFError among them
         raise CorruptRecord(
             f"a record of {writer.event_type.type} cannot be decoded: {error}"
         ) from error
+
+
+def _read(writer: Writer, value: bytes) -> tuple[Event, int]:
+    current = writer_of(writer.event_type)
+    if writer is current:
+        return _decoder(writer.event_type)(value, HEADER_BYTES)
+    body = io.BytesIO(value)
+    body.seek(HEADER_BYTES)
+    fields = schemaless_reader(body, writer.parsed, current.parsed)
+    return msgspec.convert(fields, writer.event_type, builtin_types=(bytes,)), body.tell()
 
 
 def decode_as(value: bytes, event_type: type[E]) -> E | None:
