@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from infra.cli_base import Json, console, fail, installation, running, show_json
+from infra.cli_base import Json, console, fail, installation, running, show_json, show_table
 from infra.cli_data import app as data_commands
 from infra.settings import load
 from schemas import __version__
@@ -102,7 +102,7 @@ def status(as_json: Json = False) -> None:
             str(part.restarts),
             part.detail,
         )
-    console.print(table)
+    show_table(table)
     console.print(f"gateway  {state.public_url}\nkafka    {state.kafka}")
     console.print(f"trainer's environment: {state.trainer_environment}")
     if state.sandbox:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from infra.settings import WeirSettings, load
 from infra.state import InstallationState, load_state, supervised
@@ -14,6 +16,8 @@ from schemas.errors import NotFound, WeirError
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+_WIDEST = 10_000
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, one JSON document.")]
 
@@ -32,6 +36,22 @@ def show_json(value: Any) -> None:
     import msgspec
 
     sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
+
+
+def show_table(table: Table) -> None:
+    """Print a table as wide as its cells are: a name that wraps cannot be copied."""
+    wide = Console(highlight=False, width=_WIDEST)
+    width = Measurement.get(wide, wide.options, table).maximum
+    Console(highlight=False, width=width, no_color=console.no_color).print(table)
+
+
+def show_record(record: dict[str, Any]) -> None:
+    """Print one row of a table with many columns: a line per column."""
+    widest = max(len(name) for name in record)
+    for name, value in record.items():
+        console.print(f"[dim]{name:>{widest}}[/dim]  ", end="")
+        console.print(value, soft_wrap=True, markup=False)
+    console.print()
 
 
 def installation() -> WeirSettings:

@@ -6,13 +6,26 @@ import time
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from infra.cli_base import Json, console, errors, installation, run_async, running, show_json
+from infra.cli_base import (
+    Json,
+    console,
+    errors,
+    installation,
+    run_async,
+    running,
+    show_json,
+    show_record,
+    show_table,
+)
 
 app = typer.Typer()
 _POLL_S = 0.2
+_COLUMNS_ABREAST = 12
+"""Rows of more columns are shown as records: no screen is wide enough for the whole of `calls`."""
 
 
 @app.command()
@@ -27,21 +40,21 @@ def topics(
     if as_json:
         show_json(rows)
         return
-    table = Table(box=None, header_style="dim")
-    for name in ("topic", "partitions", "kept", "records", "events"):
-        table.add_column(name, overflow="fold")
+    table = Table("topic", "partitions", "kept", "records", "events", box=None, header_style="dim")
     for row in rows:
         records = "missing" if row["records"] is None else str(row["records"])
         table.add_row(
             row["topic"], str(row["partitions"]), row["kept"], records, "\n".join(row["events"])
         )
-    console.print(table)
+    show_table(table)
 
 
 @app.command()
 def tail(
     topic: Annotated[str, typer.Argument(help="A topic, or a part of its name: requests.")],
-    last: Annotated[int, typer.Option("--last", "-n", help="Begin so many records back.")] = 10,
+    last: Annotated[
+        int, typer.Option("--last", "-n", help="Begin so many records back, in each partition.")
+    ] = 10,
     follow: Annotated[bool, typer.Option(help="Wait for further records.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -77,10 +90,20 @@ def sql(
     if as_json:
         show_json(answer)
         return
-    table = Table(*(str(column["name"]) for column in answer["columns"]), box=None)
-    for row in answer["rows"]:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console.print(table)
+    names = [str(column["name"]) for column in answer["columns"]]
+    rows = [["" if cell is None else str(cell) for cell in row] for row in answer["rows"]]
+    if len(names) > _COLUMNS_ABREAST:
+        for row in rows:
+            show_record(dict(zip(names, row, strict=True)))
+    else:
+        table = Table(*names, box=None, header_style="dim")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        show_table(table)
+    if answer["truncated"]:
+        errors.print(f"[yellow]not all rows:[/yellow] {answer['truncated']}", soft_wrap=True)
+    elif not rows:
+        errors.print("no rows")
 
 
 @app.command()

@@ -69,14 +69,15 @@ class TerminalScreen:
             "",
             f"[bold green]Weir is ready[/bold green] after {self._elapsed().strip()}",
             "",
-            f"  gateway    {state.public_url}/v1  (OpenAI and Anthropic clients: this base URL)",
-            f"  control    {state.public_url}/status",
-            f"  kafka      {state.kafka}",
-            f"  data       {self._settings.home}",
+            f"  OpenAI clients     base_url {state.public_url}/v1",
+            f"  Anthropic clients  base_url {state.public_url}",
+            f"  status             {state.public_url}/status  ({state.public_url}/docs: the API)",
+            f"  Kafka              {state.kafka}",
+            f"  data               {self._settings.home}",
         ]
         if seeded.admin_key:
             lines.append(
-                f"  admin key  [bold]{seeded.admin_key}[/bold]  (shown this once: keep it)"
+                f"  admin key          [bold]{seeded.admin_key}[/bold]  (shown this once: keep it)"
             )
         if state.sandbox:
             lines += [
@@ -89,7 +90,10 @@ class TerminalScreen:
         request = _REQUEST.format(url=state.public_url, key=key, model="auto")
         self._console.print("\nA first request:\n")
         self._console.print(request, soft_wrap=True, markup=False)
-        self._console.print("\nCtrl-C stops everything in order; `weir status` shows the parts.\n")
+        self._console.print(
+            "\nCtrl-C stops everything in order; `weir status` shows the parts, `weir --help` the rest.\n",
+            soft_wrap=True,
+        )
 
     def note(self, text: str) -> None:
         """Something worth a line has happened."""
