@@ -3,9 +3,9 @@
 Each target has two numbers that forget: how many outcomes, how many good ones. An outcome weighs
 0.9 of the next one and half of itself after 30 s, so about the last ten calls decide: at 10 calls
 a second, a target that fails half of them has lost its traffic within two seconds. The table of
-all workers' outcomes (last minute) joins in like two further calls: enough to warn a worker that
-has no experience of its own, too little to hold a recovered target down. When the stream
-processor is silent, an optimistic guess stands in its place.
+all workers' outcomes (last minute) stands in for the experience that a worker lacks, like two
+calls at most: enough to warn a newcomer, too little to hold a recovered target down, or a failing
+one up. When the stream processor is silent, an optimistic guess takes its place.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from schemas.routing import TargetHealth
 
 MEMORY = 0.9
 HALF_LIFE_S = 30.0
-TABLE_WEIGHT = 2.0
-GUESS_WEIGHT = 1.0
+GUESS_CALLS = 2.0
+GUESS_CALLS_MIN = 0.2
+FULL_EXPERIENCE = 8.0
 COOLDOWN_S_MAX = 60.0
 CALLER_ERRORS = frozenset({"request", "context", "filter"})
 """Error classes that say nothing about the target."""
@@ -93,10 +94,10 @@ class HealthBook:
         """Return what is known of a target now."""
         experience = self._remember(target)
         table = self._table(target) if self._streams_alive() else None
-        guess, guess_weight = 1.0, GUESS_WEIGHT
-        if table is not None and table.success_rate is not None:
-            guess, guess_weight = table.success_rate, TABLE_WEIGHT
-        success = (experience.good + guess * guess_weight) / (experience.calls + guess_weight)
+        known = table.success_rate if table is not None else None
+        guess = 1.0 if known is None else known
+        lacking = max(GUESS_CALLS_MIN, GUESS_CALLS * (1 - experience.calls / FULL_EXPERIENCE))
+        success = (experience.good + guess * lacking) / (experience.calls + lacking)
         answer_us = experience.answer_us
         if answer_us is None and table is not None:
             answer_us = table.first_token_p95_us or table.latency_p50_us

@@ -10,7 +10,7 @@ from gateway.health import Standing
 
 SHARPNESS = 8
 """Success to this power is a target's weight: half of the calls failing leaves it 0.4%."""
-TRICKLE = 0.02
+TRICKLE = 0.015
 """The share that an unhealthy target keeps, so that real requests can show its recovery."""
 TRICKLE_TOTAL = 0.03
 

@@ -53,7 +53,7 @@ def state_of(*targets: str) -> GatewayState:
 
 
 def book(clock: Callable[[], float], table: dict[str, TargetHealth] | None = None) -> HealthBook:
-    known = table or {}
+    known = {} if table is None else table
     return HealthBook(
         lambda name: known.get(name, TargetHealth(name)), lambda: table is not None, clock
     )
