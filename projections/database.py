@@ -26,6 +26,7 @@ from schemas.log import Cursor
 
 _log = logging.getLogger(__name__)
 
+_CLOSE_S = 30.0
 _SETTINGS: dict[str, str | int | float | list[str]] = {
     # Checkpoints are ours to time: an automatic one stalls commits for seconds while anybody reads.
     "checkpoint_threshold": "1TB",
@@ -55,7 +56,10 @@ class Database:
                 action="Stop the other process that has it open, or delete the file: "
                 "it is rebuilt from the log.",
             ) from error
-        self._writing = threading.Lock()
+        # A connection refuses a second caller instead of waiting: readers are made from their own.
+        self._readers = self._connection.cursor()
+        self._writing, self._reading = threading.Lock(), threading.Condition()
+        self._reads = 0
         self.commits = 0
         self._migrate()
 
@@ -65,9 +69,18 @@ class Database:
         return set(self._tables)
 
     def close(self) -> None:
-        """Fold the write-ahead log in and release the file."""
-        with self._writing:
+        """Wait for the reads under way, fold the write-ahead log in and release the file."""
+        with self._writing, self._reading:
+            if not self._reading.wait_for(lambda: self._reads == 0, _CLOSE_S):
+                _log.warning("%s closes although it is being read", self.path.name)
+            self._readers.close()
             self._connection.close()
+
+    def discard(self) -> None:
+        """Close the file and remove it."""
+        self.close()
+        for suffix in ("", ".wal"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     # --- structure ---------------------------------------------------------------------------
 
@@ -173,15 +186,28 @@ class Database:
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a statement of ours, from any thread, as of the last commit."""
-        with self._connection.cursor() as connection:
+        with self._reader() as connection:
             return connection.execute(statement, list(values)).fetchall()
 
     def records(self, statement: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Return rows as dictionaries."""
-        with self._connection.cursor() as connection:
+        with self._reader() as connection:
             result = connection.execute(statement, list(values))
             names = [column[0] for column in result.description]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    @contextmanager
+    def _reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._reading:
+            connection = self._readers.cursor()
+            self._reads += 1
+        try:
+            yield connection
+        finally:
+            connection.close()
+            with self._reading:
+                self._reads -= 1
+                self._reading.notify_all()
 
     def _one(
         self, statement: str, connection: duckdb.DuckDBPyConnection | None = None

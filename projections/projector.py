@@ -31,6 +31,7 @@ OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
 _CONSUMER = "projections"
 _DEAD_LETTERS = uuid.UUID("5f2a3b60-6f0f-5d0e-9a53-0d6c1f1b7a11")
 _RETRY_S = 1.0
+_RETIRE_S = 5.0
 _LAG_EVERY_S = 1.0
 _TRICKLE_RECORDS = 500
 
@@ -148,14 +149,15 @@ class Projector:
         def switch() -> None:
             self._database = Database(path, projections())
             self.folder.switch(path)
-            old.close()
-            for suffix in ("", ".wal"):
-                old.path.with_name(old.path.name + suffix).unlink(missing_ok=True)
 
         try:
             self.snapshots.exclusively(switch)
             _log.info("%s is the live database now", path.name)
             done.set_result(None)
+            # Whoever holds the old one may still be about to read it.
+            retirement = threading.Timer(_RETIRE_S, old.discard)
+            retirement.daemon = True
+            retirement.start()
         except Exception as error:
             done.set_exception(error)
             raise

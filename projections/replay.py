@@ -171,10 +171,10 @@ class Replayer:
             if reference is not None and not verify:
                 await builder.catch_up()
         except BaseException:
-            await asyncio.to_thread(_discard, database)
+            await asyncio.to_thread(database.discard)
             raise
         if verify:
-            await asyncio.to_thread(_discard, database)
+            await asyncio.to_thread(database.discard)
         else:
             await asyncio.to_thread(database.close)
             report.database = path.name
@@ -391,12 +391,6 @@ def _compare(
         report.verified = all(comparison.equal for comparison in report.digests.values())
         if not report.verified:
             _log.error("the rebuild of %s differs from the live projections", report.name)
-
-
-def _discard(database: Database) -> None:
-    database.close()
-    for suffix in ("", ".wal"):
-        database.path.with_name(database.path.name + suffix).unlink(missing_ok=True)
 
 
 async def replay_offline(
