@@ -12,7 +12,7 @@ from infra.broker import BrokerError, require_free, serves
 from infra.settings import WeirSettings, configured_providers
 from infra.state import load_state, supervised
 from infra.topics import partition_counts
-from infra.vendors import VENDORS
+from infra.vendors import SANDBOX_SECRET, VENDORS
 from schemas.errors import WeirError
 from schemas.events import topics
 
@@ -20,6 +20,17 @@ _DISK_FREE_MIN_MIB = 2048
 _MEMORY_MIN_MIB = 2048
 _PYTHON_MIN = (3, 11)
 _PYTHON_BELOW = (3, 14)
+_OTHER_VARIABLES = frozenset(
+    {
+        "WEIR_CACHE",
+        "WEIR_CONFIG",
+        "WEIR_KEY",
+        "WEIR_ORPHAN_GRACE_S",
+        "WEIR_TRAINER_PYTHON",
+        SANDBOX_SECRET,
+    }
+)
+"""What else begins so: read by single parts, by the documents, or by the parts themselves."""
 
 
 class Finding(NamedTuple):
@@ -35,7 +46,7 @@ def examine(settings: WeirSettings) -> list[Finding]:
     """Run every check."""
     is_up = supervised(settings.home)
     findings = [_python(), _disk(settings), _memory(), _jars(settings), _providers(settings)]
-    findings.append(_trainer(settings))
+    findings += [_trainer(settings), *_variables()]
     if is_up:
         findings += [_kafka(settings), _topics(settings), _parts(settings)]
     else:
@@ -95,6 +106,22 @@ def _providers(settings: WeirSettings) -> Finding:
     ]
     names = ", ".join(provider.name for provider in found)
     return Finding("providers", not without, names, f"Set {', '.join(without)}.")
+
+
+def _variables() -> list[Finding]:
+    """Misspelled variables: the environment, unlike the file, cannot be refused as a whole."""
+    fields = {name.upper() for name in WeirSettings.model_fields}
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith("WEIR_")
+        and name.removeprefix("WEIR_").split("__")[0] not in fields
+        and name not in _OTHER_VARIABLES
+    )
+    if not unknown:
+        return []
+    action = "Correct the name, or unset it; docs/configuration.md lists them all."
+    return [Finding("variables", ok=False, text=f"unknown: {', '.join(unknown)}", action=action)]
 
 
 def _trainer(settings: WeirSettings) -> Finding:

@@ -183,6 +183,9 @@ class WeirSettings(BaseSettings):
 
 def load(**overrides: Any) -> WeirSettings:
     """Read the settings; `overrides` (of the command line) win. Raises ConfigurationError."""
+    named = os.environ.get("WEIR_CONFIG")
+    if named is not None and not Path(named).is_file():
+        raise ConfigurationError(f"WEIR_CONFIG names {named}, which is no file")
     try:
         settings = WeirSettings(**overrides)
     except (ValidationError, ValueError) as error:

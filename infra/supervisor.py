@@ -48,7 +48,6 @@ class Supervisor:
         self._changed = changed
         self._parts: dict[str, Supervised] = {}
         self._ending = False
-        (home / "logs").mkdir(parents=True, exist_ok=True)
 
     def part(self, name: str) -> Supervised | None:
         """The part by its name."""
@@ -75,6 +74,7 @@ class Supervisor:
 
     async def _spawn(self, supervised: Supervised) -> Process:
         part = supervised.part
+        (self._home / "logs").mkdir(parents=True, exist_ok=True)
         return await Process.spawn(
             part.command,
             {**self._environment, **part.environment},

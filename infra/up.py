@@ -103,7 +103,8 @@ class Installation:
         try:
             await self._until_stopped(self._serve())
         finally:
-            self.screen.note("stopping: no new requests, what was accepted is finished")
+            if self._state.parts:
+                self.screen.note("stopping: no new requests, what was accepted is finished")
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
