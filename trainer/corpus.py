@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _NAMES = """
-anchor barrel basket bell bottle box bucket candle chair clock compass crown drum engine feather flute
-guitar hammer kettle key kite ladder lamp lantern magnet mirror needle pillow rocket rope saddle shield
+anchor barrel basket bell bottle bucket candle chair clock compass drum engine feather guitar hammer
+kettle ladder lantern magnet mirror pillow rocket saddle shield
 """
 THINGS: tuple[str, ...] = tuple(_NAMES.split())
 

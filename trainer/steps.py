@@ -102,7 +102,7 @@ class Workshop:
                     "a run waits for %s",
                     "the trainer's environment"
                     if len(found) == 1
-                    else "a base model: make one with `weir trainer tiny-base`"
+                    else "a base model: make one with `weir base-model`"
                     if not found
                     else "a choice: several base models, and no setting names one",
                 )
