@@ -36,7 +36,11 @@ OFFSET_HEADER = "weir-offset"
 _CHUNKS_MAX = 8
 """Chunks folded at once, each at most a fetch of one partition."""
 
+_REREAD_RECORDS = 5_000
 _REREAD_WAIT_S = 0.5
+
+Span = tuple[int | None, int | None]
+"""Offsets from, and to but not including; None is a partition's beginning, or its end as of now."""
 
 
 class FoldRunner:
@@ -132,12 +136,13 @@ class FoldRunner:
         the cursor.
         """
         self._partitions.clear()
-        for tp in self._app.consumer.assignment():
-            if tp.topic == self.fold.source.name:
-                rows = await self._recover(tp.partition)
-                self._partitions[tp.partition] = PartitionFold(
-                    self.fold, tp.partition, rows, self._topic_id
-                )
+        source = self.fold.source.name
+        mine = [tp.partition for tp in self._app.consumer.assignment() if tp.topic == source]
+        rows = await self._recover(mine)
+        self._partitions.update(
+            (number, PartitionFold(self.fold, number, rows[number], self._topic_id))
+            for number in mine
+        )
         _log.info("%s reads on from %s", self.fold.name, self.positions())
 
     async def _close_partitions(self, *_: Any, **__: Any) -> None:
@@ -145,19 +150,20 @@ class FoldRunner:
         async with self._busy:
             self._partitions.clear()
 
-    async def _recover(self, partition: int) -> dict[bytes, bytes]:
-        """Return the rows of a partition: for each key the one that includes most.
+    async def _recover(self, partitions: Iterable[int]) -> dict[int, dict[bytes, bytes]]:
+        """Return the rows of each partition: for each key the one that includes most.
 
         That need not be the last. A worker that was cut off may write late, under its successor's
         newer rows; but rows are a function of the log up to their offset, whoever writes them.
         """
-        rows: dict[bytes, bytes] = {}
+        rows: dict[int, dict[bytes, bytes]] = {number: {} for number in partitions}
         offsets: dict[bytes, int] = {}
-        for record in await self._reread(self.fold.table, partition, None, None):
+        for record in await self._reread(self.fold.table, dict.fromkeys(rows, (None, None))):
             offset = int(record.header(OFFSET_HEADER) or -1)
             if record.key is None or record.value is None or offset < offsets.get(record.key, 0):
                 continue
-            rows[record.key], offsets[record.key] = record.value, offset
+            rows[record.partition][record.key] = record.value
+            offsets[record.key] = offset
         return rows
 
     def _positions(self) -> dict[TP, int]:
@@ -227,30 +233,27 @@ class FoldRunner:
 
     async def _reread_gap(self, partition: int, start: int, end: int) -> list[Record]:
         source = self.fold.source
-        _log.warning(
-            "%s: %s|%d again from %d to %d", self.fold.name, source.name, partition, start, end
-        )
-        return await self._reread(source, partition, start, end)
+        _log.warning("%s reads %s|%d again from %d", self.fold.name, source.name, partition, start)
+        return await self._reread(source, {partition: (start, end)})
 
-    async def _reread(
-        self, topic: Topic, partition: int, start: int | None, end: int | None
-    ) -> list[Record]:
-        """Read [start, end) of one partition with a plain reader; None is its beginning, its end.
-
-        Raises LogTruncated when the log has lost what is asked for.
-        """
+    async def _reread(self, topic: Topic, spans: Mapping[int, Span]) -> list[Record]:
+        """Read spans of a topic with a plain reader. Raises LogTruncated when one is gone."""
         ends = await self._ends(topic, range(topic.partitions))
         at = {tp.partition: offset for tp, offset in ends.items()}
-        end = at.pop(partition) if end is None else end
-        if start is not None:
-            at[partition] = start
+        until = {number: at[number] if end is None else end for number, (_, end) in spans.items()}
+        for number, (start, _) in spans.items():
+            if start is None:
+                del at[number]
+            else:
+                at[number] = start
         found: list[Record] = []
         async with self._log.reader([topic], Cursor(positions={topic.name: at})) as reader:
-            while reader.cursor.next_offset(topic.name, partition) < end:
+            next_offset = reader.cursor.next_offset
+            while any(next_offset(topic.name, number) < end for number, end in until.items()):
                 found.extend(
                     record
-                    for record in await reader.batch(1_000, _REREAD_WAIT_S)
-                    if record.partition == partition and record.offset < end
+                    for record in await reader.batch(_REREAD_RECORDS, _REREAD_WAIT_S)
+                    if record.offset < until.get(record.partition, 0)
                 )
         return found
 
