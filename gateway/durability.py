@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -83,18 +84,19 @@ class Durability:
         await stopped(self._alerts)
         self.adopter.stop()
         await asyncio.to_thread(self._adopter_thread.join)
-        self.relay.finish(patience_s if not self.relay.away else 0.0)
+        deadline = time.monotonic() + (0.0 if self.relay.away else patience_s)
+        self.relay.finish(deadline - time.monotonic())
         await asyncio.to_thread(self._relay_thread.join)
         lock = self.outbox.close()
         try:
-            return await asyncio.to_thread(self._conclude, patience_s)
+            return await asyncio.to_thread(self._conclude, deadline)
         finally:
             os.close(lock)
 
-    def _conclude(self, patience_s: float) -> bool:
+    def _conclude(self, deadline: float) -> bool:
         adopter = Adopter(self.outbox.settings, self.adopter.connection, self.adopter.source)
-        patience = 0.0 if self.relay.away else patience_s
-        done = adopter.adopt(Remains(self.outbox.folder), patience)
+        patience_s = max(0.0, deadline - time.monotonic())
+        done = adopter.adopt(Remains(self.outbox.folder), patience_s)
         if not done:
             _log.warning("outbox %s waits for the broker's return", self.outbox.id)
         return done

@@ -19,8 +19,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,8 +37,10 @@ KEEP_SECONDS = 10.0
 RESTART_SECONDS = 1.0
 MARK_SECONDS = 0.5
 PROBE_SECONDS = 0.5
-IN_FLIGHT_RECORDS = 20_000
-IN_FLIGHT_BYTES = 64 * 1024**2
+IN_FLIGHT_RECORDS = 10_000
+IN_FLIGHT_BYTES = 16 * 1024**2
+SILENCE_SECONDS = 5.0
+"""A broker that acknowledges nothing for this long counts as away, be its connection open."""
 READ_BYTES = 1024**2
 ACKED_FILE = "acked"
 
@@ -161,39 +162,69 @@ class Tail:
         ]
 
 
+class Batch:
+    """Records handed over together, acknowledged when the last one of each partition is.
+
+    A gapless producer delivers no record whose predecessor on the partition failed, so the last
+    one speaks for all: a callback per partition instead of one per record.
+    """
+
+    __slots__ = ("count", "flight", "last", "partitions", "size")
+
+    def __init__(self, flight: InFlight, entries: Sequence[Entry]) -> None:
+        self.flight = flight
+        self.last = entries[-1].sequence
+        self.count = len(entries)
+        self.size = sum(len(entry.value) for entry in entries)
+        self.partitions = 0
+
+    def delivered(self, error: KafkaError | None, _: Any) -> None:
+        """Note a partition's last delivery; runs inside `poll`."""
+        if error is not None:
+            self.flight.error = self.flight.error or error
+            return
+        self.partitions -= 1
+        if not self.partitions:
+            self.flight.settle()
+
+
 class InFlight:
-    """What was handed to the producer and not acknowledged; callbacks run inside `poll`."""
+    """The batches that were handed to the producer and are not acknowledged.
+
+    `seen_at` (monotonic seconds) is when `acked` was last seen to move past `seen`.
+    """
 
     def __init__(self, acked: int) -> None:
-        self.acked = acked
-        self.bytes = 0
+        self.acked = self.seen = acked
+        self.seen_at = time.monotonic()
         self.error: KafkaError | None = None
-        self._sent: deque[int] = deque()
-        self._done: set[int] = set()
+        self._batches: deque[Batch] = deque()
+        self._records = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._sent) - len(self._done)
+        return self._records
 
     @property
     def full(self) -> bool:
         """Whether the producer holds as much as it may."""
-        return len(self._sent) >= IN_FLIGHT_RECORDS or self.bytes >= IN_FLIGHT_BYTES
+        return self._records >= IN_FLIGHT_RECORDS or self._bytes >= IN_FLIGHT_BYTES
 
-    def add(self, sequence: int, size: int) -> Callable[[KafkaError | None, Any], None]:
-        """Note a record and return its delivery callback."""
-        self._sent.append(sequence)
-        self.bytes += size
-        return partial(self._delivered, sequence, size)
+    def add(self, entries: Sequence[Entry]) -> Batch:
+        """Note a batch."""
+        batch = Batch(self, entries)
+        self._batches.append(batch)
+        self._records += batch.count
+        self._bytes += batch.size
+        return batch
 
-    def _delivered(self, sequence: int, size: int, error: KafkaError | None, _: Any) -> None:
-        self.bytes -= size
-        if error is not None:
-            self.error = self.error or error
-            return
-        self._done.add(sequence)
-        while self._sent and self._sent[0] in self._done:
-            self.acked = self._sent.popleft()
-            self._done.remove(self.acked)
+    def settle(self) -> None:
+        """Advance over the oldest batches as far as they are acknowledged."""
+        while self._batches and not self._batches[0].partitions:
+            batch = self._batches.popleft()
+            self._records -= batch.count
+            self._bytes -= batch.size
+            self.acked = batch.last
 
 
 class Relay:
@@ -287,6 +318,10 @@ class Relay:
 
     def _send(self, producer: Any, tail: Tail, flight: InFlight) -> None:
         while not flight.full and (entries := tail.batch()):
+            batch = flight.add(entries)
+            last_ones = {(entry.topic, entry.partition): entry.sequence for entry in entries}
+            speakers = frozenset(last_ones.values())
+            batch.partitions = len(speakers)
             for entry in entries:
                 producer.produce(
                     entry.topic,
@@ -299,18 +334,22 @@ class Relay:
                         (OUTBOX_HEADER, self._id),
                         (SEQUENCE_HEADER, b"%d" % entry.sequence),
                     ],
-                    on_delivery=flight.add(entry.sequence, len(entry.value)),
+                    on_delivery=batch.delivered if entry.sequence in speakers else None,
                 )
             self.sent += len(entries)
             producer.poll(0)
 
     def _progress(self, flight: InFlight) -> None:
+        now = time.monotonic()
         if flight.acked > self.acked:
             self.acked = flight.acked
             self.source.acknowledge(self.acked)
             if self.away:
                 self._broker_is_back()
-        now = time.monotonic()
+        if flight.acked > flight.seen or not len(flight):
+            flight.seen, flight.seen_at = flight.acked, now
+        elif now - flight.seen_at > SILENCE_SECONDS:
+            self._broker_is_away()
         if now - self._saved_at >= MARK_SECONDS:
             self._saved_at = now
             self._save_mark()
@@ -359,6 +398,10 @@ class Relay:
             del self._doomed[segment.first]
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self.away:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._broker_is_away()
+
+    def _broker_is_away(self) -> None:
+        if not self.away:
             self.away = True
             _log.warning("no broker answers; outbox %s keeps what is written", self.source.id)

@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from gateway import relay as relay_module
+from gateway.adoption import Adopter
 from gateway.durability import Durability
 from gateway.relay import ACKED_FILE, AckedMark, Relay
 from gateway.segment import segment_paths
@@ -175,3 +177,32 @@ def test_a_torn_mark_counts_as_none(tmp_path: Path) -> None:
     file = tmp_path / ACKED_FILE
     file.write_text(file.read_text()[1:])
     assert mark.load() == 0
+
+
+@pytest.mark.req("EVT-05")
+async def test_a_suspended_broker_counts_as_away_and_stopping_does_not_wait_for_it(
+    tmp_path: Path, fresh_broker: Broker, fresh_log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "SILENCE_SECONDS", 0.5)
+    start = await here(fresh_log)
+    worker = durability(tmp_path, fresh_broker)
+    await worker.__aenter__()
+    call(worker.recorder)
+    await worker.recorder.durable("replicated")
+    assert fresh_broker.process is not None
+    fresh_broker.process.send_signal(signal.SIGSTOP)
+    try:
+        ids = [call(worker.recorder)[0] for _ in range(10)]
+        until = time.monotonic() + 20
+        while not worker.status().broker_away and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        assert worker.status().broker_away
+        assert not await worker.close()
+    finally:
+        fresh_broker.process.send_signal(signal.SIGCONT)
+    assert worker.outbox.folder.exists()
+    adopter = Adopter(settings(tmp_path), Connection(fresh_broker.bootstrap), "/gw/next")
+    await asyncio.to_thread(adopter.scan)
+    assert adopter.adopted == 1
+    seen = await seen_since(fresh_log, start)
+    assert all(seen.ids(ResponseCompleted, outcome="success")[i] == 1 for i in ids)
