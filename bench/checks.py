@@ -21,8 +21,10 @@ ADMITTED = "weir.llm.request.admitted"
 COMPLETED = "weir.llm.response.completed"
 COST = "weir.llm.cost.entered"
 CALL_TOPICS = ("weir.llm.requests.v1", "weir.llm.responses.v1", "weir.llm.costs.v1")
-DEATH_MARGIN_US = 1_000_000
-"""How long before or after its death a worker's connections may show it."""
+MARGIN_US = 200_000
+"""Between a kill and the note of its time."""
+HEARD_US = 3_000_000
+"""How long after its worker's death a busy client may notice."""
 
 
 class Gathered(msgspec.Struct):
@@ -130,18 +132,24 @@ def unexcused(
 ) -> list[Row]:
     """Return the failed rows whose gateway worker did not die under them.
 
-    A death counts when it lies between sending and the end of the row (a second of margin for the
-    kernel to tell). Where the log knows which worker had admitted the request, only the death of
-    that one counts; a request that no worker admitted may have been on its way to any.
+    Only a broken connection can be excused, never an error answer or a silence. The death must lie
+    between the sending and the end of the row, and the end soon after the death (the kernel tells a
+    client at once, a busy client hears it late). Where the log knows which worker had admitted the
+    request, only the death of that one counts; one that nobody admitted was on its way to any.
     """
     workers = [death for death in deaths if death.part.startswith("gateway")]
     bad = []
     for row in rows:
         own = worker_of.get(row.client_id)
-        if not row.complete and not any(
-            row.sent_at_us - DEATH_MARGIN_US <= death.at_us <= row.ended_at_us + DEATH_MARGIN_US
-            for death in workers
-            if own in (None, death.part)
+        if not row.complete and not (
+            row.status in (0, 200)
+            and row.error not in (None, "deadline")
+            and any(
+                row.sent_at_us - MARGIN_US <= death.at_us
+                and -MARGIN_US <= row.ended_at_us - death.at_us <= HEARD_US
+                for death in workers
+                if own in (None, death.part)
+            )
         ):
             bad.append(row)
     return bad

@@ -24,6 +24,7 @@ def _row(request: str | None, sent_at_us: int = 0, ended_at_us: int = 10) -> Row
         ended_at_us=ended_at_us,
         request_id=request,
         complete=request in ("a", "b"),
+        error="ServerDisconnectedError",
     )
 
 
@@ -77,6 +78,9 @@ def test_a_wrong_spend_is_seen() -> None:
 def test_an_error_is_excused_only_by_the_death_of_its_own_worker() -> None:
     deaths = [Death("gateway-0", 7, 5_000_000), Death("streams", 8, 20_000_000)]
     near, far = _row(None, 4_900_000, 5_000_000), _row(None, 19_900_000, 20_000_000)
-    assert unexcused([near, far], deaths, {}) == [far]
+    late = _row(None, 4_900_000, 30_000_000)
+    answered = _row(None, 4_900_000, 5_000_000)
+    answered.status, answered.error = 503, "unavailable"
+    assert unexcused([near, far, late, answered], deaths, {}) == [far, late, answered]
     assert unexcused([near], deaths, {near.client_id: "gateway-1"}) == [near]
     assert unexcused([near], deaths, {near.client_id: "gateway-0"}) == []
