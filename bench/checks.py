@@ -21,8 +21,9 @@ ADMITTED = "weir.llm.request.admitted"
 COMPLETED = "weir.llm.response.completed"
 COST = "weir.llm.cost.entered"
 CALL_TOPICS = ("weir.llm.requests.v1", "weir.llm.responses.v1", "weir.llm.costs.v1")
-MARGIN_US = 200_000
-"""Between a kill and the note of its time."""
+MARGIN_US = 1_000_000
+"""A kept connection may be written to this long after its worker's death, before the kernel has
+ended the process and a busy client has read that it is closed."""
 HEARD_US = 3_000_000
 """How long after its worker's death a busy client may notice."""
 
@@ -133,8 +134,7 @@ def unexcused(
     """Return the failed rows whose gateway worker did not die under them.
 
     Only a broken connection can be excused, never an error answer or a silence. The death must lie
-    between the sending and the end of the row, and the end soon after the death (the kernel tells a
-    client at once, a busy client hears it late). Where the log knows which worker had admitted the
+    between the sending and the end of the row, and the end soon after the death. Where the log knows which worker had admitted the
     request, only the death of that one counts; one that nobody admitted was on its way to any.
     """
     workers = [death for death in deaths if death.part.startswith("gateway")]
