@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._inflate: zlib._Decompress | None = None
         self._busy = False
         self._draining = False
+        self._keep = False
 
     # --- the exchange ------------------------------------------------------------------------
 
@@ -225,6 +226,8 @@ class Connection(asyncio.Protocol):
             self.headers = {}
             return
         self.complete = True
+        # Only inside this callback does the parser know: afterwards its flags are cleared.
+        self._keep = self._parser.should_keep_alive()
         if self._draining:
             self._draining = False
             self._release()
@@ -260,7 +263,7 @@ class Connection(asyncio.Protocol):
 
     def _release(self) -> None:
         self._busy = False
-        if self.usable and self._parser.should_keep_alive() and not self._paused:
+        if self.usable and self._keep and not self._paused:
             self._pool.release(self)
         else:
             self.abort()
