@@ -166,7 +166,7 @@ def build_tiny_base(
     out_dir: Path,
     seed: int = 0,
     *,
-    steps: int = 600,
+    steps: int = 500,
     batch: int = 48,
     threads: int = 2,
     report: Callable[[str], None] = print,
@@ -213,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="trainer.tiny", description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
