@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
 
+from infra.broker import Broker, BrokerSettings, free_port
+from infra.topics import ensure_topics
 from schemas.clock import now_us
 from schemas.codec import encode, headers
 from schemas.connection import librdkafka_options
@@ -214,6 +219,25 @@ class Outbox:
         self._producer.flush()
         if self._failed:
             raise RuntimeError(f"{self._failed} events were not acknowledged")
+
+
+@contextmanager
+def own_log(folder: Path) -> Iterator[Connection]:
+    """A broker of the bench's own with empty topics."""
+    broker = Broker(BrokerSettings(folder, port=free_port(), controller_port=free_port()))
+    broker.start()
+    try:
+        connection = Connection(broker.bootstrap)
+        asyncio.run(ensure_topics(connection))
+        yield connection
+    finally:
+        broker.stop()
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of this process so far, all threads."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 async def produce(connection: Connection, rng: random.Random, events: int) -> Books:

@@ -124,6 +124,7 @@ class Projector:
         finally:
             self.status.state = "stopped"
             writer.shutdown()
+            self.snapshots.close()
             self._database.close()
 
     async def _follow(self, writer: ThreadPoolExecutor) -> None:

@@ -19,7 +19,7 @@ class ProjectionsSettings:
 
     Analysts' statements see a snapshot at most `snapshot_age_s` old, or older while no row has
     been committed since; taking one may use at most `snapshot_share` of the time, so a large
-    database is copied less often.
+    database is copied less often, but never less than every `snapshot_age_max_s` that somebody asks.
     """
 
     data_dir: Path
@@ -30,7 +30,8 @@ class ProjectionsSettings:
     wal_quiet_bytes: int = 16 * MIB
     wal_bytes_max: int = 256 * MIB
     snapshot_age_s: float = 1.0
-    snapshot_share: float = 0.25
+    snapshot_age_max_s: float = 2.5
+    snapshot_share: float = 0.5
     sql_workers: int = 2
     sql_queue_s: float = 10.0
     sql_timeout_s: float = 30.0

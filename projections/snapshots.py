@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -15,8 +16,15 @@ from projections.database import Database, Folder
 from projections.settings import ProjectionsSettings
 from schemas.errors import Unavailable
 
-_COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
-_COPY_TIMEOUT_S = 120.0
+_COPIER = """
+import json, shutil, sys
+for line in sys.stdin:
+    try:
+        shutil.copyfile(*json.loads(line))
+        print(flush=True)
+    except OSError as error:
+        print(error, flush=True)
+"""
 _KEPT = 2
 
 
@@ -45,13 +53,16 @@ class Snapshots:
         self._last: Snapshot | None = None
         self._source: Database | None = None
         self._old: list[Path] = []
+        self._copier = _Copier()
 
     @property
     def age_max_s(self) -> float:
-        """How old a snapshot may grow: longer where taking one is dear."""
+        """How old a snapshot may grow: longer where taking one is dear, within bounds."""
         if self._last is None:
             return 0.0
-        return max(self._settings.snapshot_age_s, self._last.cost_s / self._settings.snapshot_share)
+        settings = self._settings
+        affordable = self._last.cost_s / settings.snapshot_share
+        return max(settings.snapshot_age_s, min(affordable, settings.snapshot_age_max_s))
 
     def fresh(self, live: Callable[[], Database], age_max_s: float | None = None) -> Snapshot:
         """Return a snapshot that is young enough or whole, taking one if need be. Blocks."""
@@ -70,19 +81,23 @@ class Snapshots:
         with self._busy:
             action()
 
+    def close(self) -> None:
+        """End the copying child."""
+        with self._busy:
+            self._copier.close()
+
     def _take(self, database: Database) -> Snapshot:
         started = time.monotonic()
         self._number += 1
         path = self._folder.snapshots / f"{database.path.stem}-{self._number:06d}.duckdb"
         commits = database.commits
         database.checkpoint()
-        command = [sys.executable, "-I", "-S", "-c", _COPY, str(database.path), str(path)]
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=_COPY_TIMEOUT_S)
-        except (subprocess.SubprocessError, OSError) as error:
+            self._copier.copy(database.path, path)
+        except OSError as error:
             path.unlink(missing_ok=True)
             raise Unavailable(
-                "a snapshot of the database could not be copied",
+                f"a snapshot of the database could not be copied: {error}",
                 action="Free space on the disk of WEIR_HOME and try again.",
             ) from error
         if self._last is not None:
@@ -92,3 +107,35 @@ class Snapshots:
         self._source = database
         self._last = Snapshot(path, started, commits, time.monotonic() - started)
         return self._last
+
+
+class _Copier:
+    """A child that copies files one after the other: starting one for each would cost more."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy a file. Raises OSError."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _COPIER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([str(source), str(target)]) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if answer != "\n":
+            raise OSError(answer.strip() or "the copying process died")
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None

@@ -149,6 +149,7 @@ def test_a_snapshot_is_taken_when_there_is_something_new(tmp_path: Path) -> None
     third = snapshots.fresh(lambda: database, 0.0)
     assert not first.path.exists()
     assert third.path.exists()
+    snapshots.close()
     database.close()
 
 
