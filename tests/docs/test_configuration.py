@@ -1,0 +1,101 @@
+"""The configuration page against the settings: names, defaults, examples."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from infra import settings
+from infra.settings import (
+    KafkaTable,
+    ProviderTable,
+    RouteTable,
+    WeirSettings,
+    configured_providers,
+    load,
+)
+from infra.vendors import VENDORS
+from infra.words import settings_of
+from tests.docs.pages import blocks, code, page, rows, section
+
+PAGE = page("docs/configuration.md")
+EXAMPLES = blocks(section(PAGE, "Examples of `weir.toml`"), "toml")
+UNLIKE = {"–", "the vendor's", "none", "made at the first start", "`master.key` in the data folder"}
+"""What stands for a default that has no literal."""
+
+
+def documented(title: str) -> dict[str, str]:
+    """{name: default} of the first table of a section that names fields or variables."""
+    return {code(row[0])[0]: row[1] for row in rows(section(PAGE, title)) if code(row[0])}
+
+
+def literal(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_every_variable_is_documented_with_its_default() -> None:
+    table = documented("Variables")
+    own = {f"WEIR_{name.upper()}": field for name, field in WeirSettings.model_fields.items()}
+    assert set(own) <= set(table)
+    for name, field in own.items():
+        if table[name] not in UNLIKE:
+            assert code(table[name])[0] == literal(field.default), name
+
+
+def test_no_variable_is_documented_that_nothing_reads() -> None:
+    sources = "".join(
+        path.read_text("utf-8")
+        for package in ("infra", "bootstrap")
+        for path in (
+            [Path(package)] if Path(package).is_file() else sorted(Path(package).rglob("*.py"))
+        )
+    )
+    own = {f"WEIR_{name.upper()}" for name in WeirSettings.model_fields}
+    for name in set(documented("Variables")) - own:
+        assert name in sources, name
+
+
+@pytest.mark.parametrize(
+    ("title", "model"),
+    [("Providers", ProviderTable), ("Routes", RouteTable), ("Kafka", KafkaTable)],
+)
+def test_every_field_of_a_table_is_documented(title: str, model: type[BaseModel]) -> None:
+    vendors = {vendor.name for vendor in VENDORS}
+    table = {name: text for name, text in documented(title).items() if name not in vendors}
+    assert set(table) == set(model.model_fields)
+    for name, field in model.model_fields.items():
+        if table[name] in UNLIKE or name == "dialect":
+            continue
+        assert code(table[name])[0] == literal(field.default), name
+
+
+def test_every_vendor_is_documented_with_its_variables() -> None:
+    found = {
+        code(row[0])[0]: (row[1], *(code(cell)[0] if code(cell) else None for cell in row[2:4]))
+        for row in rows(section(PAGE, "Providers"))
+        if len(row) == 4
+    }
+    assert found == {
+        vendor.name: (vendor.dialect, vendor.key_variable, vendor.url_variable)
+        for vendor in VENDORS
+    }
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 5
+
+
+@pytest.mark.parametrize("text", [*EXAMPLES, inspect.getdoc(settings).split("\n\n", 1)[1]])
+def test_an_example_loads_and_every_part_takes_it(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weir.toml"
+    file.write_text(text, "utf-8")
+    monkeypatch.setenv("WEIR_CONFIG", str(file))
+    monkeypatch.setenv("WEIR_HOME", str(tmp_path / "home"))
+    loaded = load()
+    configured_providers(loaded, {})
+    for part in ("gateway-0", "streams", "control", "projections", "trainer", "sandbox"):
+        settings_of(part, loaded)
+    assert loaded.routes or loaded.providers or loaded.kafka.bootstrap or loaded.parts
