@@ -1,6 +1,7 @@
 """Run every claim, or those named, and keep their verdicts: ``python -m bench [--list] [NAME…]``.
 
-Each verdict is kept as ``bench/results/NAME.json``: small, with date and machine.
+Each verdict is kept as ``bench/results/NAME.json``: small, with date and machine; ``docs/evidence.md``
+shows them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-from bench.stack import ROOT
+from bench.evidence import RESULTS, ROOT, update
 
-RESULTS = ROOT / "bench" / "results"
 CLAIMS = (
     "speed",
     "streams",
@@ -32,6 +32,11 @@ CLAIMS = (
 LONGEST_S = 1_800
 
 
+def claims() -> list[str]:
+    """Return the names of the claims that there are."""
+    return [name for name in CLAIMS if (Path(__file__).parent / f"{name}.py").exists()]
+
+
 def run(name: str, seed: int) -> bool:
     """Run one claim in a process of its own; return whether it holds."""
     out = ROOT / "bench" / "out" / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
@@ -44,6 +49,7 @@ def run(name: str, seed: int) -> bool:
         verdict = json.loads(result.read_text("utf-8"))
         kept = json.dumps(verdict, indent=1, ensure_ascii=False)
         (RESULTS / f"{name}.json").write_text(kept + "\n", "utf-8")
+        update(claims())
     return ended.returncode == 0
 
 
@@ -54,7 +60,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--list", action="store_true", help="print the claims and stop")
     given = parser.parse_args()
-    there = [name for name in CLAIMS if (Path(__file__).parent / f"{name}.py").exists()]
+    there = claims()
     if given.list:
         for name in there:
             summary = (import_module(f"bench.{name}").__doc__ or "").strip().splitlines()[0]
