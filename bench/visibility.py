@@ -82,6 +82,7 @@ def measure(arguments: Arguments) -> Verdict:
             for call in recount(read_books(stack.sandbox.books), price_list()).values()
         )
         asked = ask_weir_sql(stack)
+    (arguments.out / "seen.json").write_text(json.dumps(watcher.seen_us), "utf-8")
     if arguments.sabotage:
         watcher.seen_us.pop(next(iter(watcher.seen_us)))
     delays = sorted(
