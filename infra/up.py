@@ -150,6 +150,9 @@ class Installation:
         await self._take_over({part.name: part for part in parts})
         self._require_ports(parts)
         master_key(self.settings)
+        if self._former:
+            # The broker may be away just now, and whatever dies meanwhile must come back all the same.
+            await self._add([part for part in parts if part.needed])
         if self.settings.embedded:
             await self._start_broker()
         else:
@@ -226,7 +229,7 @@ class Installation:
     async def _start_parts(self, parts: list[Part]) -> None:
         needed = [part for part in parts if part.needed]
         self.screen.step(f"starting {len(needed)} parts")
-        await self._add(needed)
+        await self._add([part for part in needed if self.supervisor.part(part.name) is None])
         late = await self.supervisor.wait_ready([part.name for part in needed], _PARTS_READY_S)
         if late:
             logs = ", ".join(str(self.supervisor.log_file(name)) for name in late)
