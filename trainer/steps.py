@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.clock import now_us
 from schemas.errors import DatasetError
-from schemas.events.changes import DeploymentChanged, ModelVersionChanged
+from schemas.events.changes import DeploymentChanged, ModelVersionChanged, PriceChanged
 from schemas.events.operations import DataKeyCreated
 from schemas.events.training import TrainingProgress, TriggerFired
 from schemas.identity import uuid7
@@ -383,7 +383,8 @@ async def _move(shop: Workshop, run: TrainingRun, status: str, **changes: Any) -
 async def publish_deployment(
     shop: Workshop, deployment_id: str, version: str, model: str, reason: str
 ) -> None:
-    """A direct deployment: callable by name, percentage 0."""
+    """A direct deployment: callable by name, percentage 0, free of charge from its first call on."""
+    await shop.log.publish(_free(shop.settings.local_provider, model))
     event = DeploymentChanged(
         event_id=uuid7(),
         occurred_at_us=now_us(),
@@ -400,6 +401,24 @@ async def publish_deployment(
     )
     await shop.log.publish(event)
     await _seen(shop.deployments, event)
+
+
+def _free(provider: str, model: str) -> PriceChanged:
+    """What runs on one's own machine costs nothing: known to be 0, which is not the same as unknown."""
+    return PriceChanged(
+        event_id=uuid7(),
+        occurred_at_us=now_us(),
+        entity_version=1,
+        actor=ACTOR,
+        provider=provider,
+        model=model,
+        valid_from_us=0,
+        input_price=0,
+        cached_input_price=0,
+        output_price=0,
+        price_version="local",
+        source="weir",
+    )
 
 
 async def _seen(view: TableView[Any], event: Any) -> None:
