@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._inflate: zlib._Decompress | None = None
         self._busy = False
-        self._draining = False
+        self._draining: asyncio.TimerHandle | None = None
         self._keep = False
 
     # --- the exchange ------------------------------------------------------------------------
@@ -140,9 +140,8 @@ class Connection(asyncio.Protocol):
         if self.complete or not self.usable:
             self.done()
             return
-        self._draining = True
         self._chunks.clear()
-        self._loop.call_later(DRAIN_S, self._drained)
+        self._draining = self._loop.call_later(DRAIN_S, self.abort)
 
     def abort(self) -> None:
         """Close at once, which cancels the provider's work."""
@@ -179,6 +178,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
+        if self._draining is not None:
+            self._draining.cancel()
         if self._busy and not self.complete:
             reason = f": {exc}" if exc else ""
             self._fail(UpstreamNetwork(f"{self.origin.host} closed the connection{reason}"))
@@ -208,7 +209,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def on_body(self, body: bytes) -> None:
-        if self._draining:
+        if self._draining is not None:
             return
         if self._inflate is not None:
             body = self._inflate.decompress(body)
@@ -228,8 +229,9 @@ class Connection(asyncio.Protocol):
         self.complete = True
         # Only inside this callback does the parser know: afterwards its flags are cleared.
         self._keep = self._parser.should_keep_alive()
-        if self._draining:
-            self._draining = False
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
             self._release()
         self._wake()
 
@@ -266,10 +268,6 @@ class Connection(asyncio.Protocol):
         if self.usable and self._keep and not self._paused:
             self._pool.release(self)
         else:
-            self.abort()
-
-    def _drained(self) -> None:
-        if self._draining:
             self.abort()
 
 
