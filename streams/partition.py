@@ -13,7 +13,7 @@ Exactness rests on three rules that this module keeps and its caller completes:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -28,6 +28,9 @@ from streams.fold import AnyFold
 from streams.letters import dead_letter
 
 CURSOR_ENTITY = ":cursor"
+
+OFFSET_HEADER = "weir-offset"
+"""On a row: the last source offset that it includes, readable without decoding."""
 
 OUTBOXES_MAX = 256
 """Watermarks kept per partition; an outbox not heard of while 256 others were is closed."""
@@ -71,6 +74,25 @@ class _Poisonous(Exception):
         super().__init__(str(error))
         self.offset = offset
         self.error = error
+
+
+def recovered(
+    records: Iterable[Record], partitions: Iterable[int]
+) -> dict[int, dict[bytes, bytes]]:
+    """Return the rows of each partition of a table: for each key the one that includes most.
+
+    That need not be the last. A worker that was cut off may write late, under its successor's
+    newer rows; but rows are a function of the log up to their offset, whoever writes them.
+    """
+    rows: dict[int, dict[bytes, bytes]] = {number: {} for number in partitions}
+    offsets: dict[bytes, int] = {}
+    for record in records:
+        offset = int(record.header(OFFSET_HEADER) or -1)
+        if record.key is None or record.value is None or offset < offsets.get(record.key, 0):
+            continue
+        rows[record.partition][record.key] = record.value
+        offsets[record.key] = offset
+    return rows
 
 
 class PartitionFold:

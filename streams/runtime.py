@@ -25,13 +25,10 @@ from schemas.errors import BrokerUnavailable, LogTruncated
 from schemas.event import Topic
 from schemas.log import Connection, Cursor, Log, Record
 from streams.fold import AnyFold
-from streams.partition import PartitionFold, Row
+from streams.partition import OFFSET_HEADER, PartitionFold, Row, recovered
 from streams.settings import StreamsSettings
 
 _log = logging.getLogger(__name__)
-
-OFFSET_HEADER = "weir-offset"
-"""On a row: the last source offset that it includes, readable without decoding."""
 
 _CHUNKS_MAX = 8
 """Chunks folded at once, each at most a fetch of one partition."""
@@ -150,21 +147,9 @@ class FoldRunner:
         async with self._busy:
             self._partitions.clear()
 
-    async def _recover(self, partitions: Iterable[int]) -> dict[int, dict[bytes, bytes]]:
-        """Return the rows of each partition: for each key the one that includes most.
-
-        That need not be the last. A worker that was cut off may write late, under its successor's
-        newer rows; but rows are a function of the log up to their offset, whoever writes them.
-        """
-        rows: dict[int, dict[bytes, bytes]] = {number: {} for number in partitions}
-        offsets: dict[bytes, int] = {}
-        for record in await self._reread(self.fold.table, dict.fromkeys(rows, (None, None))):
-            offset = int(record.header(OFFSET_HEADER) or -1)
-            if record.key is None or record.value is None or offset < offsets.get(record.key, 0):
-                continue
-            rows[record.partition][record.key] = record.value
-            offsets[record.key] = offset
-        return rows
+    async def _recover(self, partitions: Sequence[int]) -> dict[int, dict[bytes, bytes]]:
+        records = await self._reread(self.fold.table, dict.fromkeys(partitions, (None, None)))
+        return recovered(records, partitions)
 
     def _positions(self) -> dict[TP, int]:
         return {TP(self.fold.source.name, part): at for part, at in self.positions().items()}

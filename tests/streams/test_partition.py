@@ -14,7 +14,7 @@ from schemas.events.tables import FeedbackCursor, FeedbackRow
 from schemas.events.training import TriggerFired
 from schemas.log import Record
 from streams.agents.feedback import FEEDBACK
-from streams.partition import OUTBOXES_MAX, PartitionFold, Step
+from streams.partition import OFFSET_HEADER, OUTBOXES_MAX, PartitionFold, Step, recovered
 
 
 def feedback(model: str = "m") -> FeedbackRecorded:
@@ -207,3 +207,25 @@ def test_a_source_that_was_created_anew_stops_the_fold() -> None:
     step = PartitionFold(FEEDBACK, 2, {}, "old").take([record(0)])
     with pytest.raises(WrongLog, match="created anew"):
         PartitionFold(FEEDBACK, 2, stored(step), "new")
+
+
+@pytest.mark.req("EVT-02")
+def test_recovery_keeps_the_row_that_includes_most_not_the_last() -> None:
+    def row(key: bytes, offset: int, value: bytes | None, partition: int = 2) -> Record:
+        headers = ((OFFSET_HEADER, str(offset).encode()),)
+        return Record("weir.feedback.tables.v1", partition, 0, 0, key, value, headers)
+
+    records = [
+        row(b"a|2", 5, b"5"),
+        row(b"a|2", 9, b"9"),
+        row(b"b|2", 7, b"7"),
+        row(b"a|2", 6, b"late"),
+        row(b"b|2", 7, b"7 again"),
+        row(b"c|3", 1, b"1", 3),
+        Record("weir.feedback.tables.v1", 2, 0, 0, b"foreign|2", b"x", ()),
+    ]
+    assert recovered(records, [2, 3, 0]) == {
+        2: {b"a|2": b"9", b"b|2": b"7 again"},
+        3: {b"c|3": b"1"},
+        0: {},
+    }
