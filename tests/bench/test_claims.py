@@ -1,0 +1,47 @@
+"""The claims on a whole Weir, small: each holds, and fails when one record is spoilt."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.broker import free_port
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def _run(claim: str, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"bench.{claim}", "--out", str(out), *arguments]
+    environment = os.environ | {"BENCH_PORT": str(free_port())}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.req("BEY-03", "EVT-02", "EVT-04", "EVT-05")
+def test_no_death_takes_anything_along(tmp_path: Path) -> None:
+    ended = _run("faults", tmp_path, "--size", "10")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.req("BEY-01")
+def test_the_official_clients_work_unmodified(tmp_path: Path) -> None:
+    ended = _run("clients", tmp_path, "--size", "0")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.req("GEN-05", "GW-16")
+def test_bad_input_is_refused_clearly(tmp_path: Path) -> None:
+    ended = _run("bad_input", tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("claim", ["visibility", "bad_input", "clients"])
+def test_one_spoilt_record_fails_the_claim(claim: str, tmp_path: Path) -> None:
+    size = {"visibility": "50", "bad_input": "1", "clients": "0"}[claim]
+    ended = _run(claim, tmp_path, "--size", size, "--sabotage")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert '"pass": false' in ended.stdout
