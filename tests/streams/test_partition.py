@@ -135,7 +135,10 @@ def _choke(state: Any, part: Any) -> Any:
 def test_an_event_that_breaks_its_fold_half_way_leaves_no_trace() -> None:
     fold = replace(
         FEEDBACK,
-        split=lambda event: [("all", 1), (event.model_id, 13 if event.model_id == "bad" else 1)],
+        split=lambda event: [
+            ("all", 1),
+            (event.model_id or "", 13 if event.model_id == "bad" else 1),
+        ],
         apply=_choke,
     )
     part = PartitionFold(fold, 2, {})
