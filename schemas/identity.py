@@ -5,11 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-_VERSION_7 = 0x7 << 76
-_VARIANT = 0b10 << 62
-_RANDOM_MASK = (1 << 74) - 1
-_HIGH_RANDOM = 0xFFF << 62
-
 
 def uuid7(now_ms: int | None = None) -> str:
     """Return a UUIDv7 (RFC 9562 §5.7) as text: 48 bits of milliseconds, then 74 random bits.
@@ -18,16 +13,14 @@ def uuid7(now_ms: int | None = None) -> str:
     draws several a request.
     """
     milliseconds = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    random = int.from_bytes(os.urandom(10), "big") & _RANDOM_MASK
-    value = (
-        (milliseconds & 0xFFFFFFFFFFFF) << 80
-        | _VERSION_7
-        | (random & _HIGH_RANDOM) << 2
-        | _VARIANT
-        | random & ~_HIGH_RANDOM & ((1 << 62) - 1)
+    random = int.from_bytes(os.urandom(10), "big")
+    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031 - half the time of an f-string here
+        milliseconds >> 16 & 0xFFFFFFFF,
+        milliseconds & 0xFFFF,
+        random & 0xFFF,
+        0x8000 | random >> 12 & 0x3FFF,  # the variant, 0b10
+        random >> 26 & 0xFFFFFFFFFFFF,
     )
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def uuid7_ms(identifier: str) -> int:
