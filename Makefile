@@ -1,10 +1,9 @@
 # Everything that a developer or an operator types. `make up` needs Python 3.11+ and make, no more.
 
-.PHONY: up test test-slow lint format types bench faults requirements lock trainer-env clean env
+.PHONY: up test test-slow test-trainer lint format types bench faults requirements lock trainer-env clean env
 .DEFAULT_GOAL := up
 
 BIN := .venv/bin
-PACKAGES := schemas gateway streams projections trainer infra
 # SEED, SIZE and OUT are passed to a claim where given: `make faults SEED=7 SIZE=50`.
 CLAIM = $(if $(SEED),--seed $(SEED)) $(if $(SIZE),--size $(SIZE)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
@@ -19,6 +18,10 @@ test: env
 
 test-slow: env
 	$(BIN)/pytest -m "slow and not gpu" $(ARGS)
+
+# What needs torch, in the trainer's own environment.
+test-trainer: trainer-env
+	.venv-trainer/bin/python -m pytest -m "not gpu" tests/trainer $(ARGS)
 
 lint: env
 	$(BIN)/ruff check .
