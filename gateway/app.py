@@ -249,6 +249,8 @@ async def _serve(
         http="httptools",
         ws="none",
         lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,

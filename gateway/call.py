@@ -45,6 +45,7 @@ class Call:
         self.content_sent = False
         self.first_token_us: int | None = None
         self.response: ResponseCompleted | None = None
+        self._prices: dict[str, PriceChanged | None] = {}
 
     @property
     def elapsed_us(self) -> int:
@@ -57,7 +58,7 @@ class Call:
         """Return the event that begins the call."""
         admitted, decision, target = self.admitted, self.decision, self.target
         max_tokens = admitted.opening.max_tokens or target.max_output_tokens
-        price = state.price(target.provider, target.model, admitted.received_us)
+        price = self._price(state)
         return RequestAdmitted(
             event_id=uuid7(),
             occurred_at_us=admitted.received_us,
@@ -89,8 +90,8 @@ class Call:
         status: int | None,
         answer: Answer | None,
         error: WeirError | None = None,
-    ) -> tuple[ResponseCompleted, CostEntry, PriceChanged | None]:
-        """Return the events that end the call, and the price they were made with."""
+    ) -> tuple[ResponseCompleted, CostEntry]:
+        """Return the events that end the call."""
         usage, basis = self._usage(answer, outcome)
         response = ResponseCompleted(
             event_id=uuid7(),
@@ -110,11 +111,18 @@ class Call:
             latency_us=self.elapsed_us,
             first_token_us=self.first_token_us,
         )
-        price = state.price(self.target.provider, self.target.model, self.admitted.received_us)
-        cost = cost_entry(response, price)
+        cost = cost_entry(response, self._price(state))
         response = msgspec.structs.replace(response, cost_nano_usd=cost.cost_nano_usd)
         self.response = response
-        return response, cost, price
+        return response, cost
+
+    def _price(self, state: GatewayState) -> PriceChanged | None:
+        """The price of the current target when the request came in."""
+        target = self.target
+        if target.id not in self._prices:
+            at_us = self.admitted.received_us
+            self._prices[target.id] = state.price(target.provider, target.model, at_us)
+        return self._prices[target.id]
 
     def _common(self) -> dict[str, Any]:
         key, target = self.admitted.key, self.target

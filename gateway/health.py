@@ -67,7 +67,7 @@ class HealthBook:
     ) -> None:
         self._table = table
         self._streams_alive = streams_alive
-        self._clock = clock
+        self.clock = clock
         self._book: dict[str, Experience] = {}
 
     def succeeded(self, target: str, answer_us: int) -> None:
@@ -88,7 +88,7 @@ class HealthBook:
         experience.good *= MEMORY
         if error.retry_after_seconds:
             wait_s = min(error.retry_after_seconds, COOLDOWN_S_MAX)
-            experience.cool_until_s = self._clock() + wait_s
+            experience.cool_until_s = self.clock() + wait_s
 
     def standing(self, target: str, weight: int, priority: int) -> Standing:
         """Return what is known of a target now."""
@@ -101,11 +101,11 @@ class HealthBook:
         answer_us = experience.answer_us
         if answer_us is None and table is not None:
             answer_us = table.first_token_p95_us or table.latency_p50_us
-        cooling = experience.cool_until_s > self._clock()
+        cooling = experience.cool_until_s > self.clock()
         return Standing(target, weight, priority, success, answer_us, cooling)
 
     def _remember(self, target: str) -> Experience:
-        now_s = self._clock()
+        now_s = self.clock()
         experience = self._book.get(target)
         if experience is None:
             experience = self._book[target] = Experience(seen_s=now_s)

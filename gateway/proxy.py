@@ -358,7 +358,7 @@ class Proxy:
     ) -> None:
         """Record the end and wait until it is durable. Raises when that takes too long."""
         call.settled = True
-        response, cost, _ = call.completion(
+        response, cost = call.completion(
             self._state, outcome=outcome, status=status, answer=answer, error=error
         )
         mode = call.admitted.key.content_mode or call.plan.route.content_mode

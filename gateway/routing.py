@@ -21,6 +21,9 @@ DEFAULTS = RouteChanged(
     event_id="", occurred_at_us=0, entity_version=0, actor="gateway", name="", targets=[]
 )
 """A named target that belongs to no route is called with a route's defaults."""
+REUSE_S = 0.01
+"""Shares are computed at most this often: it saves half of routing's time under load, and no
+failure is ignored for longer than a call takes."""
 PLANS_MAX = 10_000
 """Unlisted models pass through, so their names must not fill the memory."""
 
@@ -43,6 +46,16 @@ class Plan(msgspec.Struct, frozen=True):
     limits: Limits
 
 
+class Odds(msgspec.Struct, frozen=True):
+    """A plan's shares for the next few milliseconds."""
+
+    until_s: float
+    targets: list[Target]
+    shares: list[float]
+    ranking: list[int]
+    candidates: list[Candidate]
+
+
 class Router:
     """Resolves names to plans (kept until the state changes) and plans to decisions."""
 
@@ -55,20 +68,21 @@ class Router:
         self._strategies = {item.name: item for item in discover("gateway.strategies", Strategy)}
         self._plans: dict[str, Plan] = {}
         self._seen: tuple[object, object, object] = (None, None, None)
+        self._checked_s = 0.0
+        self._odds: dict[tuple[int, bool], Odds] = {}
 
     def plan(self, model: str) -> Plan:
         """Return the plan for a model name. Raises ModelNotFound, NoTargetAvailable."""
-        state = self._state
-        seen = (state.routes, state.targets, state.providers)
-        # The state builds new indexes when something changed: the same objects, the same plans.
-        if any(new is not old for new, old in zip(seen, self._seen, strict=True)):
-            self._plans.clear()
-            self._seen = seen
+        now_s = self._book.clock()
+        if now_s > self._checked_s + REUSE_S:
+            self._checked_s = now_s
+            self._forget_outdated()
         plan = self._plans.get(model)
         if plan is None:
             plan = self._resolve(model)
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
+                self._odds.clear()
             self._plans[model] = plan
         return plan
 
@@ -79,31 +93,42 @@ class Router:
             only = members[0].target
             candidate = Candidate(only.id, 1.0, True, "the only target")
             return Decision(only, [only], [candidate], 1.0, plan.strategy.name, "the only target")
-        able = [member for member in members if not has_tools or _has_tools(member.target)]
-        able = able or members
+        odds = self._odds.get((id(plan), has_tools))
+        if odds is None or self._book.clock() > odds.until_s:
+            odds = self._odds[id(plan), has_tools] = self._weigh(plan, has_tools)
+        first = self._draw(odds.shares)
+        targets = odds.targets
+        return Decision(
+            targets[first],
+            [targets[first], *(targets[index] for index in odds.ranking if index != first)],
+            odds.candidates,
+            odds.shares[first],
+            plan.strategy.name,
+            odds.candidates[first].reason,
+        )
+
+    def _weigh(self, plan: Plan, has_tools: bool) -> Odds:
+        able = [item for item in plan.members if not has_tools or _has_tools(item.target)]
+        able = able or plan.members
         standings = [
             self._book.standing(member.target.id, member.weight, member.priority) for member in able
         ]
         shares = probabilities(standings, plan.strategy.share(standings))
-        first = self._draw(shares)
-        others = [index for index in range(len(able)) if index != first]
-        others.sort(key=lambda index: -shares[index])
         candidates = [
             Candidate(standing.target, round(share, 6), True, _reason(standing))
             for standing, share in zip(standings, shares, strict=True)
         ]
         candidates += [
             Candidate(member.target.id, 0.0, False, "it takes no tools")
-            for member in members
+            for member in plan.members
             if member not in able
         ]
-        return Decision(
-            able[first].target,
-            [able[index].target for index in (first, *others)],
+        return Odds(
+            self._book.clock() + REUSE_S,
+            [member.target for member in able],
+            shares,
+            sorted(range(len(able)), key=lambda index: -shares[index]),
             candidates,
-            shares[first],
-            plan.strategy.name,
-            candidates[first].reason,
         )
 
     def _draw(self, shares: list[float]) -> int:
@@ -115,6 +140,15 @@ class Router:
         return max(range(len(shares)), key=shares.__getitem__)  # rounding left a rest
 
     # --- names -------------------------------------------------------------------------------
+
+    def _forget_outdated(self) -> None:
+        """The state builds new indexes when something changed: the same objects, the same plans."""
+        state = self._state
+        seen = (state.routes, state.targets, state.providers)
+        if any(new is not old for new, old in zip(seen, self._seen, strict=True)):
+            self._plans.clear()
+            self._odds.clear()
+            self._seen = seen
 
     def _resolve(self, model: str) -> Plan:
         route = self._state.routes.get(model)

@@ -29,6 +29,8 @@ class FrameSplitter:
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the frames that are complete now; comments are dropped."""
         buffer = self._rest + chunk if self._rest else chunk
+        if b"\r" not in buffer:
+            return self._feed_plain(buffer)
         position, frames = 0, []
         # An end mark has at most four bytes, so a known rest needs no second search.
         search_from = max(0, len(self._rest) - 3)
@@ -42,13 +44,19 @@ class FrameSplitter:
             raise UpstreamProtocol(f"a stream frame is larger than {FRAME_BYTES_MAX} bytes")
         return frames
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no part of a frame is left over."""
-        return not self._rest.strip()
+    def _feed_plain(self, buffer: bytes) -> list[Frame]:
+        """The same for lines that end in a bare newline, as nearly all providers send them."""
+        *whole, rest = buffer.split(b"\n\n")
+        self._rest = rest
+        if len(rest) > FRAME_BYTES_MAX:
+            raise UpstreamProtocol(f"a stream frame is larger than {FRAME_BYTES_MAX} bytes")
+        frames = [_frame(raw + b"\n\n") for raw in whole]
+        return [frame for frame in frames if frame is not None]
 
 
 def _frame(raw: bytes) -> Frame | None:
+    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
+        return Frame("", raw[6:-2], raw)
     event, data = "", None
     for line in raw.splitlines():
         if line.startswith(b"data:"):
