@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ async def collect(
     """
     events: list[FeedbackRecorded] = []
     found = Collected()
-    for record in await _read(log, FEEDBACK):
+    async for record in _read(log, FEEDBACK):
         try:
             event = decode_as(record.value, FeedbackRecorded) if record.value else None
         except LogError:
@@ -87,13 +87,12 @@ def _opened(event: FeedbackRecorded, texts: Texts, system_prompt: str) -> Feedba
     )
 
 
-async def _read(log: Log, topic: Topic) -> list[Record]:
-    """Every record of a topic up to its end as of now."""
-    records: list[Record] = []
+async def _read(log: Log, topic: Topic) -> AsyncIterator[Record]:
+    """Every record of a topic up to its end."""
     async with log.reader([topic]) as reader:
         while await reader.lag() > 0:
-            records += await reader.batch(BATCH_RECORDS, 1.0)
-    return records
+            for record in await reader.batch(BATCH_RECORDS, 1.0):
+                yield record
 
 
 async def _system_prompts(log: Log, opener: Opener, wanted: set[str]) -> dict[str, str]:
@@ -102,19 +101,17 @@ async def _system_prompts(log: Log, opener: Opener, wanted: set[str]) -> dict[st
     if not wanted:
         return prompts
     keys = {request_id.encode() for request_id in wanted}
-    async with log.reader([CONTENT]) as reader:
-        while await reader.lag() > 0:
-            for record in await reader.batch(BATCH_RECORDS, 1.0):
-                if record.key not in keys or record.value is None:
-                    continue
-                try:
-                    event = decode_as(record.value, ContentCaptured)
-                    if event is not None:
-                        sealed = Sealed(event.data_key_id, event.nonce, event.ciphertext)
-                        content = msgspec.json.decode(opener.open(sealed, event.request_id))
-                        prompts[event.request_id] = system_prompt_of(content.get("request") or {})
-                except LogError:
-                    continue
+    async for record in _read(log, CONTENT):
+        if record.key not in keys or record.value is None:
+            continue
+        try:
+            event = decode_as(record.value, ContentCaptured)
+            if event is not None:
+                sealed = Sealed(event.data_key_id, event.nonce, event.ciphertext)
+                content = msgspec.json.decode(opener.open(sealed, event.request_id))
+                prompts[event.request_id] = system_prompt_of(content.get("request") or {})
+        except LogError:
+            continue  # erased, or of no use: the example goes without
     return prompts
 
 

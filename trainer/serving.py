@@ -95,18 +95,23 @@ class ModelHouse:
 
     async def load(self, name: str, base: str, version: str | None) -> None:
         """Serve `name`. Raises ModelLoadingError for damaged or missing files."""
-        adapter = version or BASE
+        folder = self.settings.models_dir / (version or "")
         if version is not None:
-            folder = self.settings.models_dir / version
             await asyncio.to_thread(registry.verify, folder)
-            await self.batcher(base).with_engine(
-                lambda engine: None if version in engine.adapters else engine.load(version, folder)
-            )
-        elif not (self.settings.bases_dir / base / "config.json").exists():
-            raise ModelLoadingError(f"the base model {base} is not there")
-        else:
-            await self.batcher(base).with_engine(lambda _engine: None)
-        self.models[name] = ServedModel(name, base, adapter, int(time.time()))
+
+        def prepare(engine: Engine) -> None:
+            if version is not None and version not in engine.adapters:
+                engine.load(version, folder)
+
+        batcher = self.batcher(base)
+        try:
+            await batcher.with_engine(prepare)
+        except Exception:
+            if batcher.engine is None:  # the base may lie there whole at the next try
+                del self._batchers[base]
+                batcher.close()
+            raise
+        self.models[name] = ServedModel(name, base, version or BASE, int(time.time()))
         _log.info("serving %s", name)
 
     async def unload(self, name: str) -> None:

@@ -34,14 +34,20 @@ async def record(log: Log, given: list[tuple[str, str, str]], user: str) -> None
     """Publish the corrections as sealed feedback."""
     keys: list[DataKeyCreated] = []
     sealer = Sealer(MasterKey(MASTER_KEY), keys.append)
-    events = [_feedback(sealer, user, *one) for one in given]
+    events = [feedback(sealer, user, *one) for one in given]
     for event in (*keys, *events):
         await log.publish(event)
 
 
-def _feedback(
-    sealer: Sealer, user: str, prompt: str, answer: str, correction: str
+def feedback(
+    sealer: Sealer,
+    user: str,
+    prompt: str,
+    answer: str,
+    correction: str,
+    request_id: str | None = None,
 ) -> FeedbackRecorded:
+    """A correction, its texts sealed for a user."""
     feedback_id = uuid7()
     texts = {
         "original_prompt": prompt,
@@ -55,6 +61,7 @@ def _feedback(
         event_id=uuid7(),
         occurred_at_us=now_us(),
         feedback_id=feedback_id,
+        request_id=request_id,
         key_id="test",
         user_id=user,
         feedback_type="manual_correction",
