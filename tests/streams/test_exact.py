@@ -61,6 +61,7 @@ def test_tables_equal_a_recount_through_kills_and_repeats(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.req("EVT-02", "EVT-04")
 def test_tables_equal_a_recount_through_many_kills(fresh_broker: Broker, tmp_path: Path) -> None:
     for seed in range(3):
@@ -71,6 +72,7 @@ def test_tables_equal_a_recount_through_many_kills(fresh_broker: Broker, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.req("EVT-02", "EVT-05")
 def test_a_broker_that_dies_and_returns_costs_nothing(fresh_broker: Broker, worker: Worker) -> None:
     load = Load(seed=5, prefix="outage", start_s=int(time.time()))
