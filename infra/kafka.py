@@ -26,7 +26,11 @@ _log = logging.getLogger(__name__)
 
 _FETCH_WAIT_MS = 250
 _FETCH_BYTES_PER_PARTITION = 4 * 1024 * 1024
+_FETCH_BYTES_MIN = 1
 _VIEW_BATCH_RECORDS = 5_000
+_VIEW_FETCH_BYTES_MIN = 1024 * 1024
+"""A view takes what came within `_FETCH_WAIT_MS` at once: a fetch per record of a live table costs a
+gateway worker more than its calls do."""
 _RETRY_S = 0.5
 
 Offsets = dict[str, dict[int, int]]
@@ -195,7 +199,14 @@ class KafkaLog:
 
         Raises BrokerUnavailable, and LogTruncated or WrongLog rather than reset a position.
         """
-        async with self._consumer() as consumer:
+        async with self._reader(topics, cursor, _FETCH_BYTES_MIN) as reader:
+            yield reader
+
+    @asynccontextmanager
+    async def _reader(
+        self, topics: Sequence[Topic], cursor: Cursor | None, fetch_bytes_min: int
+    ) -> AsyncIterator[KafkaReader]:
+        async with self._consumer(fetch_bytes_min) as consumer:
             identity = await identify(self.connection, topics)
             reader = KafkaReader(consumer, topics, Cursor() if cursor is None else cursor)
             try:
@@ -205,13 +216,16 @@ class KafkaLog:
             yield reader
 
     @asynccontextmanager
-    async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
+    async def _consumer(
+        self, fetch_bytes_min: int = _FETCH_BYTES_MIN
+    ) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
             **aiokafka_options(self.connection),
             client_id=self.source.strip("/").replace("/", "-"),
             auto_offset_reset="none",
             enable_auto_commit=False,
             fetch_max_wait_ms=_FETCH_WAIT_MS,
+            fetch_min_bytes=fetch_bytes_min,
             max_partition_fetch_bytes=_FETCH_BYTES_PER_PARTITION,
         )
         try:
@@ -242,7 +256,7 @@ class KafkaLog:
 
     async def _follow(self, views: Sequence[TableView[Any]], stop: asyncio.Event) -> None:
         topics = list({view.topic.name: view.topic for view in views}.values())
-        async with self.reader(topics, _earliest(views)) as reader:
+        async with self._reader(topics, _earliest(views), _VIEW_FETCH_BYTES_MIN) as reader:
             by_topic: dict[str, list[tuple[TableView[Any], Deduplicator]]] = {}
             for view in views:
                 view.cursor.cluster_id = reader.cursor.cluster_id
