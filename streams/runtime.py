@@ -52,7 +52,6 @@ class FoldRunner:
     ) -> None:
         self.fold = fold
         self._settings = settings
-        self._connection = log.connection
         self._log = log
         self._topic_id = topic_id
         self._partitions: dict[int, PartitionFold] = {}

@@ -14,6 +14,7 @@ from schemas.events.tables import FeedbackCursor, FeedbackRow
 from schemas.events.training import TriggerFired
 from schemas.log import Record
 from streams.agents.feedback import FEEDBACK
+from streams.letters import VALUE_BYTES_MAX
 from streams.partition import OFFSET_HEADER, OUTBOXES_MAX, PartitionFold, Step, recovered
 
 
@@ -232,3 +233,12 @@ def test_recovery_keeps_the_row_that_includes_most_not_the_last() -> None:
         3: {b"c|3": b"1"},
         0: {},
     }
+
+
+def test_a_letter_fits_a_record_whatever_its_content() -> None:
+    step = PartitionFold(FEEDBACK, 2, {}).take([record(0, value=bytes(VALUE_BYTES_MAX + 1))])
+    (letter,) = step.emissions
+    assert isinstance(letter, DeadLetter)
+    assert letter.record_value is not None
+    assert len(letter.record_value) == VALUE_BYTES_MAX
+    assert str(VALUE_BYTES_MAX + 1) in letter.error
