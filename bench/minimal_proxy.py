@@ -70,6 +70,7 @@ def main(port: int, upstream: str) -> None:
         lifespan="off",
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=75,
     )
     asyncio.run(uvicorn.Server(config).serve())
 

@@ -35,6 +35,8 @@ from infra.sandbox.tuning import Tuning
 
 STOP_WAIT_S = 2.0
 BACKLOG = 2_048
+KEEP_ALIVE_S = 75
+"""The vendors keep idle connections for a minute and more; uvicorn alone would close them after 5 s."""
 
 
 class Sandbox:
@@ -245,7 +247,12 @@ async def run(settings: SandboxSettings, stop: asyncio.Event) -> None:
     books = Books(settings.books)
     app = Sandbox(settings, books, read_behaviour(settings.behaviour))
     config = uvicorn.Config(
-        app, lifespan="off", access_log=False, log_config=None, server_header=False
+        app,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     config.load()
     state = ServerState()
