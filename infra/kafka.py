@@ -206,6 +206,7 @@ class KafkaLog:
     async def _reader(
         self, topics: Sequence[Topic], cursor: Cursor | None, fetch_bytes_min: int
     ) -> AsyncIterator[KafkaReader]:
+        topics = tuple(dict.fromkeys(topics))  # two folds may ask for one source
         async with self._consumer(fetch_bytes_min) as consumer:
             identity = await identify(self.connection, topics)
             reader = KafkaReader(consumer, topics, Cursor() if cursor is None else cursor)

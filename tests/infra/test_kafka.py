@@ -55,6 +55,15 @@ async def test_a_record_that_a_producer_sent_twice_is_read_once(
     assert [record.header("weir-seq") for record in records] == [b"1", b"2", b"3"]
 
 
+async def test_a_topic_that_is_asked_for_twice_is_read_once(log: KafkaLog) -> None:
+    """Two folds may have one source."""
+    cursor = await cursor_at_end(log, HEARTBEATS)
+    async with log.reader([HEARTBEATS, HEARTBEATS], cursor) as reader:
+        await log.publish(beat(uuid7()))
+        records = [record for _ in range(2) for record in await reader.batch(10, 1)]
+    assert len(records) == 1
+
+
 async def test_a_cursor_resumes_where_it_stood(log: KafkaLog) -> None:
     cursor = await cursor_at_end(log, HEARTBEATS)
     async with log.reader([HEARTBEATS], cursor) as reader:
