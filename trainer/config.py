@@ -48,7 +48,7 @@ class TuningConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     early_stopping_threshold: Annotated[float, Meta(ge=0)] = 0.001
     max_training_seconds: Annotated[float, Meta(gt=0)] = 12 * 3600
     seed: Annotated[int, Meta(ge=0)] = 0
-    threads: Annotated[int, Meta(ge=0)] = 2
+    threads: Annotated[int, Meta(ge=0)] = 1
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that exclude each other."""
@@ -119,7 +119,7 @@ class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True):
     predictions: str
     max_new_tokens: Annotated[int, Meta(ge=1)] = 256
     batch_size: Count = 16
-    threads: int = 2
+    threads: int = 1
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):

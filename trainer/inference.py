@@ -7,10 +7,14 @@ model under everybody else. Not thread-safe: one thread owns an engine.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# Threads that wait must sleep: spinning, they take the cores from everybody else.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import peft
 import torch
@@ -42,7 +46,7 @@ class Row:
 class Engine:
     """A base and its adapters. `device` defaults to the accelerator when there is one."""
 
-    def __init__(self, base: Path, threads: int = 2) -> None:
+    def __init__(self, base: Path, threads: int = 1) -> None:
         if threads:
             torch.set_num_threads(threads)
         on_gpu = torch.cuda.is_available()

@@ -20,6 +20,8 @@ class TrainerSettings:
     A step that keeps dying is given up after `attempts_max` starts.
 
     The model server answers up to `batch_max` requests at once; `queue_max` more may wait.
+    `threads` are those of one tensor operation (0: all cores): more than one pays off only for models
+    far larger than the tiny one, and takes the cores from the gateway.
     """
 
     data_dir: Path
@@ -42,7 +44,7 @@ class TrainerSettings:
     attempts_max: int = 10
     batch_max: int = 16
     queue_max: int = 64
-    threads: int = 2
+    threads: int = 1
 
     @property
     def bases_dir(self) -> Path:
