@@ -46,7 +46,7 @@ def topic_config(topic: Topic) -> dict[str, str]:
         config["retention.ms"] = str(-1 if topic.retention_ms is None else topic.retention_ms)
     else:
         # Whoever recovers reads all that was not compacted yet, and an open segment never is.
-        config["segment.bytes"] = str(8 * 1024 * 1024)
+        config["segment.bytes"] = str(2 * 1024 * 1024)
         config["min.cleanable.dirty.ratio"] = "0.2"
     return config
 
