@@ -22,6 +22,7 @@ from schemas.money import to_usd
 from schemas.routing import Decision, Target
 
 LOCAL = "local"
+TOKENS_MAX = 1 << 40
 
 
 class Call:
@@ -143,7 +144,7 @@ class Call:
 
     def _usage(self, answer: Answer | None, outcome: str) -> tuple[Usage, str]:
         """Return tokens and where they come from; what is not known is estimated and says so."""
-        usage = (answer.usage if answer else None) or Usage()
+        usage = plausible((answer.usage if answer else None) or Usage())
         complete = outcome == "success"
         if complete and usage.input_tokens is not None and usage.output_tokens is not None:
             return usage, "reported"
@@ -201,6 +202,19 @@ class Call:
                 response.reasoning_tokens,
             ),
         )
+
+
+def plausible(usage: Usage) -> Usage:
+    """Return usage without counts that cannot be true: a provider's slip is no negative cost."""
+    counts = (
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+    )
+    if all(count is None or 0 <= count <= TOKENS_MAX for count in counts):
+        return usage
+    return Usage(*(c if c is not None and 0 <= c <= TOKENS_MAX else None for c in counts))
 
 
 def estimate_tokens(answer: Answer) -> int:

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.call import plausible
+from gateway.dialects.neutral import Usage
 from gateway.ledger import cost_entry, cost_of
 from schemas.events.llm import Attempt, ResponseCompleted
 from tests.gateway_durability.support import PRICE, request, response
@@ -83,3 +85,12 @@ def test_the_line_repeats_who_and_what(tmp_path: Path) -> None:
                  "task_type", "target", "provider", "model", "deployment_id", "input_tokens",
                  "cached_input_tokens", "output_tokens", "occurred_at_us"):  # fmt: skip
         assert getattr(entry, name) == getattr(answer, name)
+
+
+@pytest.mark.req("COST-01")
+@pytest.mark.parametrize("count", [-1, 10**30])
+def test_a_count_that_cannot_be_true_is_unknown(count: int) -> None:
+    assert plausible(Usage(count, 5, 7, None)) == Usage(None, 5, 7, None)
+    assert plausible(Usage(3, None, count, 1)) == Usage(3, None, None, 1)
+    good = Usage(3, 0, 4, None)
+    assert plausible(good) is good
