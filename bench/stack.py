@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -84,7 +84,7 @@ class Child:
         """Its process id."""
         return self.process.pid
 
-    def wait_for(self, url: str, timeout_s: float) -> None:
+    def wait_for(self, url: str, timeout_s: float, ours: Callable[[], bool] = lambda: True) -> None:
         """Wait until a GET answers 200. Raises RuntimeError with the log's tail when it does not."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -92,7 +92,9 @@ class Child:
                 break
             try:
                 with urllib.request.urlopen(url, timeout=2.0):
-                    return
+                    if ours():
+                        return
+                    time.sleep(0.05)
             except (OSError, urllib.error.URLError):
                 time.sleep(0.05)
         tail = self.log.read_bytes()[-4_000:].decode("utf-8", "replace")
@@ -221,8 +223,15 @@ class Stack(AbstractContextManager["Stack"]):
         """Run `weir up` and wait until it is ready; return the seconds that it took."""
         begun = time.monotonic()
         self.up = Child(weir("up"), self.out / "weir-up.log", self.environment())
-        self.up.wait_for(f"{self.url}/ready", timeout_s)
+        self.up.wait_for(f"{self.url}/ready", timeout_s, self._is_ours)
         return time.monotonic() - begun
+
+    def _is_ours(self) -> bool:
+        """Whether what runs on this home is what was started; another Weir may hold the port."""
+        try:
+            return bool(self.state()["supervisor_pid"] == self.up.pid)
+        except FileNotFoundError:
+            return False
 
     def stop(self) -> float:
         """Stop it in order; return the seconds that it took."""
