@@ -20,7 +20,14 @@ from projections.decode import Decoded, Rejected, decode_batch
 from projections.projection import projections, topics_of
 from projections.settings import ProjectionsSettings
 from projections.snapshots import Snapshot, Snapshots
-from schemas.errors import BrokerUnavailable, LogTruncated, PayloadTooLarge, WeirError, WrongLog
+from schemas.errors import (
+    BrokerUnavailable,
+    LogTruncated,
+    PayloadTooLarge,
+    Unavailable,
+    WeirError,
+    WrongLog,
+)
 from schemas.events.operations import DeadLetter
 from schemas.log import Cursor, Log, Reader, Record
 
@@ -33,6 +40,7 @@ _DEAD_LETTERS = uuid.UUID("5f2a3b60-6f0f-5d0e-9a53-0d6c1f1b7a11")
 _RETRY_S = 1.0
 _RETIRE_S = 5.0
 _LAG_EVERY_S = 1.0
+_ANSWER_S = 3.0
 _TRICKLE_RECORDS = 500
 
 
@@ -87,7 +95,7 @@ class Projector:
     def live(self) -> Database:
         """Return the live database, waiting for its opening. From any thread."""
         if not self._opened.wait(30):
-            raise BrokerUnavailable("the projections are not open yet", action="Try again shortly.")
+            raise Unavailable("the projections are not open yet")
         assert self._database is not None
         return self._database
 
@@ -113,11 +121,11 @@ class Projector:
                 try:
                     await self._follow(writer)
                 except BrokerUnavailable as error:
-                    self._say("waiting", error)
+                    self.say("waiting", error)
                     await self._pause(_RETRY_S)
                 except (LogTruncated, WrongLog) as error:
                     # Never reset by ourselves: queries go on, until somebody replays.
-                    self._say("stopped", error)
+                    self.say("stopped", error)
                     while self._swap is None and not self._stopping.is_set():
                         await self._pause(_RETRY_S)
                     self._take_over()
@@ -168,7 +176,8 @@ class Projector:
         """Whether following should go on: neither a stop nor a swap waits."""
         return not self._stopping.is_set() and self._swap is None
 
-    def _say(self, state: str, error: WeirError) -> None:
+    def say(self, state: str, error: WeirError) -> None:
+        """Show why following pauses."""
         if self.status.state != state:
             _log.error("the projector is %s: %s", state, error.message)
         self.status.state, self.status.error = state, error.message
@@ -176,6 +185,33 @@ class Projector:
 
     async def _pause(self, seconds: float) -> None:
         await asyncio.to_thread(self._stopping.wait, seconds)
+
+
+class Backlog:
+    """Records that wait for their commit; full when it is time to wait for them."""
+
+    def __init__(self, settings: ProjectionsSettings) -> None:
+        self._settings = settings
+        self._bytes = 0
+        self.records: list[Record] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether more would take too much memory."""
+        return (
+            len(self.records) >= self._settings.pending_records_max
+            or self._bytes >= self._settings.pending_bytes_max
+        )
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Append records."""
+        self.records.extend(records)
+        self._bytes += sum(len(record[5] or b"") for record in records)
+
+    def take(self) -> list[Record]:
+        """Return what waits, and begin anew."""
+        taken, self.records, self._bytes = self.records, [], 0
+        return taken
 
 
 class _Loader:
@@ -196,7 +232,7 @@ class _Loader:
         self._log = log
         self._reader = reader
         self._writer = writer
-        self._pending: list[Record] = []
+        self._pending = Backlog(self._settings)
         self._committing = 0
         self._commit: asyncio.Task[None] | None = None
         self._committed_at = 0.0
@@ -211,7 +247,7 @@ class _Loader:
             records = await self._reader.batch(
                 settings.pending_records_max, settings.commit_interval_s
             )
-            self._pending.extend(records)
+            self._pending.add(records)
             await self._commit_when_due()
             if len(records) < _TRICKLE_RECORDS:
                 await self._when_quiet(bool(records))
@@ -223,14 +259,14 @@ class _Loader:
 
     async def _commit_when_due(self) -> None:
         if self._commit is not None:
-            if not self._commit.done() and len(self._pending) < self._settings.pending_records_max:
+            if not self._commit.done() and not self._pending.full:
                 return
             await self._commit
             self._commit = None
         waited = time.monotonic() - self._committed_at
-        due = len(self._pending) >= self._settings.commit_records
-        if self._pending and (due or waited >= self._settings.commit_interval_s):
-            records, self._pending = self._pending, []
+        due = self._pending.full or len(self._pending.records) >= self._settings.commit_records
+        if self._pending.records and (due or waited >= self._settings.commit_interval_s):
+            records = self._pending.take()
             # The cursor goes on moving while this batch is written.
             cursor = Cursor.load(self._reader.cursor.dump())
             self._commit = asyncio.create_task(self._write(records, cursor))
@@ -255,23 +291,35 @@ class _Loader:
         self._status.commit_seconds = time.monotonic() - started
 
     async def _when_quiet(self, trickling: bool) -> None:
-        now = time.monotonic()
-        if now - self._measured_at >= _LAG_EVERY_S:
-            self._measured_at = now
-            uncommitted = len(self._pending) + self._committing
-            self._status.lag_records = await self._reader.lag() + uncommitted
-            if self._status.lag_records < _TRICKLE_RECORDS:
-                self._status.state = "running"
-                self._owner.caught_up.set()
+        if time.monotonic() - self._measured_at >= _LAG_EVERY_S:
+            await self._measure()
+            self._measured_at = time.monotonic()
         if trickling:  # gather a few more: waking for each record would cost more than it brings
             await asyncio.sleep(self._settings.commit_interval_s / 4)
         elif (
             self._commit is None
-            and not self._pending
+            and not self._pending.records
             and self._database.wal_bytes() > self._settings.wal_quiet_bytes
         ):
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._writer, self._database.checkpoint)
+
+    async def _measure(self) -> None:
+        """Find out how far the log's end is; a broker that is away does not even say that."""
+        status = self._status
+        uncommitted = len(self._pending.records) + self._committing
+        try:
+            lag = await asyncio.wait_for(self._reader.lag(), _ANSWER_S)
+        except (TimeoutError, BrokerUnavailable):
+            status.lag_records = None
+            self._owner.say("waiting", BrokerUnavailable("the broker does not answer"))
+            return
+        status.lag_records = lag + uncommitted
+        if status.lag_records < _TRICKLE_RECORDS:
+            status.state, status.error, status.action = "running", None, None
+            self._owner.caught_up.set()
+        elif status.state == "waiting":
+            status.state, status.error, status.action = "catching_up", None, None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from projections.database import Database, Folder
 from projections.decode import decode_batch
 from projections.digest import Digest, digests, failed_audits
 from projections.projection import Projection, closure, projections, topics_of
-from projections.projector import OpenLog, Projector, bulk_reading
+from projections.projector import Backlog, OpenLog, Projector, bulk_reading
 from projections.settings import ProjectionsSettings
 from schemas.errors import InvalidRequest, LogTruncated
 from schemas.log import Cursor, Deduplicator, Reader, Record
@@ -261,23 +261,21 @@ class _Builder:
         loop = asyncio.get_running_loop()
         total = sum(sum(partitions.values()) for partitions in target.values())
         limit = _Limit(reader, self.cursor, target, before_ms)
-        pending: list[Record] = []
+        pending = Backlog(self._settings)
         commit: asyncio.Future[None] | None = None
         reading = True
-        while reading or pending:
+        while reading or pending.records:
             if reading:
                 records = await reader.batch(self._settings.pending_records_max, 0.2)
-                pending.extend(limit.admit(records))
+                pending.add(limit.admit(records))
                 reading = not limit.reached() and (bool(records) or await reader.lag() > 0)
             self._progress(limit.read(), total)
-            if commit is not None and (
-                commit.done() or len(pending) >= self._settings.pending_records_max or not reading
-            ):
+            if commit is not None and (commit.done() or pending.full or not reading):
                 await commit
                 commit = None
-            if commit is None and pending:
-                batch, pending = pending, []
-                commit = loop.run_in_executor(writer, self._apply, batch, _copy(limit.cursor))
+            if commit is None and pending.records:
+                cursor = _copy(limit.cursor)
+                commit = loop.run_in_executor(writer, self._apply, pending.take(), cursor)
         if commit is not None:
             await commit
         self.cursor = limit.cursor

@@ -14,8 +14,9 @@ class ProjectionsSettings:
     Without `master_key` the texts of feedback stay sealed.
 
     Rows wait at most `commit_interval_s` for their commit unless `commit_records` are there
-    sooner; at most `pending_records_max` are held in memory. The write-ahead log is folded into
-    the database when it exceeds `wal_quiet_bytes` and nothing arrives, or `wal_bytes_max`.
+    sooner; reading waits while `pending_records_max` or `pending_bytes_max` are held in memory.
+    The write-ahead log is folded into the database when it exceeds `wal_quiet_bytes` and nothing
+    arrives, or `wal_bytes_max`.
 
     Analysts' statements see a snapshot at most `snapshot_age_s` old, or older while no row has
     been committed since; taking one may use at most `snapshot_share` of the time, so a large
@@ -27,9 +28,10 @@ class ProjectionsSettings:
     commit_interval_s: float = 0.2
     commit_records: int = 5_000
     pending_records_max: int = 40_000
+    pending_bytes_max: int = 64 * MIB
     wal_quiet_bytes: int = 16 * MIB
     wal_bytes_max: int = 256 * MIB
-    snapshot_age_s: float = 1.0
+    snapshot_age_s: float = 0.5
     snapshot_age_max_s: float = 2.5
     snapshot_share: float = 0.5
     sql_workers: int = 2

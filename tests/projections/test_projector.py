@@ -301,3 +301,18 @@ async def test_only_one_process_has_the_files(stack: Stack) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.slow
+async def test_a_broker_that_goes_away_is_waited_for(stack: Stack, fresh_broker: Broker) -> None:
+    stack.produce(50, 60)
+    async with stack.projector() as projector:
+        await caught_up(projector)
+        fresh_broker.kill()
+        await until(lambda: projector.status.state == "waiting")
+        assert counts(projector.live()) == expected(stack.books)  # queries go on
+        assert projector.snapshot(0.0).path.exists()
+        await asyncio.to_thread(fresh_broker.start)
+        stack.produce(51, 60)
+        await until(lambda: counts(projector.live()) == expected(stack.books))
+        await until(lambda: projector.status.state == "running")
