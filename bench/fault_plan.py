@@ -28,6 +28,7 @@ SPACING = 0.18
 """Shortest distance between the deaths of two gateway workers, as a share of the load."""
 TAKEOVER_S = 2.0
 POLL_S = 0.05
+PATIENCE_S = 40.0
 
 Kind = Literal["kill", "away", "takeover"]
 
@@ -117,14 +118,27 @@ class Executioner:
             self.errors.append(f"{fault.kind} {fault.part}: {error!r}")
 
     def _kill(self, fault: Fault) -> None:
-        """Kill a part; a part that is just being restarted is waited for."""
-        deadline = time.monotonic() + 30.0
-        while (pid := self._stack.pids().get(fault.part)) is None:
+        """Kill a part; one that is just being restarted is waited for.
+
+        A worker is killed when another one serves: without any, nobody could answer.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while (pid := self._stack.pids().get(fault.part)) is None or (
+            fault.part.startswith("gateway") and not self._others_serve(fault.part)
+        ):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{fault.part} does not run")
+                raise TimeoutError(f"{fault.part} does not run, or no other worker serves")
             time.sleep(POLL_S)
         self.deaths.append(Death(fault.part, pid, time.time_ns() // 1_000))
         os.kill(pid, signal.SIGKILL)
+
+    def _others_serve(self, part: str) -> bool:
+        alive = self._stack.pids()
+        return any(
+            other["name"] in alive and other["status"] == "ready" and other["name"] != part
+            for other in self._stack.state()["parts"]
+            if other["name"].startswith("gateway")
+        )
 
     def _away(self, fault: Fault) -> None:
         begun, held = time.monotonic(), set[int]()

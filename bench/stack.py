@@ -248,7 +248,7 @@ class Stack(AbstractContextManager["Stack"]):
         state = self.state()
         found = {part["name"]: part["pid"] for part in state["parts"] if part.get("pid")}
         found["supervisor"] = state["supervisor_pid"]
-        return {name: pid for name, pid in found.items() if psutil.pid_exists(pid)}
+        return {name: pid for name, pid in found.items() if _runs(pid)}
 
     def sql(self, query: str, *, limit: int = 100_000) -> list[dict[str, Json]]:
         """Return the rows of an analyst's query through the public endpoint."""
@@ -276,6 +276,13 @@ class Stack(AbstractContextManager["Stack"]):
                 continue
             if ours and process.pid != os.getpid():
                 process.kill()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def weir(*arguments: str) -> list[str]:
