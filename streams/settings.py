@@ -33,7 +33,7 @@ class StreamsSettings:
     feedback_cooldown_s: int = 86_400
     feedback_scope: str = ALL
     batch_records_max: int = 4_000
-    batch_wait_s: float = 0.2
+    batch_wait_s: float = 0.5
     heartbeat_s: float = 1.0
     stalled_s: float = 60.0
     session_timeout_s: float = 10.0
