@@ -27,6 +27,7 @@ from schemas.errors import (
     InvalidRequest,
     UpstreamError,
     UpstreamNetwork,
+    UpstreamProtocol,
     UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTimeout,
@@ -87,11 +88,11 @@ class Proxy:
             await self._cancelled(call)
             if not client.left:
                 raise
+        except Exception:  # noqa: BLE001 - a fault of ours must not leave the call unsettled
+            _log.exception("a call broke down", extra={"request_id": request_id})
+            await self._broken(call)
         finally:
             client.unwatch()
-            if not call.settled:
-                _log.error("the call %s ended without settlement", request_id)
-                await self._settle(call, outcome="failed", status=500, answer=None)
 
     # --- admit and route -----------------------------------------------------------------------
 
@@ -258,8 +259,10 @@ class Proxy:
         """Carry bytes until the end marker, which stays here. Raises UpstreamError."""
         client, limits = call.client, call.plan.limits
         buffered = call.plan.route.buffered
-        silent_until_s = self._loop.time() + limits.first_token_s
+        spent_s = (time.perf_counter_ns() - started_ns) / 1e9
+        silent_until_s = self._loop.time() + limits.first_token_s - spent_s
         held: list[bytes] = []
+        held_bytes = 0
         ended = False
         while not ended:
             chunk = await self._next_chunk(call, connection, silent_until_s)
@@ -273,6 +276,7 @@ class Proxy:
                     call.first_token_us = (time.perf_counter_ns() - started_ns) // 1000
             if data:
                 held.append(data)
+                held_bytes += len(data)
             # Nothing leaves before the first content: until then another target can take over.
             if ended or (relay.has_content and not buffered):
                 if not client.started:
@@ -281,8 +285,8 @@ class Proxy:
                     call.content_sent = True
                     await client.write(b"".join(held))
                     held.clear()
-            elif sum(map(len, held)) > HELD_BYTES_MAX:
-                raise UpstreamNetwork(f"more than {HELD_BYTES_MAX} bytes before any content")
+            elif held_bytes > HELD_BYTES_MAX:
+                raise UpstreamProtocol(f"more than {HELD_BYTES_MAX} bytes had to be held back")
 
     async def _next_chunk(self, call: Call, connection: Connection, silent_until_s: float) -> bytes:
         until_s = min(silent_until_s, call.deadline_s)
@@ -338,6 +342,13 @@ class Proxy:
         else:
             body = front.write_error(error, status, request_id)
         await client.whole(status, [*call.headers(), *_retry_headers(error), JSON], body)
+
+    async def _broken(self, call: Call) -> None:
+        call.client.unwatch()
+        error = WeirError("the gateway failed to serve this call")
+        if not call.settled:
+            await self._settle(call, outcome="failed", status=500, answer=call.answer, error=error)
+        await self._tell(call, error, error.status)
 
     async def _cancelled(self, call: Call) -> None:
         """Settle what was produced for a caller who left, or whom a shutdown cut off."""
