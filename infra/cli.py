@@ -106,7 +106,7 @@ def status(as_json: Json = False) -> None:
     console.print(f"gateway  {state.public_url}\nkafka    {state.kafka}")
     console.print(f"trainer's environment: {state.trainer_environment}")
     if state.sandbox:
-        console.print("[yellow]no provider key is set: the sandbox answers[/yellow]")
+        console.print("[yellow]the sandbox answers, with made-up text[/yellow]")
 
 
 @app.command()

@@ -80,11 +80,7 @@ class TerminalScreen:
                 f"  admin key          [bold]{seeded.admin_key}[/bold]  (shown this once: keep it)"
             )
         if state.sandbox:
-            lines += [
-                "",
-                "  [bold yellow]NO PROVIDER KEY IS SET: a sandbox answers with made-up text.[/bold yellow]",
-                "  Set OPENAI_API_KEY or ANTHROPIC_API_KEY and start again for real answers.",
-            ]
+            lines += ["", *self._sandbox_warning()]
         for line in lines:
             self._console.print(line, soft_wrap=True)
         request = _REQUEST.format(url=state.public_url, key=key, model="auto")
@@ -94,6 +90,16 @@ class TerminalScreen:
             "\nCtrl-C stops everything in order; `weir status` shows the parts, `weir --help` the rest.\n",
             soft_wrap=True,
         )
+
+    def _sandbox_warning(self) -> list[str]:
+        if self._settings.sandbox == "on":
+            return [
+                "  [bold yellow]WEIR_SANDBOX=on: a sandbox answers with made-up text.[/bold yellow]"
+            ]
+        return [
+            "  [bold yellow]NO PROVIDER KEY IS SET: a sandbox answers with made-up text.[/bold yellow]",
+            "  Set OPENAI_API_KEY or ANTHROPIC_API_KEY and start again for real answers.",
+        ]
 
     def note(self, text: str) -> None:
         """Something worth a line has happened."""
