@@ -84,7 +84,8 @@ class TerminalScreen:
         for line in lines:
             self._console.print(line, soft_wrap=True)
         request = _REQUEST.format(url=state.public_url, key=key, model="auto")
-        self._console.print("\nA first request:\n")
+        where = "" if seeded.admin_key else ", with your key in WEIR_KEY"
+        self._console.print(f"\nA first request{where}:\n")
         self._console.print(request, soft_wrap=True, markup=False)
         self._console.print(
             "\nCtrl-C stops everything in order; `weir status` shows the parts, `weir --help` the rest.\n",
