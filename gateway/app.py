@@ -210,7 +210,7 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
     outbox = OutboxSettings(folder=settings.outbox_dir, max_bytes=settings.outbox_bytes_max)
     master = MasterKey(settings.master_key)
     done = asyncio.Event()
-    async with Durability(outbox, log.connection, master, log.source) as durability:
+    async with Durability(outbox, log.connection, master, log.source, settings.name) as durability:
         pool = Pool(connections_max=settings.connections_max, ca_file=settings.ca_file)
         following = asyncio.create_task(state.follow(log, done))
         try:

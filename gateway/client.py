@@ -40,6 +40,7 @@ class Client:
         self._watcher: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[Any] | None = None
         self._heart: Heart | None = None
+        self._patience: asyncio.TimerHandle | None = None
 
     def header(self, name: bytes) -> str | None:
         """Return a header's text (lower-case name), None when absent."""
@@ -71,6 +72,22 @@ class Client:
         """From now on, cancel the current task as soon as the caller leaves."""
         self._serving = asyncio.current_task()
         self._watcher = asyncio.create_task(self._watch())
+
+    def give_up_after(self, wait_s: float) -> None:
+        """Count the caller as gone if it has not taken its answer by then."""
+        serving, loop = asyncio.current_task(), asyncio.get_running_loop()
+        self._patience = loop.call_later(wait_s, self._give_up, serving)
+
+    def _give_up(self, serving: asyncio.Task[Any] | None) -> None:
+        self.left = True
+        if serving is not None:
+            serving.cancel()
+
+    def done(self) -> None:
+        """Stop looking after the caller."""
+        self.unwatch()
+        if self._patience is not None:
+            self._patience.cancel()
 
     def unwatch(self) -> None:
         """Leave the current task alone: what follows must run to its end."""

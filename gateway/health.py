@@ -24,6 +24,8 @@ GUESS_CALLS = 2.0
 GUESS_CALLS_MIN = 0.2
 FULL_EXPERIENCE = 8.0
 COOLDOWN_S_MAX = 60.0
+TARGETS_MAX = 10_000
+"""Clients may name models that nobody listed: the least recently used are forgotten."""
 CALLER_ERRORS = frozenset({"request", "context", "filter"})
 """Error classes that say nothing about the target."""
 
@@ -109,6 +111,8 @@ class HealthBook:
         experience = self._book.get(target)
         if experience is None:
             experience = self._book[target] = Experience(seen_s=now_s)
+            if len(self._book) > TARGETS_MAX:
+                del self._book[min(self._book, key=lambda name: self._book[name].seen_s)]
         else:
             experience.fade(now_s)
         return experience

@@ -40,6 +40,8 @@ TOKEN_S = 0.02
 """A whole answer is silent until it is done: this much per token is not silence yet."""
 VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
 """Headers of a provider that its own clients read."""
+PATIENCE_S = 60.0
+"""How long after its deadline a call may take to be recorded and taken by a slow client."""
 BACKOFF_S = 0.2
 RETRY_AFTER_S_MAX = 5.0
 HELD_BYTES_MAX = 16 * 1024 * 1024
@@ -74,6 +76,7 @@ class Proxy:
                 await refuse(client, front, error, request_id)
             return
         client.watch()
+        client.give_up_after(call.deadline_s - self._loop.time() + PATIENCE_S)
         if call.admitted.opening.stream:
             # A heartbeat makes later errors events, but another target can still answer.
             client.beat(self._settings.heartbeat_s, call.headers)
@@ -92,7 +95,7 @@ class Proxy:
             _log.exception("a call broke down", extra={"request_id": request_id})
             await self._broken(call)
         finally:
-            client.unwatch()
+            client.done()
 
     # --- admit and route -----------------------------------------------------------------------
 

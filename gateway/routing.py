@@ -11,7 +11,7 @@ from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, probabilities
 from gateway.upstream import Limits
 from schemas.discovery import discover
-from schemas.errors import ModelNotFound, NoTargetAvailable
+from schemas.errors import ConfigurationError, ModelNotFound, NoTargetAvailable
 from schemas.events.changes import RouteChanged, RouteTarget
 from schemas.events.llm import Candidate
 from schemas.routing import Decision, Target
@@ -206,7 +206,12 @@ class Router:
             stall_s=route.stall_timeout_ms / 1000,
             total_s=route.total_timeout_ms / 1000,
         )
-        strategy = self._strategies.get(route.strategy) or self._strategies["balanced"]
+        strategy = self._strategies.get(route.strategy)
+        if strategy is None:
+            raise ConfigurationError(
+                f"the route '{name}' names an unknown strategy: '{route.strategy}'",
+                action=f"Choose one of {', '.join(sorted(self._strategies))}.",
+            )
         return Plan(route, name, members, strategy, limits)
 
 

@@ -1,6 +1,8 @@
 """What clients see, and what is recorded, when providers fail in every way the sandbox knows."""
 
 import itertools
+import json
+import socket
 import threading
 import time
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from schemas.events.changes import RouteTarget
 from schemas.events.llm import ResponseCompleted
-from tests.gateway.worker import Worker, route
+from tests.gateway.worker import SECRET, Worker, route
 from tests.sandbox.served import Served
 
 HELLO: Any = [{"role": "user", "content": "Say hello."}]
@@ -222,6 +224,32 @@ def test_a_client_that_leaves_cancels_the_provider(
     time.sleep(0.3)
     row = [row for row in sandbox.rows("/a") if row["weir_request_id"] == response.request_id][-1]
     assert not row["complete"]
+
+
+def test_a_client_that_takes_nothing_is_given_up(
+    worker: Worker, sandbox: Served, faulty: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.proxy.PATIENCE_S", 0.3)
+    model = "gpt-4o"
+    name = faulty(None, model=model, total_timeout_ms=3_000, stall_timeout_ms=20_000)
+    sandbox.behave(model, "/a", answer_tokens_min=20_000, answer_tokens_max=20_000)
+    before = len(worker.responses())
+    body = json.dumps({"model": name, "messages": HELLO, "stream": True}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {SECRET}\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", worker.port))
+        sock.sendall(head.encode() + body)
+        until_s = time.monotonic() + 8
+        while len(worker.responses()) == before and time.monotonic() < until_s:
+            time.sleep(0.02)
+    response = worker.responses()[-1]
+    assert len(worker.responses()) == before + 1
+    assert response.outcome in {"cancelled", "failed"}
+    assert response.usage_basis == "estimated"
 
 
 def test_heartbeats_while_the_first_token_is_awaited(

@@ -14,6 +14,7 @@ from gateway.strategies.base import Strategy, probabilities
 from gateway.strategies.failover import FAILOVER
 from gateway.strategies.weighted import WEIGHTED
 from schemas.errors import (
+    ConfigurationError,
     ModelNotFound,
     NoTargetAvailable,
     UpstreamError,
@@ -89,6 +90,9 @@ def test_names_are_routes_targets_auto_or_models() -> None:
             router.plan(unknown)
     with pytest.raises(NoTargetAvailable):
         router.plan("dead")
+    put(state, route("odd", RouteTarget("a/one"), strategy="astrology"))
+    with pytest.raises(ConfigurationError, match="astrology"):
+        router.plan("odd")
 
 
 def test_a_changed_route_is_in_force_at_once() -> None:
