@@ -16,7 +16,7 @@ from gateway.adoption import Adopter, Remains
 from gateway.feedback import FeedbackDesk
 from gateway.ledger import Recorder
 from gateway.outbox import Outbox, OutboxSettings
-from gateway.outbox_alerts import OutboxAlerts, stopped
+from gateway.outbox_watch import OutboxWatch, stopped
 from gateway.relay import Relay
 from schemas.log import Connection
 from schemas.privacy import MasterKey
@@ -45,12 +45,19 @@ class OutboxStatus(msgspec.Struct, frozen=True):
 class Durability:
     """The outbox of this worker with its relay, and the adopter of others' outboxes.
 
-    An async context manager; leave it when no request is in progress any more.
+    An async context manager; leave it when no request is in progress any more. `source` names
+    this process in its events, `part` the worker across restarts in its heartbeats.
     """
 
     def __init__(
-        self, settings: OutboxSettings, connection: Connection, master: MasterKey, source: str
+        self,
+        settings: OutboxSettings,
+        connection: Connection,
+        master: MasterKey,
+        source: str,
+        part: str = "gateway",
     ) -> None:
+        self._part = part
         self.outbox = Outbox(settings, source)
         self.recorder = Recorder(self.outbox, master)
         self.feedback = FeedbackDesk(self.recorder)
@@ -64,7 +71,8 @@ class Durability:
 
     async def __aenter__(self) -> Self:
         self._relay_thread.start()
-        self._alerts = asyncio.create_task(OutboxAlerts(self.outbox, self.relay).watch())
+        watch = OutboxWatch(self._part, self.outbox, self.relay)
+        self._watching = asyncio.create_task(watch.watch())
         self._adopter_thread.start()
         return self
 
@@ -81,7 +89,7 @@ class Durability:
 
         Requests still open count as abandoned. What Kafka did not take stays for an adopter.
         """
-        await stopped(self._alerts)
+        await stopped(self._watching)
         self.adopter.stop()
         await asyncio.to_thread(self._adopter_thread.join)
         deadline = time.monotonic() + (0.0 if self.relay.away else patience_s)

@@ -3,26 +3,31 @@ from pathlib import Path
 
 import pytest
 
+from gateway.ledger import Recorder
 from gateway.outbox import Outbox
-from gateway.outbox_alerts import AWAY_SECONDS, OutboxAlerts
+from gateway.outbox_watch import AWAY_SECONDS, OutboxWatch
 from gateway.relay import Relay
 from gateway.segment import frames, segment_paths
 from schemas import codec
-from schemas.events.operations import AlertChanged
+from schemas.event import Event
+from schemas.events.operations import AlertChanged, Heartbeat
 from schemas.log import Connection
-from tests.gateway_durability.support import settings
+from tests.gateway_durability.support import MASTER, call, settings
 
 
-def alerts(outbox: Outbox) -> list[tuple[str, str, str]]:
-    events = [
+def events(outbox: Outbox) -> list[Event]:
+    return [
         codec.decode(entry.value)
         for path in segment_paths(outbox.folder)
         for whole in frames(path.read_bytes())
         for entry in whole.entries
     ]
+
+
+def alerts(outbox: Outbox) -> list[tuple[str, str, str]]:
     return [
         (event.alert_type, event.severity, event.status)
-        for event in events
+        for event in events(outbox)
         if isinstance(event, AlertChanged)
     ]
 
@@ -31,7 +36,7 @@ def alerts(outbox: Outbox) -> list[tuple[str, str, str]]:
 @pytest.mark.req("EVT-05")
 async def test_alerts_at_half_and_four_fifths_once_per_crossing(tmp_path: Path) -> None:
     outbox = Outbox(settings(tmp_path, max_bytes=1_000_000, chunk_bytes=10_000), "/gw/t")
-    watch = OutboxAlerts(outbox, Relay(outbox, Connection("127.0.0.1:1"), 10**6))
+    watch = OutboxWatch("gateway-0", outbox, Relay(outbox, Connection("127.0.0.1:1"), 10**6))
     watch.check()
     outbox.reserve(600_000)
     watch.check()
@@ -51,7 +56,7 @@ async def test_alerts_at_half_and_four_fifths_once_per_crossing(tmp_path: Path) 
 async def test_a_broker_that_stays_away_is_an_alert_until_it_is_back(tmp_path: Path) -> None:
     outbox = Outbox(settings(tmp_path), "/gw/t")
     relay = Relay(outbox, Connection("127.0.0.1:1"), 10**6)
-    watch = OutboxAlerts(outbox, relay)
+    watch = OutboxWatch("gateway-0", outbox, relay)
     relay.away = True
     for _ in range(int(AWAY_SECONDS) + 3):
         watch.check()
@@ -62,4 +67,17 @@ async def test_a_broker_that_stays_away_is_an_alert_until_it_is_back(tmp_path: P
         ("broker_away", "critical", "open"),
         ("broker_away", "critical", "resolved"),
     ]
+    os.close(outbox.close())
+
+
+@pytest.mark.req("EVT-03")
+async def test_a_heartbeat_tells_how_much_kafka_does_not_have_yet(tmp_path: Path) -> None:
+    outbox = Outbox(settings(tmp_path), "/gateway-0")
+    recorder = Recorder(outbox, MASTER)
+    call(recorder)
+    await recorder.durable("written")
+    OutboxWatch("gateway-0", outbox, Relay(outbox, Connection("127.0.0.1:1"), 10**6)).beat()
+    await recorder.durable("written")
+    [beat] = [event for event in events(outbox) if isinstance(event, Heartbeat)]
+    assert (beat.part, beat.instance, beat.lag) == ("gateway-0", outbox.id, 5)
     os.close(outbox.close())

@@ -1,4 +1,6 @@
-"""Alerts of the outbox (EVT-05): half full, four fifths full, and a broker that is away.
+"""What the outbox says of itself (EVT-05): how far Kafka is behind, and alerts.
+
+An alert opens when it is half full, four fifths full, and when the broker is away.
 
 They are events like any other, so they wait in the outbox for the broker that they speak of; the
 log line and `/status` tell of them at once.
@@ -8,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 
 from gateway.outbox import Outbox
 from gateway.relay import Relay
 from schemas.clock import now_us
-from schemas.events.operations import AlertChanged
+from schemas.events.operations import AlertChanged, Heartbeat
 from schemas.identity import uuid7
 
 LEVELS = ((0.5, "warning"), (0.8, "critical"))
@@ -21,14 +24,18 @@ LEVELS = ((0.5, "warning"), (0.8, "critical"))
 AWAY_SECONDS = 5.0
 """How long the broker is away before that is worth an alert."""
 CHECK_SECONDS = 1.0
+BEAT_CHECKS = 5
+"""A heartbeat every so many checks; none while the broker is away, they would only pile up."""
 
 _log = logging.getLogger(__name__)
 
 
-class OutboxAlerts:
-    """Opens an alert once per crossing and resolves it when its cause is gone."""
+class OutboxWatch:
+    """Reports for the worker `part`; an alert opens once per crossing."""
 
-    def __init__(self, outbox: Outbox, relay: Relay) -> None:
+    def __init__(self, part: str, outbox: Outbox, relay: Relay) -> None:
+        self._part = part
+        self._started_at_us = now_us()
         self._outbox = outbox
         self._relay = relay
         self._open: dict[str, str] = {}
@@ -36,9 +43,23 @@ class OutboxAlerts:
 
     async def watch(self) -> None:
         """Check every second until cancelled."""
-        while True:
+        for number in itertools.count():
             self.check()
+            if number % BEAT_CHECKS == 0 and not self._relay.away:
+                self.beat()
             await asyncio.sleep(CHECK_SECONDS)
+
+    def beat(self) -> None:
+        """Record a heartbeat whose lag is what Kafka does not have yet."""
+        event = Heartbeat(
+            event_id=uuid7(),
+            occurred_at_us=now_us(),
+            part=self._part,
+            instance=self._outbox.id,
+            started_at_us=self._started_at_us,
+            lag=self._outbox.written - self._outbox.acked,
+        )
+        self._outbox.append(event, settles=True)
 
     def check(self) -> None:
         """Compare the figures with the limits and record what changed."""
