@@ -193,7 +193,24 @@ def load(**overrides: Any) -> WeirSettings:
             f"the settings are wrong: {_explain(error)}",
             action=f"Correct the variable WEIR_… or the line of {TOML_FILE} and start again.",
         ) from error
+    _require_strategies(settings.routes)
     return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+
+def _require_strategies(routes: Mapping[str, RouteTable]) -> None:
+    """A misspelled strategy must not become another one. Raises ConfigurationError."""
+    if not routes:
+        return
+    from gateway.strategies.base import Strategy
+    from schemas.discovery import discover
+
+    known = sorted(strategy.name for strategy in discover("gateway.strategies", Strategy))
+    for name, route in routes.items():
+        if route.strategy not in known:
+            raise ConfigurationError(
+                f"[routes.{name}] asks for the strategy {route.strategy!r}; "
+                f"there are: {', '.join(known)}"
+            )
 
 
 def as_environment(settings: WeirSettings, overrides: Mapping[str, Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from gateway.strategies.base import Strategy
 from infra import settings
 from infra.settings import (
     KafkaTable,
@@ -17,7 +18,9 @@ from infra.settings import (
 )
 from infra.vendors import VENDORS
 from infra.words import settings_of
-from tests.docs.pages import blocks, code, page, rows, section
+from schemas.discovery import discover
+from schemas.errors import ConfigurationError
+from tests.docs.pages import ROOT, blocks, code, page, rows, section
 
 PAGE = page("docs/configuration.md")
 EXAMPLES = blocks(section(PAGE, "Examples of `weir.toml`"), "toml")
@@ -45,11 +48,7 @@ def test_every_variable_is_documented_with_its_default() -> None:
 
 def test_no_variable_is_documented_that_nothing_reads() -> None:
     sources = "".join(
-        path.read_text("utf-8")
-        for package in ("infra", "bootstrap")
-        for path in (
-            [Path(package)] if Path(package).is_file() else sorted(Path(package).rglob("*.py"))
-        )
+        path.read_text("utf-8") for path in [ROOT / "bootstrap", *(ROOT / "infra").rglob("*.py")]
     )
     own = {f"WEIR_{name.upper()}" for name in WeirSettings.model_fields}
     for name in set(documented("Variables")) - own:
@@ -80,6 +79,21 @@ def test_every_vendor_is_documented_with_its_variables() -> None:
         vendor.name: (vendor.dialect, vendor.key_variable, vendor.url_variable)
         for vendor in VENDORS
     }
+
+
+def test_every_strategy_is_documented() -> None:
+    told = next(row[2] for row in rows(section(PAGE, "Routes")) if row[0] == "`strategy`")
+    assert set(code(told)) == {item.name for item in discover("gateway.strategies", Strategy)}
+
+
+def test_a_strategy_that_does_not_exist_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weir.toml"
+    file.write_text('[routes.a]\ntargets = [{ target = "x/y" }]\nstrategy = "balancd"\n', "utf-8")
+    monkeypatch.setenv("WEIR_CONFIG", str(file))
+    with pytest.raises(ConfigurationError, match="balancd"):
+        load()
 
 
 def test_there_are_examples() -> None:
