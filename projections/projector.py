@@ -78,9 +78,11 @@ class Projector:
         """Follow the log until `stop`. Raises what the thread died of, if it did."""
         thread = asyncio.create_task(asyncio.to_thread(self.run_here))
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait({thread, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        self._stopping.set()
-        stopped.cancel()
+        try:
+            await asyncio.wait({thread, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # a cancelled task must not leave the thread behind
+            self._stopping.set()
+            stopped.cancel()
         await thread
 
     def run_here(self) -> None:
