@@ -7,6 +7,7 @@ import logging
 
 from schemas.log import Log
 from trainer import pipeline, steps
+from trainer.backends.base import backend
 from trainer.settings import TrainerSettings
 from trainer.steps import Workshop
 
@@ -17,8 +18,10 @@ LOOK_S = 2.0
 async def run(settings: TrainerSettings, log: Log, stop: asyncio.Event) -> None:
     """Work until `stop`. A run that is cut off goes on at the next start.
 
-    Raises LogTruncated or WrongLog when the log is not the one whose runs lie here.
+    Raises LogTruncated or WrongLog when the log is not the one whose runs lie here, and
+    ConfigurationError for a backend that does not exist.
     """
+    backend(settings.backend)
     shop = Workshop(settings, log)
     async with asyncio.TaskGroup() as group:
         group.create_task(log.follow(shop.views, stop))

@@ -12,8 +12,9 @@ class TrainerSettings:
     """How runs are made and judged, and where local models lie.
 
     `data_dir` holds the runs, `models_dir` the bases and the registry's files; `trainer_python` is
-    the interpreter that can import torch, which may not exist yet. `base` names a folder under
-    ``models_dir/bases``; None takes the only one there. `hyperparameters` win over a base's own.
+    the interpreter that can import torch, which may not exist yet. `backend` is one of
+    `trainer.backends`; `base` names a folder under ``models_dir/bases``, None takes the only one
+    there. `hyperparameters` win over a base's own.
 
     A run takes at most `examples_max` pieces of feedback of the last `lookback_days`, holds
     `validation_split` of them out, and passes when `gate_metric` gains significantly on them.
@@ -31,6 +32,7 @@ class TrainerSettings:
     host: str = "127.0.0.1"
     port: int = 8082
     local_provider: str = "local"
+    backend: str = "local"
     base: str | None = None
     model_name: str | None = None
     environment: str = "production"

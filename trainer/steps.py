@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from schemas.clock import now_us
-from schemas.errors import DatasetError
+from schemas.errors import BrokerUnavailable, DatasetError
 from schemas.events.changes import DeploymentChanged, ModelVersionChanged, PriceChanged
 from schemas.events.operations import DataKeyCreated
 from schemas.events.training import TrainingProgress, TriggerFired
@@ -21,6 +21,7 @@ from schemas.identity import uuid7
 from schemas.log import Log, TableView
 from schemas.privacy import MasterKey, Opener
 from trainer import evaluation, registry
+from trainer.backends.base import backend
 from trainer.child import run_child
 from trainer.collect import collect
 from trainer.config import (
@@ -228,7 +229,7 @@ async def estimate(shop: Workshop, run: TrainingRun) -> Outcome:
 
 
 async def tune(shop: Workshop, run: TrainingRun) -> Outcome:
-    """Fine-tune in a child process; a child or trainer that was killed goes on from a checkpoint."""
+    """Fine-tune by the chosen backend; one that was cut off goes on from its last checkpoint."""
     settings, folder = shop.settings, shop.folder(run)
     base = settings.bases_dir / run.output("estimate", "base")
     for part in (TRAINING, STOPPING):
@@ -243,9 +244,7 @@ async def tune(shop: Workshop, run: TrainingRun) -> Outcome:
         adapter=str(folder / "adapter"),
         config=config,
     )
-    finished = await run_child(
-        settings.trainer_python, "trainer.tune", order, folder, _Ear(shop, run.run_id)
-    )
+    finished = await backend(settings.backend).tune(settings, order, folder, _Ear(shop, run.run_id))
     shutil.rmtree(folder / "work", ignore_errors=True)
     hyperparameters = msgspec.json.encode(config).decode()
     return Outcome(
@@ -445,7 +444,11 @@ class _Ear:
                     run_id=self._run_id,
                     **msgspec.structs.asdict(line),
                 )
-                await self._shop.log.publish(event, correlation_id=self._run_id)
+                try:
+                    await self._shop.log.publish(event, correlation_id=self._run_id)
+                except BrokerUnavailable as error:
+                    # A reading is for whoever watches; training_metadata.json keeps the curve.
+                    _log.warning("a reading of %s is not in the log: %s", self._run_id, error)
             case Notice():
                 _log.warning("%s: %s", self._run_id, line.message)
             case Finished():
