@@ -70,7 +70,7 @@ def test_a_table_of_the_file_is_a_provider_of_its_own(tmp_path: Path) -> None:
         ("prot = 1", "prot"),
         ("[routes.a]\ntargets = []", "routes.a.targets"),
         ("[kafka]\nsecurity_protocol = 'TLS'", "security_protocol"),
-        ("port = [", ""),
+        ("port = [", "port|TOML|value"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_way_out(tmp_path: Path, text: str, named: str) -> None:

@@ -44,7 +44,7 @@ class Weir:
             "WEIR_PORT": str(self.port),
             "WEIR_TRAINER": "off",
             "WEIR_ADMIN_KEY": "weir-test",
-            "WEIR_ORPHAN_GRACE_S": "30",
+            "WEIR_ORPHAN_GRACE_S": "300",
         }
         self.process: subprocess.Popen[str] | None = None
         self.starts = 0
