@@ -1,6 +1,10 @@
 """What `weir up` shows in a terminal: steps with their time, one ready block, then notes."""
 
+import os
+import shutil
+import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +19,15 @@ _REQUEST = """\
 curl {url}/v1/chat/completions \\
   -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
+
+
+def _command() -> str:
+    """How the operator calls `weir` from here: an environment of `make up` is on nobody's path."""
+    own = Path(sys.prefix) / "bin" / "weir"
+    found = shutil.which("weir")
+    if not own.exists() or (found and Path(found).resolve() == own.resolve()):
+        return "weir"
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 class TerminalScreen:
@@ -87,8 +100,9 @@ class TerminalScreen:
         where = "" if seeded.admin_key else ", with your key in WEIR_KEY"
         self._console.print(f"\nA first request{where}:\n")
         self._console.print(request, soft_wrap=True, markup=False)
+        weir = _command()
         self._console.print(
-            "\nCtrl-C stops everything in order; `weir status` shows the parts, `weir --help` the rest.\n",
+            f"\nCtrl-C stops everything in order; `{weir} status` shows the parts, `{weir} --help` the rest.\n",
             soft_wrap=True,
         )
 
