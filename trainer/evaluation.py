@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from schemas.errors import EvaluationError
 
@@ -222,8 +222,8 @@ def exact_interval(wins: int, losses: int, examples: int) -> tuple[float, float]
     differing, tail = wins + losses, (1 - CONFIDENCE) / 2
     if differing == 0:
         return 0.0, 0.0
-    low = float(beta.ppf(tail, wins, losses + 1)) if wins else 0.0
-    high = float(beta.ppf(1 - tail, wins + 1, losses)) if losses else 1.0
+    low = float(betaincinv(wins, losses + 1, tail)) if wins else 0.0
+    high = float(betaincinv(wins + 1, losses, 1 - tail)) if losses else 1.0
     scale = differing / examples
     return (2 * low - 1) * scale, (2 * high - 1) * scale
 
