@@ -194,7 +194,10 @@ def load(**overrides: Any) -> WeirSettings:
             action=f"Correct the variable WEIR_… or the line of {TOML_FILE} and start again.",
         ) from error
     _require_strategies(settings.routes)
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    paths = {"home": settings.home.expanduser().absolute()}
+    if settings.sandbox_behaviour is not None:
+        paths["sandbox_behaviour"] = settings.sandbox_behaviour.expanduser().absolute()
+    return settings.model_copy(update=paths)
 
 
 def _require_strategies(routes: Mapping[str, RouteTable]) -> None:
@@ -214,14 +217,20 @@ def _require_strategies(routes: Mapping[str, RouteTable]) -> None:
 
 
 def as_environment(settings: WeirSettings, overrides: Mapping[str, Any]) -> dict[str, str]:
-    """The variables by which a child process reads the same settings."""
-    variables = {"WEIR_HOME": str(settings.home)}
+    """The variables by which a child process, in whatever folder, reads the same settings."""
+    variables: dict[str, str] = {}
     for name, value in overrides.items():
         if isinstance(value, Mapping):
             prefix = f"WEIR_{name.upper()}__"
             variables |= {f"{prefix}{key.upper()}": str(item) for key, item in value.items()}
         else:
             variables[f"WEIR_{name.upper()}"] = str(value)
+    variables["WEIR_HOME"] = str(settings.home)
+    if settings.sandbox_behaviour is not None:
+        variables["WEIR_SANDBOX_BEHAVIOUR"] = str(settings.sandbox_behaviour)
+    file = Path(os.environ.get("WEIR_CONFIG", TOML_FILE)).absolute()
+    if file.is_file():
+        variables["WEIR_CONFIG"] = str(file)
     return variables
 
 

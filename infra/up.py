@@ -110,6 +110,7 @@ class Installation:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self.supervisor.stop()
             self._lock.release()
+            self.screen.note("stopped")
 
     async def _until_stopped(self, work: Any) -> None:
         """Run `work`, given up as soon as a stop is asked for; its errors come through."""

@@ -80,12 +80,20 @@ def test_a_wrong_setting_is_named_with_the_way_out(tmp_path: Path, text: str, na
     assert "weir.toml" in caught.value.advice
 
 
-def test_overrides_reach_the_parts_as_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = {"port": 9100, "kafka": {"bootstrap": "k:9092", "security_protocol": "SASL_SSL"}}
+def test_overrides_and_the_file_reach_the_parts_in_another_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "weir.toml").write_text("workers = 3\nsandbox_behaviour = 'slow.toml'")
+    kafka = {"bootstrap": "k:9092", "security_protocol": "SASL_SSL"}
+    overrides = {"port": 9100, "home": "data", "kafka": kafka}
     settings = load(**overrides)
     for name, value in as_environment(settings, overrides).items():
         monkeypatch.setenv(name, value)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     again = load()
+    assert again.workers == 3
+    assert again.home == tmp_path / "data"
     assert again == settings
     assert again.connection().bootstrap == "k:9092"
     assert not again.embedded
