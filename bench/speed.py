@@ -15,12 +15,13 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import aiohttp
 import psutil
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.checks import CALL_TOPICS, COMPLETED, calls
 from bench.claim import Arguments, Limit, Verdict, main
@@ -158,7 +159,7 @@ async def _run(
             await caller.many(streams, paced, stream=True)
             await settled()
             figures[f"{name}cpu_us_per_stream"] = _us_each(before, pids, streams)
-        figures |= await _latencies(direct, minimal, gateway, max(streams, 50))
+        figures |= await _latencies(stack, direct, minimal, gateway, max(streams, 50))
         figures["worker_mib"] = round(max(_rss_mib(workers)), 1)
         figures["minimal_mib"] = round(max(_rss_mib([proxy.pid])), 1)
         await quiet()
@@ -166,23 +167,64 @@ async def _run(
     return figures, await asyncio.to_thread(read_topics, stack.bootstrap, CALL_TOPICS)
 
 
-async def _latencies(direct: Caller, minimal: Caller, gateway: Caller, samples: int) -> Figures:
-    """Return medians in milliseconds; the sides take turns."""
-    sides: dict[str, tuple[Caller, str]] = {
-        "direct": (direct, WHOLE_MODEL),
-        "minimal": (minimal, WHOLE_MODEL),
-    } | {level: (gateway, level) for level in LEVELS}
+async def _latencies(
+    stack: Stack, direct: Caller, minimal: Caller, gateway: Caller, samples: int
+) -> Figures:
+    """Return medians in milliseconds; the sides take turns.
+
+    `fdatasync_ms` and `kafka_ack_ms` are what this machine itself takes for a record of 3 KB: no
+    `synced` or `replicated` answer can be faster.
+    """
+    primitives = Primitives(stack)
+    sides: dict[str, Callable[[], Awaitable[None]]] = {
+        "direct": lambda: direct.call(WHOLE_MODEL),
+        "minimal": lambda: minimal.call(WHOLE_MODEL),
+        "written": lambda: gateway.call("written"),
+        "synced": lambda: gateway.call("synced"),
+        "replicated": lambda: gateway.call("replicated"),
+        "fdatasync": primitives.sync,
+        "kafka_ack": primitives.acknowledged,
+    }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(samples):
-        for name, (caller, model) in sides.items():
+        for name, act in sides.items():
             begun = time.perf_counter()
-            await caller.call(model)
+            await act()
             times[name].append((time.perf_counter() - begun) * 1_000)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    figures: Figures = {"direct_ms": round(medians["direct"], 3)}
+    figures: Figures = {
+        f"{name}_ms": round(medians[name], 3) for name in ("direct", "fdatasync", "kafka_ack")
+    }
     for name in ("minimal", *LEVELS):
         figures[f"added_ms_{name}"] = round(medians[name] - medians["direct"], 3)
     return figures
+
+
+class Primitives:
+    """A record of 3 KB to the disk, and to the broker; both may block, as nothing runs beside them."""
+
+    RECORD = b"x" * 3_000
+    TOPIC = "bench.acknowledged"
+
+    def __init__(self, stack: Stack) -> None:
+        self._file = os.open(
+            stack.home / "sync.bench", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600
+        )
+        admin = AdminClient({"bootstrap.servers": stack.bootstrap})
+        admin.create_topics([NewTopic(self.TOPIC, 1, 1)])[self.TOPIC].result(20.0)
+        options = {"bootstrap.servers": stack.bootstrap, "acks": "all", "linger.ms": 0}
+        self._producer = Producer(options)
+
+    async def sync(self) -> None:
+        """Append to a file and wait for the disk."""
+        os.write(self._file, self.RECORD)
+        os.fdatasync(self._file)
+
+    async def acknowledged(self) -> None:
+        """Append to a topic and wait for the acknowledgement."""
+        self._producer.produce(self.TOPIC, self.RECORD)
+        if self._producer.flush(10.0):
+            raise TimeoutError("no acknowledgement from Kafka")
 
 
 def _cpu_s(pids: Iterable[int]) -> float:
