@@ -111,7 +111,7 @@ class WeirSettings(BaseSettings):
     sandbox_behaviour: Path | None = None
     sandbox_seed: int = 0
     feedback_threshold: int = Field(default=500, ge=1)
-    feedback_window_hours: float = Field(default=24, gt=0)
+    feedback_window_hours: float = Field(default=24, gt=0, le=48)
     feedback_cooldown_hours: float = Field(default=24, ge=0)
     outbox_bytes_max: int = Field(4 * 1024**3, ge=1024**2)
     body_bytes_max: int = Field(32 * 1024**2, ge=1024)
