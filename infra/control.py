@@ -6,7 +6,6 @@ key of the log, or by the local operator's token; errors are those of `schemas.e
 
 import asyncio
 import contextlib
-import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -17,9 +16,12 @@ from typing import Any, Protocol
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
+import projections.api
+import trainer.api
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
 from infra.secret_files import operator_token
+from infra.settings import load
 from infra.system import system_router
 from infra.words import settings_of
 from schemas import __version__
@@ -50,7 +52,10 @@ class Component(Protocol):
     it cannot yet; `status` is shown at `/status` under the package's name.
     """
 
-    routers: Sequence[APIRouter]
+    @property
+    def routers(self) -> Sequence[APIRouter]:
+        """The package's endpoints."""
+        ...
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do the package's standing work until `stop`."""
@@ -65,20 +70,21 @@ class Component(Protocol):
         ...
 
 
-COMPONENTS = {"projections": "projections.api", "trainer": "trainer.api"}
-"""Packages whose module offers `component(settings, log, open_log) -> Component`."""
+_MakeComponent = Callable[[Any, Log, OpenLog], Component]
+COMPONENTS: dict[str, _MakeComponent] = {
+    "projections": projections.api.component,
+    "trainer": trainer.api.component,
+}
 
 
 async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     """Serve the administration API until `stop`. Any component's failure ends the part."""
-    from infra.settings import load
-
     installation = load()
     components = {
-        name: importlib.import_module(module).component(
+        name: component(
             settings_of(name, installation), log, lambda: KafkaLog(log.connection, "/control")
         )
-        for name, module in COMPONENTS.items()
+        for name, component in COMPONENTS.items()
     }
     keys, heartbeats = TableView(KeyChanged), TableView(Heartbeat)
     configured: list[TableView[Any]] = [TableView(ProviderChanged), TableView(TargetChanged)]

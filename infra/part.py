@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from infra.kafka import KafkaLog
-from infra.parts import MODULES, kind_of
+from infra.parts import GATE_VARIABLE, MODULES, kind_of
 from infra.settings import WeirSettings, load
 from infra.state import load_state, supervised
 from infra.telemetry import configure
 from infra.words import settings_of
 
 _ORPHAN_GRACE_S = float(os.environ.get("WEIR_ORPHAN_GRACE_S", "60"))
+_GATE_POLL_S = 0.02
 _log = logging.getLogger("infra.part")
 
 
@@ -46,8 +47,16 @@ def main() -> None:
 def _run(name: str, settings: WeirSettings) -> None:
     kind = kind_of(name)
     module = importlib.import_module(MODULES[kind])
+    _wait_at_gate()
     with asyncio.Runner(loop_factory=_loop_factory(kind)) as runner:
         runner.run(_serve(module, name, settings))
+
+
+def _wait_at_gate() -> None:
+    """Wait until the log is prepared: what takes long, the imports, is done beside Kafka's start."""
+    if gate := os.environ.get(GATE_VARIABLE):
+        while not os.path.exists(gate):
+            time.sleep(_GATE_POLL_S)
 
 
 def _loop_factory(kind: str) -> Any:

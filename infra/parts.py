@@ -11,6 +11,9 @@ from infra.settings import WeirSettings
 Probe = Literal["http", "tcp", "kafka", "alive"]
 ROOT = Path(__file__).parent.parent
 
+GATE_VARIABLE = "WEIR_GATE"
+"""Names the file that the supervisor makes once Kafka has the topics and the settings' events."""
+
 
 @dataclass(frozen=True)
 class Part:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from infra.parts import ROOT, Part
+from infra.parts import GATE_VARIABLE, ROOT, Part
 from infra.processes import Process
 from infra.readiness import is_ready
 from infra.state import InstallationState, PartState
@@ -44,7 +44,14 @@ class Supervisor:
     ) -> None:
         self.state = state
         self._home = home
-        self._environment = {**environment, "WEIR_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
+        self._gate_file = home / "gate"
+        self._gate = asyncio.Event()
+        self._environment = {
+            **environment,
+            "WEIR_SUPERVISED": "1",
+            "PYTHONUNBUFFERED": "1",
+            GATE_VARIABLE: str(self._gate_file),
+        }
         self._changed = changed
         self._parts: dict[str, Supervised] = {}
         self._ending = False
@@ -56,6 +63,15 @@ class Supervisor:
     def log_file(self, name: str) -> Path:
         """Where a part's output goes."""
         return self._home / "logs" / f"{name}.log"
+
+    def close_gate(self) -> None:
+        """Let parts that are started from now on wait until the gate is opened."""
+        self._gate_file.unlink(missing_ok=True)
+
+    def open_gate(self) -> None:
+        """Let the parts begin: the log is prepared, or they have been running already."""
+        self._gate_file.touch()
+        self._gate.set()
 
     async def add(self, part: Part, adopted: PartState | None = None) -> Supervised:
         """Start a part, or take over its living process, and keep it alive from now on."""
@@ -106,6 +122,8 @@ class Supervisor:
             self._note(supervised, process, "starting")
 
     async def _watch_readiness(self, supervised: Supervised, process: Process) -> None:
+        if supervised.part.probe != "kafka":
+            await self._gate.wait()
         while not await is_ready(supervised.part, process):  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(_READY_POLL_S)
         self._note(supervised, process, "ready")

@@ -153,7 +153,11 @@ class Installation:
         master_key(self.settings)
         if self._former:
             # The broker may be away just now, and whatever dies meanwhile must come back all the same.
-            await self._add([part for part in parts if part.needed])
+            self.supervisor.open_gate()
+        else:
+            self.supervisor.close_gate()
+        # They import beside Kafka's start, and begin when the log is prepared.
+        await self._add([part for part in parts if part.needed])
         if self.settings.embedded:
             await self._start_broker()
         else:
@@ -162,8 +166,9 @@ class Installation:
         async with KafkaLog(self.settings.connection(), "/supervisor") as log:
             await ensure_topics(self.settings.connection())
             seeded = await seed(log, self.settings, os.environ)
+            self.supervisor.open_gate()
             try:
-                await self._start_parts(parts)
+                await self._await_parts([part.name for part in parts if part.needed])
             except BaseException:
                 if seeded.admin_key:  # it is in the log by its hash alone: this is its only showing
                     self.screen.note(f"the first admin key: {seeded.admin_key}")
@@ -227,11 +232,9 @@ class Installation:
                     action="Check the address, and the SASL and TLS options of --kafka.",
                 )
 
-    async def _start_parts(self, parts: list[Part]) -> None:
-        needed = [part for part in parts if part.needed]
+    async def _await_parts(self, needed: list[str]) -> None:
         self.screen.step(f"starting {len(needed)} parts")
-        await self._add([part for part in needed if self.supervisor.part(part.name) is None])
-        late = await self.supervisor.wait_ready([part.name for part in needed], _PARTS_READY_S)
+        late = await self.supervisor.wait_ready(needed, _PARTS_READY_S)
         if late:
             logs = ", ".join(str(self.supervisor.log_file(name)) for name in late)
             raise ConfigurationError(

@@ -34,7 +34,9 @@ def supervisor(home: Path) -> Supervisor:
         embedded=True,
         started_at_us=0,
     )
-    return Supervisor(state, home, dict(os.environ))
+    boss = Supervisor(state, home, dict(os.environ))
+    boss.open_gate()
+    return boss
 
 
 async def eventually(true: object, seconds: float = 20) -> None:
@@ -58,6 +60,18 @@ async def test_a_part_that_is_killed_is_started_again(tmp_path: Path) -> None:
     await boss.stop()
     assert not psutil.pid_exists(entry.state.pid or first)
     assert entry.state.status == "stopped"
+
+
+async def test_a_part_is_not_ready_before_the_gate_is_open(tmp_path: Path) -> None:
+    boss = supervisor(tmp_path)
+    boss.close_gate()
+    waiting = f"import os, time\nwhile not os.path.exists('{tmp_path}/gate'): time.sleep(0.02)\n1/0"
+    entry = await boss.add(Part("waits", (sys.executable, "-c", waiting), order=1))
+    await asyncio.sleep(0.5)
+    assert entry.state.restarts == 0
+    boss.open_gate()
+    await eventually(lambda: entry.state.restarts >= 1)
+    await boss.stop()
 
 
 async def test_a_part_that_dies_at_once_is_restarted_ever_more_slowly(tmp_path: Path) -> None:
