@@ -27,7 +27,8 @@ from gateway.proxy import Proxy, refuse
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.upstream import Upstream
-from schemas.errors import ConfigurationError, Unavailable, WeirError
+from gateway.websocket import CLOSE_CODES, GENERATE_SOCKET, PING_TIMEOUT_S, TRY_AGAIN_LATER, Socket
+from schemas.errors import ConfigurationError, NotFound, Unavailable, WeirError
 from schemas.log import Log
 from schemas.privacy import MasterKey
 
@@ -37,6 +38,7 @@ CALLS: dict[str, ClientDialect] = {
     "/api/v1/generate": GENERATE,
     "/generate": GENERATE,
 }
+SOCKETS = [path for path, front in CALLS.items() if front is GENERATE]
 FEEDBACK_BYTES_MAX = 1024 * 1024
 START_S = 10.0
 """How long a starting worker waits for the log before it listens with what it has."""
@@ -65,9 +67,10 @@ class App:
         self.proxy = Proxy(settings, state, durability.recorder, Upstream(pool))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one HTTP request."""
+        """Serve one HTTP request, or one WebSocket."""
         if scope["type"] != "http":
-            raise RuntimeError(f"this server speaks HTTP alone, not {scope['type']}")
+            await self._socket(Socket(scope, receive, send))
+            return
         client = Client(scope, receive, send)
         if client.method == "POST":
             front = CALLS.get(client.path)
@@ -104,6 +107,24 @@ class App:
         except asyncio.CancelledError:
             if not client.left:
                 raise
+
+    async def _socket(self, socket: Socket) -> None:
+        request_id = new_request_id()
+        if socket.scope["path"] not in SOCKETS:
+            error = NotFound("no WebSocket is served here", action=f"Connect to {SOCKETS[0]}.")
+            await socket.deny(404, GENERATE.write_error(error, 404, request_id))
+            return
+        await socket.accept()
+        first = socket.exchange()
+        try:
+            if not self._state.ready:
+                raise _starting()
+            authenticate(first, self._state)
+        except WeirError as error:
+            await refuse(first, GENERATE_SOCKET, error, request_id)
+            await socket.close(CLOSE_CODES.get(error.status, TRY_AGAIN_LATER), error.message)
+            return
+        await socket.serve(lambda client: self.proxy.serve(client, GENERATE_SOCKET))
 
     # --- own answers -------------------------------------------------------------------------
 
@@ -244,20 +265,7 @@ async def _all_caught_up(state: GatewayState) -> None:
 async def _serve(
     app: App, settings: GatewaySettings, following: asyncio.Task[None], stop: asyncio.Event
 ) -> None:
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        proxy_headers=False,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.drain_s),
-    )
-    server = _Server(config)
+    server = _Server(server_config(app, settings))
     sock = listen(settings.host, settings.port)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     stopping = asyncio.create_task(stop.wait())
@@ -270,6 +278,27 @@ async def _serve(
     if following.done() and not stop.is_set():
         following.result()
         raise RuntimeError("the gateway lost its view of the log")
+
+
+def server_config(app: App, settings: GatewaySettings) -> uvicorn.Config:
+    """Return how the worker's server listens to its callers."""
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=settings.body_bytes_max,
+        ws_ping_interval=settings.heartbeat_s,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_per_message_deflate=False,  # small messages at once, and no bombs
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.drain_s),
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

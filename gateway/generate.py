@@ -123,7 +123,7 @@ class GenerateDialect:
         return _Writer()
 
     def end_of_stream(self, receipt: Receipt) -> bytes:
-        return write_frame(_encode({"type": "completed", **_facts(receipt)}), "completed")
+        return write_frame(_encode(completed(receipt)), "completed")
 
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
         del status
@@ -145,6 +145,11 @@ def error_object(error: WeirError, request_id: str) -> Json:
         "retryable": error.retryable,
         "retry_after_seconds": error.retry_after_seconds,
     }
+
+
+def completed(receipt: Receipt) -> Json:
+    """Return the last event of a stream."""
+    return {"type": "completed", **_facts(receipt)}
 
 
 def _facts(receipt: Receipt) -> Json:

@@ -27,7 +27,9 @@ ANSWER_CHARS_MAX = 16 * 1024 * 1024
 
 
 class StreamRelay:
-    """One stream. `final` holds the end marker, which leaves only after the settlement."""
+    """One stream. `final` holds the end marker, if the client's dialect has one: it leaves only
+    after the settlement.
+    """
 
     def __init__(self, front: ClientDialect, back: Dialect, opening: Opening) -> None:
         self.ended = False
@@ -55,7 +57,8 @@ class StreamRelay:
         """
         out: list[bytes] = []
         for frame in self._splitter.feed(chunk):
-            if self.final:
+            over = self.ended
+            if over:
                 raise UpstreamProtocol("the stream went on after its end marker")
             deltas = self._reader.read(frame)
             for delta in deltas:

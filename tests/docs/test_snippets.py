@@ -43,7 +43,7 @@ def environment(weir: Weir) -> dict[str, str]:
 
 
 def adapted(text: str, weir: Weir) -> str:
-    return text.replace(ADDRESS, f"http://127.0.0.1:{weir.port}").replace(
+    return text.replace("//127.0.0.1:8080", f"//127.0.0.1:{weir.port}").replace(
         '"THE KEY THAT make up PRINTED"', '"weir-test"'
     )
 

@@ -18,7 +18,7 @@ import openai
 import uvicorn
 import uvloop
 
-from gateway.app import App, listen
+from gateway.app import App, listen, server_config
 from gateway.durability import Durability
 from gateway.http1 import Pool
 from gateway.outbox import OutboxSettings
@@ -224,8 +224,7 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
             return sequence
 
         durability.outbox.append = keeping  # type: ignore[method-assign]
-        config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(app, settings))
         running.extend([worker, server])
         ready.set()
         await server.serve(sockets=[listen("127.0.0.1", port)])

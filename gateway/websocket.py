@@ -1,0 +1,244 @@
+"""Calls over a WebSocket: the caller's side of `gateway.client` once more, one message per event.
+
+A message of the caller is the body of a call, the calls of a connection follow one another, and each
+runs through the same path as over HTTP. What HTTP says in headers is the message `started`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from gateway.client import JSON, Client, Headers, Receive, Scope, Send
+from gateway.dialects.neutral import Chat, Delta, Fields, Json, Opening, Receipt, StreamWriter
+from gateway.dialects.reading import member
+from gateway.generate import GenerateDialect, completed, error_object
+from schemas.errors import PayloadTooLarge, ValidationFailed, WeirError
+
+SUBPROTOCOL = "weir"
+KEY_PREFIX = "key."
+"""Browsers cannot send headers with a WebSocket: `new WebSocket(url, ["weir", "key.SECRET"])`."""
+WAITING_MAX = 8
+"""Calls that may wait behind the running one."""
+PING_TIMEOUT_S = 60.0
+"""How long a caller may leave a ping unanswered: as long as a slow one may take its answer."""
+CLOSE_CODES = {401: 4401, 403: 4403}
+TRY_AGAIN_LATER, POLICY_VIOLATION = 1013, 1008
+REASON_BYTES_MAX = 123
+"""The protocol's own limit for the text of a close frame."""
+_encode = msgspec.json.encode
+
+
+class Socket:
+    """One connection. Its reader never rests, so that a caller who leaves is noticed at once."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.left = False
+        self._receive = receive
+        self._send = send
+        self._waiting: deque[bytes] = deque()
+        self._news = asyncio.Event()
+        self._exchange: Exchange | None = None
+
+    async def accept(self) -> None:
+        """Open the connection, whoever asks: browsers see nothing of an answer that refuses it."""
+        await self._receive()  # websocket.connect
+        offered = self.scope.get("subprotocols", ())
+        chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
+        await self.send({"type": "websocket.accept", "subprotocol": chosen})
+
+    async def deny(self, status: int, body: bytes) -> None:
+        """Answer the handshake with an HTTP error."""
+        await self._receive()
+        start = {"type": "websocket.http.response.start", "status": status, "headers": [JSON]}
+        await self.send(start)
+        await self.send({"type": "websocket.http.response.body", "body": body})
+
+    async def serve(self, serve: Callable[[Exchange], Awaitable[None]]) -> None:
+        """Serve the caller's messages one after the other until one of the two closes."""
+        reader = asyncio.create_task(self._read())
+        try:
+            while (body := await self._next()) is not None:
+                exchange = self._exchange = self.exchange(body)
+                try:
+                    await serve(exchange)
+                finally:
+                    self._exchange = None
+                if exchange.left:
+                    break
+                if exchange.refused in CLOSE_CODES:
+                    await self.close(CLOSE_CODES[exchange.refused], "the key is not accepted")
+        except asyncio.CancelledError:
+            if not self.left:
+                raise
+        finally:
+            reader.cancel()
+
+    def exchange(self, body: bytes = b"") -> Exchange:
+        """Return the caller's side of one call."""
+        return Exchange(self, body)
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """Send, or do nothing when the caller has left: the reader says so to who must know."""
+        if self.left:
+            return
+        try:
+            await self._send(message)
+        except (
+            OSError,
+            RuntimeError,
+        ):  # the server's words for a connection that is gone or closing
+            self.leave()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection."""
+        reason = reason.encode()[:REASON_BYTES_MAX].decode("utf-8", "ignore")
+        await self.send({"type": "websocket.close", "code": code, "reason": reason})
+        self.leave()
+
+    def leave(self) -> None:
+        """Note that nobody listens any more, and cancel the running call."""
+        self.left = True
+        self._news.set()
+        if self._exchange is not None:
+            self._exchange.leave()
+
+    async def _read(self) -> None:
+        while not self.left:
+            message = await self._receive()
+            if message["type"] != "websocket.receive":
+                self.leave()
+                return
+            if len(self._waiting) >= WAITING_MAX:
+                await self.close(POLICY_VIOLATION, f"more than {WAITING_MAX} calls are waiting")
+                return
+            text = message.get("text")
+            data: bytes = message["bytes"] if text is None else text.encode()
+            self._waiting.append(data)
+            self._news.set()
+
+    async def _next(self) -> bytes | None:
+        """Return the next message, None when the connection has ended."""
+        while not self.left:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._news.clear()
+            await self._news.wait()
+        return None
+
+
+class Exchange(Client):
+    """One call of a connection, as the gateway sees every call."""
+
+    def __init__(self, socket: Socket, body: bytes) -> None:
+        super().__init__({**socket.scope, "method": "GET"}, _nothing, socket.send)
+        self.left = socket.left
+        self.refused = 0
+        self._socket = socket
+        self._body = body
+        secret = _offered_key(socket.scope)
+        if secret is not None:
+            self.headers.setdefault(b"authorization", b"Bearer " + secret.encode("latin-1"))
+
+    async def body(self, bytes_max: int) -> bytes:
+        """Return the message. Raises PayloadTooLarge."""
+        if len(self._body) > bytes_max:
+            raise PayloadTooLarge(f"the message exceeds the limit of {bytes_max} bytes")
+        return self._body
+
+    def watch(self) -> None:
+        """From now on, cancel the current task as soon as the caller leaves."""
+        self._serving = asyncio.current_task()
+        if self.left:
+            self.leave()
+
+    def leave(self) -> None:
+        """Note that the caller has left."""
+        self._give_up(self._serving)
+
+    def beat(self, every_s: float, headers: Callable[[], Headers]) -> None:
+        """Do nothing: the server pings the connection."""
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a refusal: answers are streams here."""
+        del headers
+        self.started = True
+        self.refused = status
+        await self._say(body)
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send what HTTP would say in headers."""
+        del status
+        self.started = True
+        ours = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in headers
+            if name.startswith(b"x-weir-")
+        }
+        await self._say(_encode({"type": "started", "headers": ours}))
+
+    async def write(self, data: bytes) -> None:
+        """Send each line as a message; waits while the caller is slow to take it."""
+        for line in data.splitlines():
+            await self._say(line)
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last messages; the connection stays for the next call."""
+        await self.write(data)
+
+    async def _say(self, data: bytes) -> None:
+        await self._socket.send({"type": "websocket.send", "text": data.decode()})
+
+
+async def _nothing() -> Json:
+    raise RuntimeError("the connection reads, not one of its calls")
+
+
+def _offered_key(scope: Scope) -> str | None:
+    for name in scope.get("subprotocols", ()):
+        if name.startswith(KEY_PREFIX):
+            secret: str = name.removeprefix(KEY_PREFIX)
+            return secret
+    return None
+
+
+class GenerateSocket(GenerateDialect):
+    """The product's own dialect with one JSON line per event; it always streams."""
+
+    def open(self, fields: Fields) -> Opening:
+        if member(fields, "stream", bool) is False:
+            fault = "stream: must be true or absent, a WebSocket always streams"
+            raise ValidationFailed("1 field is wrong", details=[fault])
+        return msgspec.structs.replace(super().open(fields), stream=True)
+
+    def read_request(self, fields: Fields) -> Chat:
+        return msgspec.structs.replace(super().read_request(fields), stream=True)
+
+    def stream_writer(self, opening: Opening) -> StreamWriter:
+        del opening
+        return _Lines()
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        return _encode(completed(receipt)) + b"\n"
+
+    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
+        fault = error_object(error, request_id)
+        return _encode({"type": "error", "status": status, "error": fault})
+
+    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
+        return self.write_error(error, status, request_id) + b"\n"
+
+
+class _Lines:
+    def write(self, delta: Delta) -> bytes:
+        if delta.kind == "text":
+            return _encode({"type": "text", "text": delta.text}) + b"\n"
+        return b""
+
+
+GENERATE_SOCKET = GenerateSocket()

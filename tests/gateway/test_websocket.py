@@ -1,0 +1,268 @@
+"""Calls over a WebSocket, by a client library on a real socket."""
+
+import json
+import time
+from decimal import Decimal
+from pathlib import Path
+from socket import SHUT_RDWR
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from schemas.events.changes import RouteTarget
+from schemas.events.llm import ResponseCompleted
+from tests.gateway.worker import SECRET, Worker, key, route, started
+from tests.sandbox.served import Served
+
+pytestmark = pytest.mark.req("GW-04")
+BEARER = {"authorization": f"Bearer {SECRET}"}
+MODEL = "openai/gpt-4o-mini"
+
+
+def opened(worker: Worker, path: str = "/api/v1/generate", **options: Any) -> ClientConnection:
+    options = {"additional_headers": BEARER, "open_timeout": 5, **options}
+    return connect(f"ws://127.0.0.1:{worker.port}{path}", **options)
+
+
+def hear(socket: ClientConnection) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(socket.recv(timeout=5))
+    return found
+
+
+def ask(socket: ClientConnection, **fields: Any) -> list[dict[str, Any]]:
+    """Make a call and return its messages up to the last."""
+    body = {"prompt": "Say hello.", "modelId": MODEL, "maxTokens": 30, **fields}
+    socket.send(json.dumps(body))
+    heard = [hear(socket)]
+    while heard[-1]["type"] in {"started", "text"}:
+        heard.append(hear(socket))
+    return heard
+
+
+def heard_of(socket: ClientConnection, *texts: str) -> None:
+    """Send, and read until the connection ends."""
+    for text in texts:
+        socket.send(text)
+    while True:
+        socket.recv(timeout=5)
+
+
+def closing(socket: ClientConnection) -> tuple[int, str]:
+    with pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code, closed.value.rcvd.reason
+
+
+def await_responses(worker: Worker, count: int) -> ResponseCompleted:
+    until_s = time.monotonic() + 5
+    while len(worker.responses()) < count and time.monotonic() < until_s:
+        time.sleep(0.02)
+    assert len(worker.responses()) == count
+    return worker.responses()[-1]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/api/v1/generate"])
+def test_several_calls_on_one_connection(worker: Worker, path: str) -> None:
+    ids = set()
+    with opened(worker, path) as socket:
+        for model in (MODEL, "anthropic/claude-sonnet-4-5"):
+            heard = ask(socket, modelId=model, tags={"a": "b"})
+            assert heard[0]["type"] == "started"
+            assert heard[0]["headers"]["x-weir-model"] == model
+            assert sum(message["type"] == "text" for message in heard) > 1
+            last = heard[-1]
+            assert last["type"] == "completed"
+            assert last["metadata"]["route"] == model
+            request_id = last["metadata"]["request_id"]
+            assert heard[0]["headers"]["x-weir-request-id"] == request_id
+            admitted, response, cost = worker.call(request_id)
+            assert response.outcome == "success"
+            assert response.output_tokens == last["metrics"]["output_tokens"]
+            assert cost.cost_nano_usd == Decimal(last["metadata"]["cost_usd"]).scaleb(9)
+            assert admitted.stream
+            assert admitted.tags == {"a": "b"}
+            ids.add(request_id)
+    assert len(ids) == 2
+
+
+def test_messages_that_come_early_wait_their_turn(worker: Worker) -> None:
+    with opened(worker) as socket:
+        for number in range(3):
+            body = {"prompt": f"Say {number}.", "modelId": MODEL, "maxTokens": 5}
+            socket.send(json.dumps(body).encode() if number else json.dumps(body))
+        kinds: list[str] = []
+        while kinds.count("completed") < 3:
+            kinds.append(hear(socket)["type"])
+    runs = [kind for kind in kinds if kind != "text"]
+    assert runs == ["started", "completed"] * 3
+
+
+def test_text_arrives_while_the_provider_still_writes(worker: Worker, sandbox: Served) -> None:
+    sandbox.behave("gpt-4o", "/a", per_token_ms=30, answer_tokens_min=40)
+    before = len(worker.responses())
+    with opened(worker) as socket:
+        socket.send(json.dumps({"prompt": "hi", "modelId": "a/gpt-4o"}))
+        assert hear(socket)["type"] == "started"
+        assert hear(socket)["type"] == "text"
+        assert len(worker.responses()) == before
+        while hear(socket)["type"] != "completed":
+            pass
+    await_responses(worker, before + 1)
+
+
+@pytest.mark.parametrize("abruptly", [False, True])
+def test_leaving_cancels_the_provider_and_bills_what_was_produced(
+    worker: Worker, sandbox: Served, abruptly: bool
+) -> None:
+    sandbox.behave("gpt-4o", "/a", per_token_ms=50, answer_tokens_min=150)
+    before = len(worker.responses())
+    with opened(worker) as socket:
+        socket.send(json.dumps({"prompt": "hi", "modelId": "a/gpt-4o"}))
+        while hear(socket)["type"] != "text":
+            pass
+        if abruptly:
+            socket.socket.shutdown(SHUT_RDWR)
+    response = await_responses(worker, before + 1)
+    assert response.outcome == "cancelled"
+    assert response.usage_basis == "estimated"
+    assert response.output_tokens
+    _, _, cost = worker.call(response.request_id)
+    assert cost.output_tokens == response.output_tokens
+    time.sleep(0.3)
+    row = [row for row in sandbox.rows("/a") if row["weir_request_id"] == response.request_id][-1]
+    assert not row["complete"]
+
+
+def test_a_wrong_message_is_an_error_message_and_the_connection_goes_on(worker: Worker) -> None:
+    with opened(worker) as socket:
+        for text in ("no json", '{"prompt": 7}', '{"stream": false, "prompt": "x"}', "[]"):
+            socket.send(text)
+            heard = hear(socket)
+            assert heard["type"] == "error"
+            assert heard["status"] in {400, 422}
+            assert heard["error"]["code"] in {"invalid_request", "validation_failed"}
+            assert heard["error"]["request_id"]
+        heard = ask(socket, modelId="nobody/nothing")[0]
+        assert (heard["type"], heard["error"]["code"]) == ("error", "model_not_found")
+        assert ask(socket)[-1]["type"] == "completed"
+
+
+@pytest.mark.parametrize("kind", ["stall", "cut", "error_event", "malformed_frame"])
+def test_a_fault_after_the_first_text_is_an_error_message(
+    worker: Worker, sandbox: Served, kind: str
+) -> None:
+    model = "gpt-4.1"
+    fault = {"kind": kind, "after_tokens": 5, "count": 1}
+    sandbox.behave(model, "/a", faults=[fault], per_token_ms=8)
+    sandbox.behave(model, "/b")
+    targets = [RouteTarget(f"a/{model}", priority=1), RouteTarget(f"b/{model}")]
+    worker.app.proxy.book._book.clear()
+    worker.change(route("ws-faulty", *targets, strategy="failover", stall_timeout_ms=400))
+    with opened(worker) as socket:
+        heard = ask(socket, modelId="ws-faulty", maxTokens=200)
+        assert [message["type"] for message in heard[:2]] == ["started", "text"]
+        assert heard[-1]["type"] == "error"
+        assert heard[-1]["error"]["code"].startswith("upstream_")
+        _, response, cost = worker.call(heard[-1]["error"]["request_id"])
+        assert response.outcome == "failed"
+        assert cost.output_tokens
+        assert ask(socket, modelId="b/gpt-4o")[-1]["type"] == "completed"
+
+
+def test_fails_over_before_the_first_text(worker: Worker, sandbox: Served) -> None:
+    model = "gpt-4.1"
+    sandbox.behave(model, "/a", faults=[{"kind": "server_error"}])
+    sandbox.behave(model, "/b")
+    targets = [RouteTarget(f"a/{model}", priority=1), RouteTarget(f"b/{model}")]
+    worker.app.proxy.book._book.clear()
+    worker.change(route("ws-failover", *targets, strategy="failover"))
+    with opened(worker) as socket:
+        heard = ask(socket, modelId="ws-failover")
+    assert heard[-1]["type"] == "completed"
+    assert heard[-1]["metadata"]["attempts"] == 2
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}])
+def test_a_wrong_key_is_told_and_closed(worker: Worker, headers: dict[str, str]) -> None:
+    with opened(worker, additional_headers=headers) as socket:
+        heard = hear(socket)
+        assert (heard["type"], heard["status"]) == ("error", 401)
+        assert heard["error"]["code"] == "authentication_failed"
+        code, reason = closing(socket)
+    assert code == 4401
+    assert reason
+
+
+def test_a_key_that_is_revoked_ends_with_the_next_call(worker: Worker) -> None:
+    secret = "short-lived"
+    worker.change(key(secret))
+    with opened(worker, additional_headers={"x-api-key": secret}) as socket:
+        assert ask(socket)[-1]["type"] == "completed"
+        worker.change(key(secret, revoked=True))
+        heard = ask(socket)
+        assert heard[0]["error"]["code"] == "authentication_failed"
+        assert closing(socket)[0] == 4401
+
+
+def test_a_browser_sends_its_key_as_a_subprotocol(worker: Worker) -> None:
+    names: Any = ["weir", f"key.{SECRET}"]
+    with opened(worker, additional_headers={}, subprotocols=names) as socket:
+        assert socket.subprotocol == "weir"
+        assert ask(socket)[-1]["type"] == "completed"
+
+
+def test_the_server_pings_the_idle(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    pings: list[bytes] = []
+    with opened(worker, ping_interval=None) as socket:
+        frames = socket.protocol.recv_frame
+
+        def noting(frame: Any) -> None:
+            if frame.opcode == 0x9:
+                pings.append(frame.data)
+            frames(frame)
+
+        monkeypatch.setattr(socket.protocol, "recv_frame", noting)
+        until_s = time.monotonic() + 5
+        while len(pings) < 2 and time.monotonic() < until_s:
+            time.sleep(0.02)
+        assert len(pings) >= 2
+        assert ask(socket)[-1]["type"] == "completed"
+
+
+def test_too_large_or_too_many_messages_close(worker: Worker, sandbox: Served) -> None:
+    # With 1009, unless the sender is still busy then.
+    with opened(worker) as socket, pytest.raises(ConnectionClosed):
+        heard_of(socket, "x" * (32 * 1024 * 1024 + 1))
+    sandbox.behave("gpt-4o", "/a", per_token_ms=50, answer_tokens_min=150)
+    with opened(worker) as socket:
+        call = json.dumps({"prompt": "hi", "modelId": "a/gpt-4o"})
+        with pytest.raises(ConnectionClosed) as closed:
+            heard_of(socket, *[call] * 12)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+
+
+def test_other_paths_serve_no_websocket(worker: Worker) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        opened(worker, "/v1/chat/completions")
+    assert refused.value.response.status_code == 404
+
+
+def test_a_shutdown_settles_the_running_call(sandbox: Served, tmp_path: Path) -> None:
+    sandbox.behave("gpt-4o", "/a", per_token_ms=50, answer_tokens_min=150)
+    with started(sandbox, tmp_path) as worker:
+        socket = connect(f"ws://127.0.0.1:{worker.port}/generate", additional_headers=BEARER)
+        running = socket.__enter__()
+        running.send(json.dumps({"prompt": "hi", "modelId": "a/gpt-4o"}))
+        while hear(running)["type"] != "text":
+            pass
+    response = worker.responses()[-1]
+    assert response.outcome == "cancelled"
+    assert response.output_tokens
+    with pytest.raises(ConnectionClosed) as closed:
+        heard_of(running)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
