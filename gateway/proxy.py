@@ -18,7 +18,7 @@ from gateway.dialects.neutral import Answer, ClientDialect
 from gateway.health import CALLER_ERRORS, HealthBook
 from gateway.http1 import Connection
 from gateway.ledger import Recorder
-from gateway.routing import Router
+from gateway.routing import DEFAULTS, Router
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.streaming import StreamRelay
@@ -26,6 +26,8 @@ from gateway.upstream import FORWARDED_HEADERS, Endpoint, Failed, Upstream, read
 from schemas.errors import (
     InvalidRequest,
     UpstreamError,
+    UpstreamModelMissing,
+    UpstreamModelNotFound,
     UpstreamNetwork,
     UpstreamProtocol,
     UpstreamRateLimited,
@@ -168,6 +170,8 @@ class Proxy:
             await self._exchange(call, target, started_ns)
             outcome, status = "success", 200
         except Failed as failure:
+            if isinstance(failure.error, UpstreamModelMissing) and _is_named(call, target):
+                failure.error = UpstreamModelNotFound(failure.error.message)
             outcome, error, status = "failed", failure.error, failure.status
             self.book.failed(target.id, failure.error)
             raise
@@ -399,6 +403,11 @@ def _request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
     except InvalidRequest as error:
         raise Failed(UpstreamRejected(error.message, action=error.advice)) from error
     return back.write_request(chat, target.model, target.max_output_tokens)
+
+
+def _is_named(call: Call, target: Target) -> bool:
+    """Whether the caller himself asked for this provider/model; else the operator chose it."""
+    return call.plan.route is DEFAULTS and call.plan.name == target.id
 
 
 def _whole_answer_s(call: Call, target: Target) -> float:

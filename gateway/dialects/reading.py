@@ -16,6 +16,7 @@ from schemas.errors import (
     UpstreamContentFiltered,
     UpstreamContextTooLong,
     UpstreamError,
+    UpstreamModelMissing,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamRejected,
@@ -27,6 +28,12 @@ _CONTEXT = re.compile(
     r"context.?(length|window)|too many tokens|prompt is too long|maximum.*tokens", re.IGNORECASE
 )
 _FILTER = re.compile(r"content.?(filter|policy|management)|safety", re.IGNORECASE)
+_NO_MODEL = re.compile(
+    r"\bmodel\b.{0,120}\b(does not exist|not exist|not found)\b|\b(no such|unknown|invalid) model\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_FILE = re.compile(r"\b(file|container|response|conversation)\b", re.IGNORECASE)
+"""What else a request names and a provider may not find: that is the caller's own."""
 _DATA_URL = re.compile(r"data:([\w.+/-]+)?((?:;[\w=+.-]+)*?);base64,", re.IGNORECASE)
 MESSAGE_CHARS_MAX = 2_000
 
@@ -115,4 +122,13 @@ def classify(
         return UpstreamContextTooLong(message)
     if kind in {"content_filter", "content_policy_violation"} or _FILTER.search(message):
         return UpstreamContentFiltered(message)
+    if _is_model_missing(status, kind, message):
+        return UpstreamModelMissing(message)
     return UpstreamRejected(message)
+
+
+def _is_model_missing(status: int, kind: str, message: str) -> bool:
+    """Whether a refusal is about the model; a path that is not there is the operator's fault too."""
+    if status == 404:
+        return not _FILE.search(message)
+    return kind == "model_not_found" or _NO_MODEL.search(message) is not None

@@ -158,6 +158,50 @@ def test_a_request_that_is_wrong_is_not_tried_elsewhere(worker: Worker, faulty: 
     assert [attempt.error_class for attempt in response.attempts] == ["context"]
 
 
+@pytest.mark.req("PROV-07")
+@pytest.mark.req("RT-08")
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_its_provider_lacks_fails_over_and_counts(
+    worker: Worker, sandbox: Served, stream: bool
+) -> None:
+    sandbox.behave(MODEL, "/b")
+    missing, name = "a/gpt-gone", f"missing-{next(_numbers)}"
+    targets = [RouteTarget(missing, priority=1), RouteTarget(f"b/{MODEL}")]
+    worker.app.proxy.book._book.clear()
+    worker.change(route(name, *targets, strategy="failover"))
+    for _ in range(4):
+        raw = worker.openai().chat.completions.with_raw_response.create(
+            model=name, messages=HELLO, max_tokens=8, stream=stream
+        )
+        if stream:
+            chunks: Any = raw.parse()
+            assert list(chunks)
+        assert raw.headers["x-weir-model"] == f"b/{MODEL}"
+    _, response, _ = worker.call(raw.headers["x-weir-request-id"])
+    assert worker.app.proxy.book.standing(missing, 1, 0).success < 0.7
+    assert {a.error_class for r in worker.responses()[-4:] for a in r.attempts} == {"model", None}
+    assert response.outcome == "success"
+
+
+@pytest.mark.req("PROV-07")
+def test_whose_fault_a_missing_model_is(worker: Worker) -> None:
+    name = f"missing-{next(_numbers)}"
+    worker.change(route(name, RouteTarget("a/gpt-gone")))
+    with pytest.raises(openai.InternalServerError) as operators:
+        worker.openai().chat.completions.create(model=name, messages=HELLO)
+    assert operators.value.status_code == 502
+    assert operators.value.code == "upstream_model_missing"
+    worker.app.proxy.book._book.clear()
+    for model in ("a/gpt-gone", "anthropic/claude-gone"):
+        with pytest.raises(openai.NotFoundError) as callers:
+            worker.openai().chat.completions.create(model=model, messages=HELLO)
+        assert callers.value.code == "model_not_found"
+        with pytest.raises(anthropic.NotFoundError):
+            worker.anthropic().messages.create(model=model, messages=HELLO, max_tokens=5)
+        assert worker.responses()[-1].attempts[0].error_class == "request"
+        assert worker.app.proxy.book.standing(model, 1, 0).success == 1
+
+
 def test_a_single_target_is_tried_again_within_the_budget(worker: Worker, faulty: Any) -> None:
     name = faulty({"kind": "server_error", "count": 1}, alone=True)
     raw = worker.openai().chat.completions.with_raw_response.create(
