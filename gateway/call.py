@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -23,6 +24,8 @@ from schemas.routing import Decision, Target
 
 LOCAL = "local"
 TOKENS_MAX = 1 << 40
+NAMES_MAX = 32
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Call:
@@ -41,6 +44,7 @@ class Call:
         self.tries = 0
         self.answer: Answer | None = None
         self.vendor_headers: Headers = []
+        self.dropped: list[str] = []
         self.target = decision.chosen
         self.settled = False
         self.content_sent = False
@@ -175,6 +179,8 @@ class Call:
             (b"x-weir-attempts", b"%d" % self.tries),
             *self.vendor_headers,
         ]
+        if self.dropped:
+            headers.append((b"x-weir-dropped-params", _names(self.dropped)))
         if self.response is not None and self.response.cost_nano_usd is not None:
             headers.append((b"x-weir-cost-usd", to_usd(self.response.cost_nano_usd).encode()))
         return headers
@@ -233,6 +239,12 @@ def _model_type(target: Target) -> str:
     if target.deployment_id is not None:
         return "fine_tuned"
     return "local" if target.provider == LOCAL else "commercial"
+
+
+def _names(names: list[str]) -> bytes:
+    """Parameters' names as a header: callers write them, so only what can be one is repeated."""
+    plain = [name for name in names if _NAME.fullmatch(name)]
+    return ",".join(plain[:NAMES_MAX]).encode() or b"(unprintable)"
 
 
 def _header_value(text: str) -> bytes:

@@ -31,8 +31,8 @@ from schemas.errors import (
     UpstreamNetwork,
     UpstreamProtocol,
     UpstreamRateLimited,
-    UpstreamRejected,
     UpstreamTimeout,
+    UpstreamUntranslatable,
     WeirError,
 )
 from schemas.events.llm import Attempt
@@ -131,7 +131,7 @@ class Proxy:
             except Failed as failure:
                 failures[target.id] = failure
                 last = failure
-            if call.content_sent or last.error.error_class in CALLER_ERRORS:
+            if call.content_sent or _is_final(last.error):
                 break
         raise last
 
@@ -397,12 +397,19 @@ class Proxy:
 def _request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
     admitted, back = call.admitted, endpoint.dialect
     if admitted.front is back:
+        call.dropped = []
         return back.forward_request(admitted.fields, target.model, admitted.opening)
     try:
         chat = admitted.front.read_request(admitted.fields)
     except InvalidRequest as error:
-        raise Failed(UpstreamRejected(error.message, action=error.advice)) from error
+        raise Failed(UpstreamUntranslatable(error.message, action=error.advice)) from error
+    call.dropped = [*chat.unread, *back.unsaid(chat)]
     return back.write_request(chat, target.model, target.max_output_tokens)
+
+
+def _is_final(error: UpstreamError) -> bool:
+    """Whether no other target would do better; one of the caller's own dialect takes every request."""
+    return error.error_class in CALLER_ERRORS and not isinstance(error, UpstreamUntranslatable)
 
 
 def _is_named(call: Call, target: Target) -> bool:

@@ -76,6 +76,9 @@ class AnthropicMessages:
     def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         return anthropic_request.write(chat, model, max_output_tokens)
 
+    def unsaid(self, chat: Chat) -> list[str]:
+        return anthropic_request.unsaid(chat)
+
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
         del opening
         return _encode({**fields, "model": model})

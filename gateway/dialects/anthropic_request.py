@@ -21,10 +21,28 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.reading import member, parse_arguments, required
+from gateway.dialects.reading import member, parse_arguments, required, unread
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
+_KNOWN = frozenset(
+    [
+        "model",
+        "messages",
+        "system",
+        "stream",
+        "metadata",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "stop_sequences",
+        "tools",
+        "tool_choice",
+        "output_config",
+    ]
+)
+TEMPERATURE_MAX = 1.0
+"""The other dialect goes up to 2."""
 DEFAULT_MAX_TOKENS = 4_096
 """This dialect must name a limit; this stands where neither client nor target gives one."""
 
@@ -42,7 +60,8 @@ def read(fields: Fields) -> Chat:
             raise InvalidRequest(f"{where}.role must be user or assistant")
         messages.append(Message(role, _content(wire.get("content"), where)))
     metadata = member(fields, "metadata", dict) or {}
-    form = (member(fields, "output_config", dict) or {}).get("format") or {}
+    output = member(fields, "output_config", dict) or {}
+    form = output.get("format") or {}
     user = metadata.get("user_id")
     return Chat(
         messages=messages,
@@ -55,6 +74,10 @@ def read(fields: Fields) -> Chat:
         tool_choice=_tool_choice(member(fields, "tool_choice", dict)),
         user=user if isinstance(user, str) else None,
         schema=form.get("schema") if form.get("type") == "json_schema" else None,
+        unread=[
+            *unread(fields, _KNOWN),
+            *(f"output_config.{name}" for name in output if name != "format"),
+        ],
     )
 
 
@@ -150,7 +173,7 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     if text:
         body["system"] = text
     if chat.temperature is not None:
-        body["temperature"] = min(chat.temperature, 1.0)  # the other dialect goes up to 2
+        body["temperature"] = min(chat.temperature, TEMPERATURE_MAX)
     if chat.top_p is not None:
         body["top_p"] = chat.top_p
     stop = [text for text in chat.stop if text.strip()]
@@ -167,6 +190,18 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     if chat.stream:
         body["stream"] = True
     return msgspec.json.encode(body)
+
+
+def unsaid(chat: Chat) -> list[str]:
+    """Return the names of what `write` leaves out or changes."""
+    names = []
+    if chat.temperature is not None and chat.temperature > TEMPERATURE_MAX:
+        names.append("temperature")
+    if any(not text.strip() for text in chat.stop):
+        names.append("stop")
+    if any(tool.strict for tool in chat.tools):
+        names.append("tools.strict")
+    return names
 
 
 def _wire_messages(messages: list[Message]) -> list[Json]:

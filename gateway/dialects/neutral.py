@@ -83,7 +83,9 @@ class ToolChoice(msgspec.Struct, frozen=True):
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
-    """A request. `schema` is a JSON schema that the answer must follow."""
+    """A request. `schema` is a JSON schema that the answer must follow; `unread` names the members
+    of the client's own form that have no place here.
+    """
 
     messages: list[Message]
     stream: bool = False
@@ -96,6 +98,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     schema: Json | None = None
     json_mode: bool = False
+    unread: list[str] = []
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -243,6 +246,10 @@ class Dialect(ClientDialect, Protocol):
 
     def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         """Write a request that came in another dialect."""
+        ...
+
+    def unsaid(self, chat: Chat) -> list[str]:
+        """Return the names of what `write_request` leaves out or changes."""
         ...
 
     def read_answer(self, body: bytes) -> Answer:

@@ -77,6 +77,10 @@ class OpenAIChat:
         del max_output_tokens  # only Anthropic's dialect must name a limit
         return openai_request.write(chat, model)
 
+    def unsaid(self, chat: Chat) -> list[str]:
+        del chat
+        return []
+
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
         changed: dict[str, Any] = {**fields, "model": model}
         if opening.stream and not opening.wants_usage:

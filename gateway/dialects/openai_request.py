@@ -22,17 +22,42 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.reading import member, required, split_data_url
+from gateway.dialects.reading import member, required, split_data_url, unread
 from schemas.errors import InvalidRequest
 
 _STOP: Any = list[str] | str
 _ANY: Any = Any
+_KNOWN = frozenset(
+    [
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "metadata",
+        "max_completion_tokens",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "stop",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "user",
+        "response_format",
+        "n",
+    ]
+)
 _REASONING_MODEL = re.compile(r"(^|/)(o\d|gpt-5)")
 
 
 def read(fields: Fields) -> Chat:
     """Read a request in full. Raises InvalidRequest."""
     stop: str | list[str] | None = member(fields, "stop", _STOP)
+    if (member(fields, "n", int) or 1) > 1:
+        raise InvalidRequest(
+            "'n' must be 1: this target's provider gives one answer to a request",
+            action="Send the request n times, or name a target of the same vendor.",
+        )
     form = member(fields, "response_format", dict) or {}
     schema = form.get("json_schema") if form.get("type") == "json_schema" else None
     return Chat(
@@ -48,6 +73,7 @@ def read(fields: Fields) -> Chat:
         user=member(fields, "user", str),
         schema=schema.get("schema") if isinstance(schema, dict) else None,
         json_mode=form.get("type") == "json_object",
+        unread=unread(fields, _KNOWN),
     )
 
 

@@ -35,6 +35,7 @@ _NO_MODEL = re.compile(
 _FILE = re.compile(r"\b(file|container|response|conversation)\b", re.IGNORECASE)
 """What else a request names and a provider may not find: that is the caller's own."""
 _DATA_URL = re.compile(r"data:([\w.+/-]+)?((?:;[\w=+.-]+)*?);base64,", re.IGNORECASE)
+_ASKS_NOTHING = frozenset({b"null", b"false", b"0", b"0.0", b"[]", b"{}", b'""'})
 MESSAGE_CHARS_MAX = 2_000
 
 
@@ -64,6 +65,15 @@ def required(fields: Fields, name: str, kind: type[T]) -> T:
     if value is None:
         raise InvalidRequest(f"'{name}' is missing")
     return value
+
+
+def unread(fields: Fields, known: frozenset[str]) -> list[str]:
+    """Return the members that nobody reads and that ask for something."""
+    return [
+        name
+        for name, value in fields.items()
+        if name not in known and bytes(value).strip() not in _ASKS_NOTHING
+    ]
 
 
 def text_tags(values: Mapping[str, Any] | None) -> dict[str, str]:

@@ -6,7 +6,8 @@ import anthropic
 import openai
 import pytest
 
-from tests.gateway.worker import Worker
+from schemas.events.changes import RouteTarget
+from tests.gateway.worker import Worker, route
 from tests.sandbox.served import strictly
 
 MODELS = ["openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5"]
@@ -200,3 +201,40 @@ def test_model_lists(worker: Worker) -> None:
     assert worker.openai().models.retrieve("openai/gpt-4o-mini").owned_by == "openai"
     with pytest.raises(openai.NotFoundError):
         worker.openai().models.retrieve("nobody-knows")
+
+
+@pytest.mark.req("BEY-01")
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", MODELS)
+def test_what_a_translation_leaves_out_is_said(worker: Worker, model: str, stream: bool) -> None:
+    raw = worker.openai().chat.completions.with_raw_response.create(
+        model=model,
+        messages=HELLO,
+        stream=stream,
+        max_tokens=5,
+        seed=7,
+        temperature=1.5,
+        logprobs=True,
+        extra_body={} if model == MODELS[0] else {"not a\nheader": 1},
+    )
+    said = raw.headers.get("x-weir-dropped-params")
+    if model == MODELS[0]:
+        assert said is None
+    else:
+        assert said is not None
+        assert set(said.split(",")) == {"seed", "logprobs", "temperature"}
+
+
+@pytest.mark.req("BEY-01")
+def test_several_answers_come_from_the_own_vendor_or_not_at_all(worker: Worker) -> None:
+    with pytest.raises(openai.BadRequestError, match="'n' must be 1") as refused:
+        worker.openai().chat.completions.create(model=MODELS[1], messages=HELLO, n=2)
+    assert refused.value.code == "invalid_request"
+    targets = [RouteTarget(MODELS[1], priority=1), RouteTarget(MODELS[0])]
+    worker.change(route("several", *targets, strategy="failover"))
+    raw = worker.openai().chat.completions.with_raw_response.create(
+        model="several", messages=HELLO, n=2, max_tokens=5
+    )
+    assert len(raw.parse().choices) == 2
+    assert raw.headers["x-weir-model"] == MODELS[0]
+    assert "x-weir-dropped-params" not in raw.headers
