@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "evidence.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-SIGNS = {"max": "≤", "min": "≥", "equal": "="}
+SIGNS = {"max": "≤", "min": "≥"}
 
 
 def table(claims: Iterable[str]) -> str:
@@ -43,10 +43,10 @@ def figures(verdict: dict[str, Any]) -> str:
     for name, limit in verdict["limits"].items():
         kind, value = limit.split(" ")
         found = verdict["figures"].get(name)
-        if kind in ("max", "equal") and float(value) == 0 and not found:
+        if kind != "min" and float(value) == 0 and found == 0:
             zero.append(name)
             continue
-        named.append(f"{name} {_number(found)} ({SIGNS[kind]} {_number(float(value))})")
+        named.append(f"{name} {_number(found)} ({SIGNS.get(kind, '=')} {_number(float(value))})")
     if zero:
         named.append(f"0: {', '.join(zero)}")
     return "; ".join(named)

@@ -10,10 +10,11 @@ def test_figures_stand_beside_their_limits() -> None:
             "lost": "max 0",
             "doubled": "max 0",
             "p99_s": "max 5.0",
-            "cases": "equal 48",
+            "cases": "exactly 48",
+            "missing": "max 0",
             "absent": "max 0.5",
         },
     }
     assert figures(verdict) == (
-        "doubled 2 (≤ 0); p99_s 1.25 (≤ 5); cases 48 (= 48); absent None (≤ 0.5); 0: lost"
+        "doubled 2 (≤ 0); p99_s 1.25 (≤ 5); cases 48 (= 48); missing None (≤ 0); absent None (≤ 0.5); 0: lost"
     )
