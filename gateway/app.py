@@ -27,7 +27,14 @@ from gateway.proxy import Proxy, refuse
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.upstream import Upstream
-from gateway.websocket import CLOSE_CODES, GENERATE_SOCKET, PING_TIMEOUT_S, TRY_AGAIN_LATER, Socket
+from gateway.websocket import (
+    CLOSE_CODES,
+    GENERATE_SOCKET,
+    PING_TIMEOUT_S,
+    TRY_AGAIN_LATER,
+    Protocol,
+    Socket,
+)
 from schemas.errors import ConfigurationError, NotFound, Unavailable, WeirError
 from schemas.log import Log
 from schemas.privacy import MasterKey
@@ -285,7 +292,7 @@ def server_config(app: App, settings: GatewaySettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",
-        ws="websockets-sansio",
+        ws=Protocol,
         ws_max_size=settings.body_bytes_max,
         ws_ping_interval=settings.heartbeat_s,
         ws_ping_timeout=PING_TIMEOUT_S,

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.client import JSON, Client, Headers, Receive, Scope, Send
 from gateway.dialects.neutral import Chat, Delta, Fields, Json, Opening, Receipt, StreamWriter
@@ -22,15 +23,28 @@ from schemas.errors import PayloadTooLarge, ValidationFailed, WeirError
 SUBPROTOCOL = "weir"
 KEY_PREFIX = "key."
 """Browsers cannot send headers with a WebSocket: `new WebSocket(url, ["weir", "key.SECRET"])`."""
-WAITING_MAX = 8
-"""Calls that may wait behind the running one."""
+WAITING_MAX, WAITING_BYTES_MAX = 8, 32 * 1024 * 1024
+"""Calls that may wait behind the running one, and their size together (one may be larger)."""
 PING_TIMEOUT_S = 60.0
 """How long a caller may leave a ping unanswered: as long as a slow one may take its answer."""
 CLOSE_CODES = {401: 4401, 403: 4403}
-TRY_AGAIN_LATER, POLICY_VIOLATION = 1013, 1008
+TRY_AGAIN_LATER, POLICY_VIOLATION, SERVICE_RESTART = 1013, 1008, 1012
+DRAIN = "weir.drain"
+"""The server's word to a connection that it will stop."""
 REASON_BYTES_MAX = 123
 """The protocol's own limit for the text of a close frame."""
 _encode = msgspec.json.encode
+
+
+class Protocol(WebSocketsSansIOProtocol):
+    """The server's side of a connection; a stop lets the running call end, and begins no other."""
+
+    def shutdown(self) -> None:
+        if self.handshake_complete and not self.close_sent:
+            drain: Any = {"type": DRAIN}  # no event of ASGI's own
+            self.queue.put_nowait(drain)
+        else:
+            super().shutdown()
 
 
 class Socket:
@@ -44,6 +58,7 @@ class Socket:
         self._waiting: deque[bytes] = deque()
         self._news = asyncio.Event()
         self._exchange: Exchange | None = None
+        self._draining = False
 
     async def accept(self) -> None:
         """Open the connection, whoever asks: browsers see nothing of an answer that refuses it."""
@@ -111,20 +126,33 @@ class Socket:
     async def _read(self) -> None:
         while not self.left:
             message = await self._receive()
+            if message["type"] == DRAIN:
+                self._draining = True
+                self._news.set()
+                continue
             if message["type"] != "websocket.receive":
                 self.leave()
                 return
-            if len(self._waiting) >= WAITING_MAX:
-                await self.close(POLICY_VIOLATION, f"more than {WAITING_MAX} calls are waiting")
-                return
             text = message.get("text")
             data: bytes = message["bytes"] if text is None else text.encode()
+            if not self._has_room(len(data)):
+                await self.close(POLICY_VIOLATION, "too many calls are waiting")
+                return
             self._waiting.append(data)
             self._news.set()
+
+    def _has_room(self, size: int) -> bool:
+        if not self._waiting:
+            return True
+        waiting_bytes = sum(map(len, self._waiting))
+        return len(self._waiting) < WAITING_MAX and waiting_bytes + size <= WAITING_BYTES_MAX
 
     async def _next(self) -> bytes | None:
         """Return the next message, None when the connection has ended."""
         while not self.left:
+            if self._draining:
+                await self.close(SERVICE_RESTART, "the gateway stops: connect again")
+                return None
             if self._waiting:
                 return self._waiting.popleft()
             self._news.clear()

@@ -251,18 +251,20 @@ def test_other_paths_serve_no_websocket(worker: Worker) -> None:
     assert refused.value.response.status_code == 404
 
 
-def test_a_shutdown_settles_the_running_call(sandbox: Served, tmp_path: Path) -> None:
-    sandbox.behave("gpt-4o", "/a", per_token_ms=50, answer_tokens_min=150)
-    with started(sandbox, tmp_path) as worker:
-        socket = connect(f"ws://127.0.0.1:{worker.port}/generate", additional_headers=BEARER)
-        running = socket.__enter__()
-        running.send(json.dumps({"prompt": "hi", "modelId": "a/gpt-4o"}))
+def test_a_stop_lets_the_running_call_end(sandbox: Served, tmp_path: Path) -> None:
+    sandbox.behave("gpt-4o", "/a", per_token_ms=30, answer_tokens_min=40, answer_tokens_max=60)
+    body = json.dumps({"prompt": "hi", "modelId": "a/gpt-4o"})
+    with started(sandbox, tmp_path) as worker, opened(worker) as idle, opened(worker) as running:
+        running.send(body)
+        running.send(body)
         while hear(running)["type"] != "text":
             pass
-    response = worker.responses()[-1]
-    assert response.outcome == "cancelled"
-    assert response.output_tokens
-    with pytest.raises(ConnectionClosed) as closed:
-        heard_of(running)
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 1012
+        worker.server.should_exit = True
+        heard = [hear(running)]
+        while heard[-1]["type"] == "text":
+            heard.append(hear(running))
+        assert heard[-1]["type"] == "completed"
+        assert closing(running)[0] == closing(idle)[0] == 1012
+        response = worker.responses()[-1]
+    assert response.outcome == "success"
+    assert len(worker.responses()) == 1

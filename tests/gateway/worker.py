@@ -51,6 +51,7 @@ class Worker:
     state: GatewayState
     app: App
     loop: asyncio.AbstractEventLoop
+    server: uvicorn.Server
     recorded: list[Event] = field(default_factory=list)
 
     @property
@@ -215,7 +216,8 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
             outbox, Connection("127.0.0.1:1"), MasterKey(settings.master_key), "/gateway/test"
         )
         app = App(settings, state, durability, Pool())
-        worker = Worker(port, state, app, loop)
+        server = uvicorn.Server(server_config(app, settings))
+        worker = Worker(port, state, app, loop, server)
         append = durability.outbox.append
 
         def keeping(*events: Event, **options: Any) -> int:
@@ -224,7 +226,6 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
             return sequence
 
         durability.outbox.append = keeping  # type: ignore[method-assign]
-        server = uvicorn.Server(server_config(app, settings))
         running.extend([worker, server])
         ready.set()
         await server.serve(sockets=[listen("127.0.0.1", port)])
