@@ -25,14 +25,14 @@ from gateway.streaming import StreamRelay
 from gateway.upstream import FORWARDED_HEADERS, Endpoint, Failed, Upstream, read_whole
 from schemas.errors import (
     InvalidRequest,
+    ModelNotFound,
     UpstreamError,
     UpstreamModelMissing,
-    UpstreamModelNotFound,
     UpstreamNetwork,
     UpstreamProtocol,
     UpstreamRateLimited,
+    UpstreamRejected,
     UpstreamTimeout,
-    UpstreamUntranslatable,
     WeirError,
 )
 from schemas.events.llm import Attempt
@@ -131,7 +131,7 @@ class Proxy:
             except Failed as failure:
                 failures[target.id] = failure
                 last = failure
-            if call.content_sent or _is_final(last.error):
+            if call.content_sent or _is_final(last):
                 break
         raise last
 
@@ -171,7 +171,8 @@ class Proxy:
             outcome, status = "success", 200
         except Failed as failure:
             if isinstance(failure.error, UpstreamModelMissing) and _is_named(call, target):
-                failure.error = UpstreamModelNotFound(failure.error.message)
+                failure.told = ModelNotFound(failure.error.message)
+                failure.error = UpstreamRejected(failure.error.message)
             outcome, error, status = "failed", failure.error, failure.status
             self.book.failed(target.id, failure.error)
             raise
@@ -320,7 +321,7 @@ class Proxy:
 
     async def _fail(self, call: Call, failure: Failed) -> None:
         """Settle a call that no target answered, and say so in the client's dialect."""
-        error: WeirError = failure.error
+        error = failure.told or failure.error
         status = failure.status if _is_callers(failure) and failure.status else error.status
         _log.warning(
             "call failed",
@@ -402,14 +403,17 @@ def _request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
     try:
         chat = admitted.front.read_request(admitted.fields)
     except InvalidRequest as error:
-        raise Failed(UpstreamUntranslatable(error.message, action=error.advice)) from error
+        raise Failed(UpstreamRejected(error.message), told=error) from error
     call.dropped = [*chat.unread, *back.unsaid(chat)]
     return back.write_request(chat, target.model, target.max_output_tokens)
 
 
-def _is_final(error: UpstreamError) -> bool:
-    """Whether no other target would do better; one of the caller's own dialect takes every request."""
-    return error.error_class in CALLER_ERRORS and not isinstance(error, UpstreamUntranslatable)
+def _is_final(failure: Failed) -> bool:
+    """Whether no other target would do better. What has no word in this target's dialect may have
+    one in the next's.
+    """
+    untranslated = isinstance(failure.told, InvalidRequest)
+    return failure.error.error_class in CALLER_ERRORS and not untranslated
 
 
 def _is_named(call: Call, target: Target) -> bool:

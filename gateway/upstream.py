@@ -20,6 +20,7 @@ from schemas.errors import (
     UpstreamNetwork,
     UpstreamProtocol,
     UpstreamTimeout,
+    WeirError,
 )
 from schemas.events.changes import ProviderChanged
 
@@ -31,7 +32,9 @@ _UNSAFE = re.compile(r"[\r\n\0]")
 
 
 class Failed(Exception):
-    """An attempt failed. `status` and `body` are the provider's own, when it gave any."""
+    """An attempt failed. `status` and `body` are the provider's own, when it gave any; `told` is
+    what the caller hears in place of `error`, where the fault is his.
+    """
 
     def __init__(
         self,
@@ -39,12 +42,14 @@ class Failed(Exception):
         status: int | None = None,
         body: bytes = b"",
         dialect_name: str = "",
+        told: WeirError | None = None,
     ) -> None:
         super().__init__(error.message)
         self.error = error
         self.status = status
         self.body = body
         self.dialect_name = dialect_name
+        self.told = told
 
 
 class Endpoint(msgspec.Struct, frozen=True):

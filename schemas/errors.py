@@ -176,28 +176,6 @@ class UpstreamModelMissing(UpstreamError):
     action = "Have the operator correct the target: its provider does not have this model."
 
 
-class UpstreamModelNotFound(UpstreamError):
-    """The provider does not have the model that the caller named as provider/model."""
-
-    status = 404
-    code = "model_not_found"
-    error_class = "request"
-    type = "invalid_request_error"
-    retryable = False
-    action = "Name a model that the provider has; GET /v1/models lists those known here."
-
-
-class UpstreamUntranslatable(UpstreamError):
-    """The target speaks another dialect, which has no word for what the request asks."""
-
-    status = 400
-    code = "invalid_request"
-    error_class = "request"
-    type = "invalid_request_error"
-    retryable = False
-    action = "Correct the request as the message says, or name a target of the same vendor."
-
-
 class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
