@@ -16,6 +16,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, model_validator
 
 from projections.analyst import Analyst, Result
+from projections.data_keys import DataKeys
 from projections.feedback import FeedbackStore
 from projections.jobs import Replays
 from projections.projection import projections, topics_of
@@ -23,8 +24,7 @@ from projections.projector import Projector
 from projections.replay import Replayer, reference_of
 from projections.settings import ProjectionsSettings
 from schemas.errors import InvalidRequest, NotFound
-from schemas.events.operations import DataKeyCreated
-from schemas.log import Log, TableView
+from schemas.log import Log
 from schemas.privacy import MasterKey, Opener
 
 _FEEDBACK_MAX = 1000
@@ -85,14 +85,14 @@ class Projections:
         open_log: Callable[[], AbstractAsyncContextManager[Log]],
     ) -> None:
         self._log = log
-        self._keys = TableView(DataKeyCreated)
+        self._keys = DataKeys()
         self.projector = Projector(settings, open_log)
         self.analyst = Analyst(
             settings, self.projector.snapshot, [item.name for item in projections()]
         )
         self.replays = Replays(Replayer(settings, open_log, self.projector))
         opener = (
-            Opener(MasterKey(settings.master_key), self._keys.get) if settings.master_key else None
+            Opener(MasterKey(settings.master_key), self._keys.find) if settings.master_key else None
         )
         self.feedback = FeedbackStore(opener)
         self.routers = [_sql(self), _tables(self), _feedback(self)]
@@ -101,7 +101,7 @@ class Projections:
         """Follow the log until `stop`. Raises what ended it before."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._log.follow([self._keys], stop))  # type: ignore[list-item]
+                group.create_task(self._log.follow([self._keys.view], stop))  # type: ignore[list-item]
                 group.create_task(self.projector.run(stop))
         finally:
             await asyncio.to_thread(self.analyst.close)
