@@ -13,6 +13,7 @@ from schemas.errors import ContentErased, LogError
 from schemas.event import Topic
 from schemas.events.feedback import FEEDBACK, FeedbackRecorded
 from schemas.events.llm import CONTENT, ContentCaptured
+from schemas.events.operations import PRIVACY_KEYS, DataKeyCreated
 from schemas.log import Log, Record
 from schemas.privacy import Opener, Sealed
 from trainer.datasets import Feedback
@@ -85,6 +86,25 @@ def _opened(event: FeedbackRecorded, texts: Texts, system_prompt: str) -> Feedba
         request_id=event.request_id,
         model_id=event.model_id,
     )
+
+
+async def read_data_keys(log: Log) -> dict[str, DataKeyCreated]:
+    """The data keys that exist, by id, read up to the end of their topic.
+
+    A view that is followed would do but for its delay: a key that it has not read yet would make
+    its text look erased. Raises as the log's reader does.
+    """
+    keys: dict[str, DataKeyCreated] = {}
+    async for record in _read(log, PRIVACY_KEYS):
+        try:
+            event = decode_as(record.value, DataKeyCreated) if record.value else None
+        except LogError:
+            continue  # what was sealed with it is counted as erased
+        if event is not None:
+            keys[event.data_key_id] = event
+        elif record.value is None and record.key is not None:
+            keys.pop(record.key.decode(), None)
+    return keys
 
 
 async def _read(log: Log, topic: Topic) -> AsyncIterator[Record]:

@@ -15,7 +15,6 @@ import msgspec
 from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable, DatasetError
 from schemas.events.changes import DeploymentChanged, ModelVersionChanged, PriceChanged
-from schemas.events.operations import DataKeyCreated
 from schemas.events.training import TrainingProgress, TriggerFired
 from schemas.identity import uuid7
 from schemas.log import Log, TableView
@@ -23,7 +22,7 @@ from schemas.privacy import MasterKey, Opener
 from trainer import evaluation, registry
 from trainer.backends.base import backend
 from trainer.child import run_child
-from trainer.collect import collect
+from trainer.collect import collect, read_data_keys
 from trainer.config import (
     CountOrder,
     EvaluateOrder,
@@ -72,12 +71,11 @@ class Workshop:
     deployments: TableView[DeploymentChanged] = field(
         default_factory=lambda: TableView(DeploymentChanged)
     )
-    keys: TableView[DataKeyCreated] = field(default_factory=lambda: TableView(DataKeyCreated))
 
     @property
     def views(self) -> list[TableView[Any]]:
         """Everything to follow."""
-        return [*self.journal.views, self.versions, self.deployments, self.keys]
+        return [*self.journal.views, self.versions, self.deployments]
 
     def folder(self, run: TrainingRun) -> Path:
         """Where a run keeps its files, for the trainer's eyes only."""
@@ -130,9 +128,10 @@ def _trigger(run: TrainingRun) -> TriggerFired:
 async def collect_feedback(shop: Workshop, run: TrainingRun) -> Outcome:
     """Feedback of the window becomes examples, one per prompt."""
     settings, trigger = shop.settings, _trigger(run)
+    keys = await read_data_keys(shop.log)
     found = await collect(
         shop.log,
-        Opener(MasterKey(settings.master_key), shop.keys.get),
+        Opener(MasterKey(settings.master_key), keys.get),
         since_us=trigger.until_us - settings.lookback_days * DAY_US,
         until_us=trigger.until_us,
         limit=settings.examples_max,
