@@ -172,7 +172,7 @@ async def measure_on(connection: Connection, arguments: Arguments, home: Path) -
     figures = {
         "events": backlog,
         "seconds": round(seconds, 2),
-        "events_per_second": round(backlog / seconds),
+        "events_per_second": int(backlog / seconds),
         "cpu_us_per_event": round(cpu / backlog * 1e6, 1),
         "visible_p50_s": visibility.quantile(0.5),
         "visible_p99_s": visibility.quantile(0.99),
