@@ -122,6 +122,7 @@ def build(keys: Keys, routers: Sequence[APIRouter]) -> FastAPI:
         title="Weir",
         version=__version__,
         summary="Administration and analytics of an event-sourced LLM gateway.",
+        docs_url=None,  # its page loads scripts from a CDN: empty without a network
         redoc_url=None,
     )
     app.add_middleware(Door, keys=keys)

@@ -36,7 +36,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-weir-request-id"
-_OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", "/docs"})
+_OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
 _ANALYST_PATHS = frozenset({"/sql", "/api/v1/sql"})
 _BODY_BYTES_MAX = 1024 * 1024
 """Administration needs no more; model calls never come here."""

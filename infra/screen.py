@@ -84,7 +84,7 @@ class TerminalScreen:
             "",
             f"  OpenAI clients     base_url {state.public_url}/v1",
             f"  Anthropic clients  base_url {state.public_url}",
-            f"  status             {state.public_url}/status  ({state.public_url}/docs: the API)",
+            f"  status             {state.public_url}/status  ({state.public_url}/openapi.json: the API)",
             f"  Kafka              {state.kafka}",
             f"  data               {self._settings.home}",
         ]

@@ -184,7 +184,7 @@ async def validate_examples(shop: Workshop, run: TrainingRun) -> Outcome:
 
 async def anonymize(_shop: Workshop, _run: TrainingRun) -> Outcome:
     """No recognizer is installed, and the record says so rather than calling this anonymised."""
-    return Outcome({"mode": "none"}, {"replaced": 0})
+    return Outcome({"mode": "none"})
 
 
 async def split_dataset(shop: Workshop, run: TrainingRun) -> Outcome:
