@@ -23,10 +23,15 @@ class Change(Event, frozen=True, kw_only=True):
 
 
 class KeyChanged(Change, frozen=True, kw_only=True):
-    """An API key. Only `secret_hash` (SHA-256 of the key, hex) is ever stored."""
+    """An API key. Only `secret_hash` (SHA-256 of the key, hex) is ever stored.
+
+    `models` are patterns (``*``, ``?``) of the names that it may ask for, all when empty. After a
+    rotation the previous secret stays valid until `previous_expires_at_us`.
+    """
 
     topic = IDENTITY
     type = "weir.identity.key.changed"
+    version = 2
 
     key_id: str
     name: str
@@ -39,17 +44,52 @@ class KeyChanged(Change, frozen=True, kw_only=True):
     content_mode: str | None = None
     expires_at_us: int | None = None
     revoked: bool = False
+    organization: str | None = None
+    models: list[str] = msgspec.field(default_factory=list)
+    previous_secret_hash: str | None = None
+    previous_expires_at_us: int | None = None
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def key(self) -> str:
         return self.key_id
 
 
+class TenantChanged(Change, frozen=True, kw_only=True):
+    """Someone on whose behalf keys call: `kind` is organization, team, project, user or cost_center.
+
+    `parent` names the tenant above, as ``kind:id``. A disabled tenant's keys are refused; `models`
+    narrows what they may ask for, as in a key.
+    """
+
+    topic = IDENTITY
+    type = "weir.identity.tenant.changed"
+
+    kind: str
+    tenant_id: str
+    name: str
+    parent: str | None = None
+    models: list[str] = msgspec.field(default_factory=list)
+    enabled: bool = True
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"tenant:{self.kind}:{self.tenant_id}"
+
+
 class ProviderChanged(Change, frozen=True, kw_only=True):
-    """A vendor's address. `secret` names where the key lies (``env:OPENAI_API_KEY``), never it."""
+    """A vendor's address. `secret` names where the key lies (``env:OPENAI_API_KEY``), never it.
+
+    `secrets` are further keys of the same account, used in turn. `speaks` are further dialects
+    beside `dialect`. `base_url` may hold ``{model}``. `options` are what one wire needs and others
+    do not (``auth``, ``query``, ``region``…); `quirks` are words for what a vendor does differently.
+    The limits are those known beforehand; what the vendor's answers say wins.
+    """
 
     topic = ROUTING
     type = "weir.routing.provider.changed"
+    version = 2
 
     name: str
     dialect: str
@@ -58,6 +98,13 @@ class ProviderChanged(Change, frozen=True, kw_only=True):
     price_provider: str | None = None
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     enabled: bool = True
+    secrets: list[str] = msgspec.field(default_factory=list)
+    speaks: list[str] = msgspec.field(default_factory=list)
+    options: dict[str, str] = msgspec.field(default_factory=dict)
+    quirks: list[str] = msgspec.field(default_factory=list)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
 
     @property
     def key(self) -> str:
@@ -65,10 +112,14 @@ class ProviderChanged(Change, frozen=True, kw_only=True):
 
 
 class TargetChanged(Change, frozen=True, kw_only=True):
-    """A listed model of a provider; its id is ``provider/model``."""
+    """A listed model of a provider; its id is ``provider/model``.
+
+    `quality` and `task_quality` (by task type) lie within 0–1.
+    """
 
     topic = ROUTING
     type = "weir.routing.target.changed"
+    version = 2
 
     provider: str
     model: str
@@ -77,6 +128,8 @@ class TargetChanged(Change, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     quality: float | None = None
     enabled: bool = True
+    task_quality: dict[str, float] = msgspec.field(default_factory=dict)
+    quirks: list[str] = msgspec.field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -84,11 +137,17 @@ class TargetChanged(Change, frozen=True, kw_only=True):
 
 
 class RouteTarget(msgspec.Struct, frozen=True):
-    """A target of a route; higher `priority` first, `weight` shares traffic inside it."""
+    """A target of a route; higher `priority` first, `weight` shares traffic inside it.
+
+    It takes only calls of these task types, complexities and tags; empty takes all.
+    """
 
     target: str
     weight: int = 1
     priority: int = 0
+    task_types: list[str] = msgspec.field(default_factory=list)
+    complexities: list[str] = msgspec.field(default_factory=list)
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class RouteChanged(Change, frozen=True, kw_only=True):
@@ -97,10 +156,16 @@ class RouteChanged(Change, frozen=True, kw_only=True):
     Limits are milliseconds; `attempts` bounds upstream calls per request. `durability` is
     written, synced or replicated; `content_mode` full, masked or none; `buffered` holds a stream
     back until it is whole, so that a broken one can be answered by the next target.
+
+    `unsupported` says what becomes of parameters that a target lacks: drop or error. Targets
+    below `quality_floor`, above `max_cost_nano_usd` (expected, per call) or slower than
+    `max_latency_ms` (p95) are left out while others remain. `cache_ttl_s` 0 caches nothing;
+    `guardrails` run in this order; `options` are the strategy's own.
     """
 
     topic = ROUTING
     type = "weir.routing.route.changed"
+    version = 2
 
     name: str
     targets: list[RouteTarget]
@@ -114,6 +179,14 @@ class RouteChanged(Change, frozen=True, kw_only=True):
     stall_timeout_ms: int = 30_000
     total_timeout_ms: int = 600_000
     enabled: bool = True
+    unsupported: str = "drop"
+    quality_floor: float | None = None
+    max_cost_nano_usd: int | None = None
+    max_latency_ms: int | None = None
+    cache_ttl_s: int = 0
+    guardrails: list[str] = msgspec.field(default_factory=list)
+    detect_tasks: bool = False
+    options: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -121,10 +194,14 @@ class RouteChanged(Change, frozen=True, kw_only=True):
 
 
 class PriceChanged(Change, frozen=True, kw_only=True):
-    """Prices of a model from `valid_from_us` on, in nano-USD per million tokens."""
+    """Prices of a model from `valid_from_us` on, in nano-USD per million tokens.
+
+    `unit_prices` are nano-USD per unit of what is not counted in tokens (``image``…).
+    """
 
     topic = PRICES
     type = "weir.prices.price.changed"
+    version = 2
 
     provider: str
     model: str
@@ -134,6 +211,8 @@ class PriceChanged(Change, frozen=True, kw_only=True):
     output_price: int | None
     price_version: str
     source: str
+    cache_write_input_price: int | None = None
+    unit_prices: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -141,10 +220,14 @@ class PriceChanged(Change, frozen=True, kw_only=True):
 
 
 class BudgetChanged(Change, frozen=True, kw_only=True):
-    """A spending limit (COST-02). Limits in nano-USD; periods are UTC days and months."""
+    """A spending limit (COST-02). Limits in nano-USD; periods are UTC days and months, or for ever.
+
+    `on_exceeded` is reroute (to targets that cost nothing), block or alert_only.
+    """
 
     topic = BUDGETS
     type = "weir.budgets.budget.changed"
+    version = 2
 
     budget_id: str
     scope: str
@@ -153,10 +236,36 @@ class BudgetChanged(Change, frozen=True, kw_only=True):
     monthly_limit_nano_usd: int | None = None
     warning_threshold: float = 0.8
     on_exceeded: str = "reroute"
+    total_limit_nano_usd: int | None = None
+    name: str | None = None
+    enabled: bool = True
 
     @property
     def key(self) -> str:
         return self.budget_id
+
+
+class LimitChanged(Change, frozen=True, kw_only=True):
+    """A limit on the pace of calls, shared by all workers.
+
+    `scope` is global, key, user, team, project, organization, model or ip; `scope_id` None holds
+    for each of them by itself.
+    """
+
+    topic = BUDGETS
+    type = "weir.budgets.limit.changed"
+
+    limit_id: str
+    scope: str
+    scope_id: str | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    enabled: bool = True
+
+    @property
+    def key(self) -> str:
+        return f"limit:{self.limit_id}"
 
 
 class ModelVersionChanged(Change, frozen=True, kw_only=True):

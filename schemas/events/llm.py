@@ -51,6 +51,9 @@ class CallEvent(Event, frozen=True, kw_only=True):
     provider: str | None = None
     model: str | None = None
     deployment_id: str | None = None
+    organization: str | None = None
+    surface: str = "chat"
+    """What kind of call: chat, embeddings, images, speech, transcription, moderation, rerank…"""
 
     @property
     def key(self) -> str:
@@ -62,11 +65,12 @@ class RequestAdmitted(CallEvent, frozen=True, kw_only=True):
 
     `propensity` is the probability with which the strategy made this choice; estimates built on
     recorded traffic need it. `reserved_nano_usd` is the upper bound of the cost, None when it
-    cannot be bounded or priced.
+    cannot be bounded or priced. `budgets` are the budget periods that hold the reservation.
     """
 
     topic = REQUESTS
     type = "weir.llm.request.admitted"
+    version = 2
 
     session_id: str | None = None
     tags: dict[str, str] = msgspec.field(default_factory=dict)
@@ -84,6 +88,10 @@ class RequestAdmitted(CallEvent, frozen=True, kw_only=True):
     worker: str
     outbox_id: str
     decision_us: int
+    reason: str | None = None
+    task_confidence: float | None = None
+    complexity: str | None = None
+    budgets: list[str] = msgspec.field(default_factory=list)
 
 
 class ResponseCompleted(CallEvent, frozen=True, kw_only=True):
@@ -92,11 +100,14 @@ class ResponseCompleted(CallEvent, frozen=True, kw_only=True):
     `outcome` is success, failed, cancelled (the client left) or abandoned (the worker died).
     `usage_basis` says where the tokens come from: reported by the provider, counted by a
     tokenizer, estimated, or none. Token counts are null when unknown, never 0.
-    `input_tokens` includes the cached ones.
+    `input_tokens` includes the cached ones and those written to the vendor's cache. `cache` is
+    hit when our own cache answered. `guardrails` says what each that acted did. `units` counts
+    what is not counted in tokens.
     """
 
     topic = RESPONSES
     type = "weir.llm.response.completed"
+    version = 2
 
     outcome: str
     status: int | None
@@ -112,6 +123,10 @@ class ResponseCompleted(CallEvent, frozen=True, kw_only=True):
     latency_us: int
     first_token_us: int | None = None
     cost_nano_usd: int | None = None
+    cache_write_input_tokens: int | None = None
+    cache: str | None = None
+    guardrails: dict[str, str] = msgspec.field(default_factory=dict)
+    units: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class CostEntry(CallEvent, frozen=True, kw_only=True):
@@ -119,10 +134,12 @@ class CostEntry(CallEvent, frozen=True, kw_only=True):
 
     `entry` is admitted, settled, corrected, unpriced or abandoned. Prices are nano-USD per
     million tokens, `cost_nano_usd` is null when unpriced. A correction carries the difference.
+    `cache_saved_nano_usd` is what a hit of our own cache would have cost.
     """
 
     topic = COSTS
     type = "weir.llm.cost.entered"
+    version = 2
 
     entry: str
     input_tokens: int | None = None
@@ -134,6 +151,11 @@ class CostEntry(CallEvent, frozen=True, kw_only=True):
     cost_nano_usd: int | None = None
     price_version: str | None = None
     basis: str
+    cache_write_input_tokens: int | None = None
+    cache_write_input_price: int | None = None
+    units: dict[str, int] = msgspec.field(default_factory=dict)
+    cache_saved_nano_usd: int | None = None
+    budgets: list[str] = msgspec.field(default_factory=list)
 
 
 class ContentCaptured(Event, frozen=True, kw_only=True):
