@@ -34,7 +34,7 @@ from schemas import codec
 from schemas.clock import now_us
 from schemas.errors import LogError
 from schemas.event import Event
-from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
+from schemas.events.llm import CallEvent, CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.events.operations import OutboxClosed
 from schemas.log import Connection, partition_of
 
@@ -190,6 +190,7 @@ def abandonment(request: RequestAdmitted) -> list[Event]:
         entry="abandoned",
         cost_nano_usd=request.reserved_nano_usd,
         basis="none" if request.reserved_nano_usd is None else "estimated",
+        budgets=request.budgets,
     )
     return [response, cost]
 
