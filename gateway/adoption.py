@@ -167,8 +167,8 @@ def abandonment(request: RequestAdmitted) -> list[Event]:
     now = now_us()
     shared = {
         name: getattr(request, name)
-        for name in CostEntry.__struct_fields__
-        if name in RequestAdmitted.__struct_fields__ and name not in {"event_id", "occurred_at_us"}
+        for name in CallEvent.__struct_fields__
+        if name not in Event.__struct_fields__
     }
     response = ResponseCompleted(
         **shared,
