@@ -20,8 +20,6 @@ BYTES_PER_TOKEN = 4
 """The usual rule of thumb; figures made with it are marked as estimated."""
 TAGS_MAX, TAG_CHARS_MAX = 32, 512
 
-_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """A request that was let in."""
@@ -65,16 +63,23 @@ def secret_of(client: Client) -> str:
 
 
 async def admit(
-    client: Client, front: ClientDialect, state: GatewayState, request_id: str, bytes_max: int
+    client: Client,
+    front: ClientDialect,
+    said: Fields,
+    state: GatewayState,
+    request_id: str,
+    bytes_max: int,
 ) -> Admitted:
-    """Authenticate, read and check a request. Raises the WeirError that says why not.
+    """Authenticate, read and check a request; `said` are members that its path says.
+
+    Raises the WeirError that says why not.
 
     The key is checked before the body is read: strangers cannot make the gateway hold bytes.
     """
     received_us, started_ns = now_us(), time.perf_counter_ns()
     key = authenticate(client, state)
     body = await client.body(bytes_max)
-    fields = read_object(body)
+    fields = front.read_body(body, client.header(b"content-type")) | said
     opening = front.open(fields)
     tags = {**opening.tags, **_header_tags(client)}
     return Admitted(
@@ -94,21 +99,6 @@ async def admit(
         traceparent=client.header(b"traceparent"),
         input_tokens_estimate=max(1, len(body) // BYTES_PER_TOKEN),
     )
-
-
-def read_object(body: bytes) -> Fields:
-    """Return the members of a JSON object, their values unread. Raises InvalidRequest."""
-    if not body.isascii():
-        try:
-            body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"the body is not valid UTF-8 at byte {error.start}") from error
-    try:
-        return _read_fields(body)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest("the body is not a JSON object") from error
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
 
 
 def new_request_id() -> str:

@@ -19,6 +19,7 @@ from gateway.control_link import ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
 from gateway.dialects.neutral import ClientDialect
 from gateway.dialects.openai_chat import OPENAI
+from gateway.dialects.registry import Paths, dialects
 from gateway.durability import Durability
 from gateway.generate import GENERATE
 from gateway.http1 import Pool
@@ -39,13 +40,8 @@ from schemas.errors import ConfigurationError, NotFound, Unavailable, WeirError
 from schemas.log import Log
 from schemas.privacy import MasterKey
 
-CALLS: dict[str, ClientDialect] = {
-    "/v1/chat/completions": OPENAI,
-    "/v1/messages": ANTHROPIC,
-    "/api/v1/generate": GENERATE,
-    "/generate": GENERATE,
-}
-SOCKETS = [path for path, front in CALLS.items() if front is GENERATE]
+CALLS = Paths([*dialects(), GENERATE])
+SOCKETS = CALLS.of(GENERATE)
 FEEDBACK_BYTES_MAX = 1024 * 1024
 START_S = 10.0
 """How long a starting worker waits for the log before it listens with what it has."""
@@ -80,12 +76,13 @@ class App:
             return
         client = Client(scope, receive, send)
         if client.method == "POST":
-            front = CALLS.get(client.path)
-            if front is not None:
+            found = CALLS.find(client.path)
+            if found is not None:
+                front, said = found
                 if not self._state.ready:
                     await refuse(client, front, _starting(), new_request_id())
                 else:
-                    await self.proxy.serve(client, front)
+                    await self.proxy.serve(client, front, said)
                 return
         await self._other(client)
 

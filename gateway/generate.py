@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
 
 from gateway.dialects import openai_request
+from gateway.dialects.base import BaseDialect
 from gateway.dialects.neutral import (
     Answer,
     Chat,
@@ -74,10 +76,11 @@ def read_generate(fields: Fields) -> Generate:
     return request
 
 
-class GenerateDialect:
+class GenerateDialect(BaseDialect):
     """The dialect ``weir``: clients speak it, no provider does."""
 
     name = "weir"
+    client_paths: Mapping[str, Json] = {"/api/v1/generate": {}, "/generate": {}}
 
     def open(self, fields: Fields) -> Opening:
         request = read_generate(fields)

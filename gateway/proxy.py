@@ -14,7 +14,7 @@ import time
 from gateway.admission import admit, new_request_id
 from gateway.call import Call
 from gateway.client import JSON, STREAM_HEADERS, Client, Headers
-from gateway.dialects.neutral import Answer, ClientDialect
+from gateway.dialects.neutral import Answer, ClientDialect, Fields
 from gateway.health import CALLER_ERRORS, HealthBook
 from gateway.http1 import Connection
 from gateway.ledger import Recorder
@@ -68,18 +68,18 @@ class Proxy:
         self.router = Router(state, self.book)
         self._loop = asyncio.get_running_loop()
 
-    async def serve(self, client: Client, front: ClientDialect) -> None:
-        """Serve one call."""
+    async def serve(self, client: Client, front: ClientDialect, said: Fields | None = None) -> None:
+        """Serve one call; `said` are members of the request that its path says."""
         request_id = new_request_id()
         try:
-            call = await self._admit(client, front, request_id)
+            call = await self._admit(client, front, said or {}, request_id)
         except WeirError as error:
             if not client.left:
                 await refuse(client, front, error, request_id)
             return
         client.watch()
         client.give_up_after(call.deadline_s - self._loop.time() + PATIENCE_S)
-        if call.admitted.opening.stream:
+        if call.admitted.opening.stream and front.heartbeats:
             # A heartbeat makes later errors events, but another target can still answer.
             client.beat(self._settings.heartbeat_s, call.headers)
         try:
@@ -101,9 +101,11 @@ class Proxy:
 
     # --- admit and route -----------------------------------------------------------------------
 
-    async def _admit(self, client: Client, front: ClientDialect, request_id: str) -> Call:
+    async def _admit(
+        self, client: Client, front: ClientDialect, said: Fields, request_id: str
+    ) -> Call:
         admitted = await admit(
-            client, front, self._state, request_id, self._settings.body_bytes_max
+            client, front, said, self._state, request_id, self._settings.body_bytes_max
         )
         plan = self.router.plan(admitted.opening.model)
         decision = self.router.decide(plan, has_tools=admitted.opening.has_tools)
@@ -198,14 +200,15 @@ class Proxy:
         provider = self._state.providers.get(target.provider)
         if provider is None:
             raise Failed(UpstreamNetwork(f"the provider {target.provider} was removed"))
-        endpoint = self._upstream.endpoint(provider)
         admitted, limits = call.admitted, call.plan.limits
+        endpoint = self._upstream.endpoint(provider, admitted.front)
         body = _request_body(call, endpoint, target)
         left_s = self._left_s(call)
         streams = admitted.opening.stream
         first_byte_s = limits.first_token_s if streams else _whole_answer_s(call, target)
         connection = await self._upstream.open(
             endpoint,
+            endpoint.target(target.model, stream=streams),
             body,
             _forwarded(call, endpoint),
             connect_s=min(limits.connect_s, left_s),
@@ -288,7 +291,7 @@ class Proxy:
             # Nothing leaves before the first content: until then another target can take over.
             if ended or (relay.has_content and not buffered):
                 if not client.started:
-                    await client.start(200, [*call.headers(), *STREAM_HEADERS])
+                    await client.start(200, [*call.headers(), *_stream_headers(call)])
                 if held:
                     call.content_sent = True
                     await client.write(b"".join(held))
@@ -441,6 +444,10 @@ def _is_callers(failure: Failed) -> bool:
     """Whether the provider's own words are for the caller: about the request, or its pace."""
     error = failure.error
     return error.error_class in CALLER_ERRORS or isinstance(error, UpstreamRateLimited)
+
+
+def _stream_headers(call: Call) -> Headers:
+    return [(b"content-type", call.admitted.front.stream_type), *STREAM_HEADERS[1:]]
 
 
 def _retry_headers(error: WeirError) -> Headers:

@@ -20,7 +20,6 @@ from gateway.dialects.neutral import (
     ToolCall,
     Usage,
 )
-from gateway.dialects.sse import FrameSplitter
 from schemas.errors import UpstreamProtocol
 
 ANSWER_CHARS_MAX = 16 * 1024 * 1024
@@ -41,7 +40,7 @@ class StreamRelay:
         self._opening = opening
         self._reader = back.stream_reader()
         self._writer = None if front is back else front.stream_writer(opening)
-        self._splitter = FrameSplitter()
+        self._splitter = back.splitter()
         self._id = self._model = ""
         self._started = False
         self._chars = 0

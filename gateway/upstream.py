@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
-from gateway.dialects.neutral import Dialect
+from gateway.dialects.neutral import ClientDialect, Dialect
 from gateway.dialects.registry import dialect
 from gateway.http1 import Connection, Origin, Pool
+from gateway.providers.signer import Signer, Unsigned
+from schemas.discovery import discover
 from schemas.errors import (
     ConfigurationError,
     UpstreamAuthentication,
     UpstreamError,
     UpstreamNetwork,
     UpstreamProtocol,
+    UpstreamRejected,
     UpstreamTimeout,
     WeirError,
 )
@@ -27,6 +32,8 @@ from schemas.events.changes import ProviderChanged
 SECRET_TTL_S = 5.0
 """How soon a rotated key is in force."""
 ERROR_BYTES_MAX = 256 * 1024
+TARGETS_MAX = 10_000
+"""Unlisted models pass through, so their paths must not fill the memory."""
 FORWARDED_HEADERS = (b"anthropic-beta", b"openai-beta", b"traceparent")
 _UNSAFE = re.compile(r"[\r\n\0]")
 
@@ -53,13 +60,37 @@ class Failed(Exception):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where and how a provider is called; `head` lacks only what differs per request."""
+    """Where and how a provider is called; `lines` lack only what differs per request.
 
-    provider: str
+    `base` is the path of the base URL, where ``{model}`` may stand, and `query` what follows the
+    path of every call.
+    """
+
+    provider: ProviderChanged
     dialect: Dialect
     origin: Origin
-    head: bytes
-    head_names: frozenset[bytes]
+    base: str
+    query: str
+    lines: bytes
+    headers: dict[str, str]
+    secret: str | None
+    signer: Signer | None
+    targets: dict[tuple[str, bool], bytes]
+
+    def target(self, model: str, *, stream: bool) -> bytes:
+        """Return path and query of a call."""
+        known = self.targets.get((model, stream))
+        if known is not None:
+            return known
+        base = self.base.replace("{model}", quote(model, safe=""))
+        text = base + self.dialect.path_of(model, stream)
+        if self.query:
+            text += ("&" if "?" in text else "?") + self.query
+        target = text.encode("ascii", "xmlcharrefreplace")
+        if len(self.targets) >= TARGETS_MAX:
+            self.targets.clear()
+        self.targets[model, stream] = target
+        return target
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -76,21 +107,27 @@ class Upstream:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._endpoints: dict[str, tuple[ProviderChanged, float, Endpoint]] = {}
+        self._endpoints: dict[tuple[str, str, str], tuple[float, Endpoint]] = {}
 
-    def endpoint(self, provider: ProviderChanged) -> Endpoint:
-        """Return a provider's endpoint. Raises Failed when it is misconfigured or has no key."""
-        known = self._endpoints.get(provider.name)
+    def endpoint(self, provider: ProviderChanged, front: ClientDialect) -> Endpoint:
+        """Return how a provider is called for a client of `front`.
+
+        That is in the client's own dialect where the provider speaks it, so that bytes stay as
+        they are. Raises Failed when the provider is misconfigured, has no key, or no such surface.
+        """
+        place = (provider.name, front.name, front.surface)
+        known = self._endpoints.get(place)
         now_s = time.monotonic()
-        if known is not None and known[0] is provider and now_s - known[1] < SECRET_TTL_S:
-            return known[2]
-        endpoint = _endpoint(provider)
-        self._endpoints[provider.name] = (provider, now_s, endpoint)
+        if known is not None and known[1].provider is provider and now_s - known[0] < SECRET_TTL_S:
+            return known[1]
+        endpoint = _endpoint(provider, front)
+        self._endpoints[place] = (now_s, endpoint)
         return endpoint
 
     async def open(
         self,
         endpoint: Endpoint,
+        target: bytes,
         body: bytes,
         headers: Iterable[tuple[bytes, bytes]],
         *,
@@ -104,9 +141,16 @@ class Upstream:
         extra = b"".join(
             name + b": " + value + b"\r\n"
             for name, value in headers
-            if name not in endpoint.head_names
+            if name.decode("latin-1") not in endpoint.headers
         )
-        head = endpoint.head + extra + b"content-length: %d\r\n\r\n" % len(body)
+        if endpoint.signer is not None:
+            extra += await _signed(endpoint, endpoint.signer, target, body)
+        head = b"POST %s HTTP/1.1\r\n%s%scontent-length: %d\r\n\r\n" % (
+            target,
+            endpoint.lines,
+            extra,
+            len(body),
+        )
         try:
             connection = await self.pool.exchange(
                 endpoint.origin, head, body, connect_s=connect_s, first_byte_s=first_byte_s
@@ -119,7 +163,7 @@ class Upstream:
         reason = await _error_body(connection, first_byte_s)
         fault = endpoint.dialect.read_error(status, answer_headers, reason)
         if status < 400:
-            fault = UpstreamProtocol(f"{endpoint.provider} answered {status}")
+            fault = UpstreamProtocol(f"{endpoint.provider.name} answered {status}")
         raise Failed(fault, status, reason, endpoint.dialect.name)
 
 
@@ -153,38 +197,74 @@ async def _error_body(connection: Connection, wait_s: float) -> bytes:
         return b""  # the status alone has to do
 
 
-def _endpoint(provider: ProviderChanged) -> Endpoint:
-    language = dialect(provider.dialect)
+async def _signed(endpoint: Endpoint, signer: Signer, target: bytes, body: bytes) -> bytes:
+    provider = endpoint.provider
+    unsigned = Unsigned(
+        provider.name,
+        endpoint.origin.host_header,
+        target.decode("ascii"),
+        endpoint.headers,
+        body,
+        endpoint.secret,
+        provider.options,
+    )
     try:
-        if language is None:
-            raise ConfigurationError(
-                f"provider {provider.name}: unknown dialect {provider.dialect}"
-            )
+        headers = await signer.sign(unsigned)
+    except UpstreamError as error:
+        raise Failed(error) from error
+    return _lines(provider, headers)
+
+
+def _endpoint(provider: ProviderChanged, front: ClientDialect) -> Endpoint:
+    spoken = front.name in {provider.dialect, *provider.speaks}
+    language = dialect(front.name if spoken else provider.dialect, front.surface)
+    if language is None:
+        raise Failed(UpstreamRejected(f"the provider {provider.name} offers no {front.surface}"))
+    try:
         origin = Origin.of(provider.base_url)
-        headers = {
-            **language.default_headers,
-            **{name.lower(): value for name, value in provider.headers.items()},
-        }
         secret = read_secret(provider.secret)
     except (ConfigurationError, ValueError) as error:
         raise Failed(UpstreamAuthentication(str(error))) from error
-    if secret is not None:
-        headers |= language.authorization(secret)
-    path = "/" + provider.base_url.split("://", 1)[1].partition("/")[2].rstrip("/")
-    lines = {
+    auth = provider.options.get("auth")
+    signer = _signers().get(auth or "")
+    headers = {
         "host": origin.host_header,
         "user-agent": "weir",
         "content-type": "application/json",
         "accept-encoding": "identity",
-        **headers,
+        **language.default_headers,
+        **{name.lower(): value for name, value in provider.headers.items()},
     }
-    if any(_UNSAFE.search(value) for value in lines.values()):
-        raise Failed(UpstreamNetwork(f"a header of provider {provider.name} holds a line break"))
-    head = f"POST {path.rstrip('/')}{language.path} HTTP/1.1\r\n" + "".join(
-        f"{name}: {value}\r\n" for name, value in lines.items()
+    if secret is not None and signer is None:
+        headers |= language.authorization(secret) if auth is None else {auth: secret}
+    return Endpoint(
+        provider=provider,
+        dialect=language,
+        origin=origin,
+        base=_base_path(provider.base_url),
+        query=provider.options.get("query", ""),
+        lines=_lines(provider, headers),
+        headers=headers,
+        secret=secret,
+        signer=signer,
+        targets={},
     )
-    names = frozenset(name.encode() for name in lines)
-    return Endpoint(provider.name, language, origin, head.encode("latin-1"), names)
+
+
+def _base_path(url: str) -> str:
+    path = url.split("://", 1)[1].partition("/")[2].rstrip("/")
+    return f"/{path}" if path else ""
+
+
+def _lines(provider: ProviderChanged, headers: Mapping[str, str]) -> bytes:
+    if any(_UNSAFE.search(value) for value in headers.values()):
+        raise Failed(UpstreamNetwork(f"a header of provider {provider.name} holds a line break"))
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+
+
+@cache
+def _signers() -> dict[str, Signer]:
+    return {signer.name: signer for signer in discover("gateway.providers", Signer)}
 
 
 def read_secret(reference: str | None) -> str | None:

@@ -20,6 +20,7 @@ from gateway.dialects.anthropic_wire import (
     read_event,
     read_message,
 )
+from gateway.dialects.base import BaseDialect
 from gateway.dialects.neutral import (
     END,
     Answer,
@@ -44,15 +45,19 @@ from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
 _encode = msgspec.json.encode
 
 
-class AnthropicMessages:
+class AnthropicMessages(BaseDialect):
     """The dialect ``anthropic``."""
 
     name = "anthropic"
-    path = "/v1/messages"
+    client_paths: Mapping[str, Json] = {"/v1/messages": {}}
     default_headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
 
     def authorization(self, secret: str) -> dict[str, str]:
         return {"x-api-key": secret}
+
+    def path_of(self, model: str, stream: bool) -> str:
+        del model, stream
+        return "/v1/messages"
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -113,14 +118,6 @@ class AnthropicMessages:
     def stream_writer(self, opening: Opening) -> StreamWriter:
         del opening
         return _Writer()
-
-    def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:
-        del deltas, opening
-        return False
-
-    def end_of_stream(self, receipt: Receipt) -> bytes:
-        del receipt
-        return b""
 
     # --- errors ------------------------------------------------------------------------------
 

@@ -148,6 +148,14 @@ END = Delta("end")
 CONTENT_KINDS = frozenset({"text", "thinking", "signature", "tool_call", "arguments"})
 
 
+class Splitter(Protocol):
+    """Cuts a provider's stream into frames; raises UpstreamProtocol for what cannot be one."""
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the frames that are complete now."""
+        ...
+
+
 class StreamReader(Protocol):
     """Reads a provider's frames; raises UpstreamError for an error frame or a broken one."""
 
@@ -196,9 +204,18 @@ class Opening(msgspec.Struct, frozen=True):
 
 
 class ClientDialect(Protocol):
-    """A dialect as clients see it."""
+    """A dialect as clients see it. `gateway.dialects.base` has what most of them share."""
 
     name: str
+    surface: str
+    """What kind of calls it makes: chat, embeddings, images…"""
+    client_paths: Mapping[str, Json]
+    stream_type: bytes
+    heartbeats: bool
+
+    def read_body(self, body: bytes, content_type: str | None) -> Fields:
+        """Return a request's members, their values unread. Raises InvalidRequest."""
+        ...
 
     def open(self, fields: Fields) -> Opening:
         """Read the members that matter to the gateway. Raises InvalidRequest."""
@@ -232,9 +249,11 @@ class ClientDialect(Protocol):
 class Dialect(ClientDialect, Protocol):
     """A dialect that providers speak too."""
 
-    path: str
-    """Where requests go, below the provider's base URL."""
     default_headers: Mapping[str, str]
+
+    def path_of(self, model: str, stream: bool) -> str:
+        """Return where requests go, below the provider's base URL."""
+        ...
 
     def authorization(self, secret: str) -> dict[str, str]:
         """Return the headers that carry a provider's key."""
@@ -254,6 +273,10 @@ class Dialect(ClientDialect, Protocol):
 
     def read_answer(self, body: bytes) -> Answer:
         """Read a whole answer. Raises UpstreamProtocol."""
+        ...
+
+    def splitter(self) -> Splitter:
+        """Return what cuts a provider's stream into frames."""
         ...
 
     def stream_reader(self) -> StreamReader:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.dialects import openai_request
+from gateway.dialects.base import BaseDialect
 from gateway.dialects.neutral import (
     END,
     Answer,
@@ -43,15 +44,15 @@ _DONE = b"[DONE]"
 _encode = msgspec.json.encode
 
 
-class OpenAIChat:
+class OpenAIChat(BaseDialect):
     """The dialect ``openai``."""
 
     name = "openai"
-    path = "/chat/completions"
-    default_headers: Mapping[str, str] = {}
+    client_paths: Mapping[str, Json] = {"/v1/chat/completions": {}}
 
-    def authorization(self, secret: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {secret}"}
+    def path_of(self, model: str, stream: bool) -> str:
+        del model, stream
+        return "/chat/completions"
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -76,10 +77,6 @@ class OpenAIChat:
     def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         del max_output_tokens  # only Anthropic's dialect must name a limit
         return openai_request.write(chat, model)
-
-    def unsaid(self, chat: Chat) -> list[str]:
-        del chat
-        return []
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
         changed: dict[str, Any] = {**fields, "model": model}
@@ -145,10 +142,6 @@ class OpenAIChat:
             and all(delta.kind == "usage" for delta in deltas)
             and bool(deltas)
         )
-
-    def end_of_stream(self, receipt: Receipt) -> bytes:
-        del receipt
-        return b""
 
     # --- errors ------------------------------------------------------------------------------
 

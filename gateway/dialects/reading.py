@@ -37,6 +37,22 @@ _FILE = re.compile(r"\b(file|container|response|conversation)\b", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:([\w.+/-]+)?((?:;[\w=+.-]+)*?);base64,", re.IGNORECASE)
 _ASKS_NOTHING = frozenset({b"null", b"false", b"0", b"0.0", b"[]", b"{}", b'""'})
 MESSAGE_CHARS_MAX = 2_000
+_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def read_object(body: bytes) -> Fields:
+    """Return the members of a JSON object, their values unread. Raises InvalidRequest."""
+    if not body.isascii():
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"the body is not valid UTF-8 at byte {error.start}") from error
+    try:
+        return _read_fields(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("the body is not a JSON object") from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
 
 
 def member(fields: Fields, name: str, kind: type[T]) -> T | None:

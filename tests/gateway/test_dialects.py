@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gateway.admission import read_object
 from gateway.dialects.anthropic_messages import ANTHROPIC
 from gateway.dialects.neutral import Answer, Dialect, Text, Thinking, ToolCall, Usage
 from gateway.dialects.openai_chat import OPENAI
+from gateway.dialects.reading import read_object
 from gateway.dialects.sse import FrameSplitter, write_frame
 from gateway.streaming import StreamRelay
 from schemas.errors import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.admission import read_object
+from gateway.dialects.reading import read_object
 from gateway.generate import read_generate
 from tests.gateway.worker import Worker
 

@@ -1,0 +1,54 @@
+"""What the dialects have in common unless they say otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.dialects.neutral import Chat, Delta, Fields, Json, Opening, Receipt, Splitter
+from gateway.dialects.reading import read_object
+from gateway.dialects.sse import FrameSplitter
+
+
+class BaseDialect:
+    """Every dialect inherits from this; discovery finds the instances, so a new file is enough.
+
+    A provider that names this dialect can be called for its `surface`; a client reaches it under
+    `client_paths`: {path: members that the path itself says}, where ``{model}`` in a path is one
+    more member.
+    """
+
+    name: str
+    surface: str = "chat"
+    client_paths: Mapping[str, Json] = {}
+    default_headers: Mapping[str, str] = {}
+    stream_type: bytes = b"text/event-stream; charset=utf-8"
+    heartbeats: bool = True
+    """Whether a comment may be sent into a silent stream."""
+
+    def read_body(self, body: bytes, content_type: str | None) -> Fields:
+        """Return a request's members, their values unread. Raises InvalidRequest."""
+        del content_type
+        return read_object(body)
+
+    def authorization(self, secret: str) -> dict[str, str]:
+        """Return the headers that carry a provider's key."""
+        return {"authorization": f"Bearer {secret}"}
+
+    def splitter(self) -> Splitter:
+        """Return what cuts a provider's stream into frames."""
+        return FrameSplitter()
+
+    def unsaid(self, chat: Chat) -> list[str]:
+        """Return the names of what `write_request` leaves out or changes: nothing."""
+        del chat
+        return []
+
+    def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:
+        """Whether a frame is there only because the gateway asked for it: none is."""
+        del deltas, opening
+        return False
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        """Return a frame to send just before the end marker: none."""
+        del receipt
+        return b""
