@@ -193,6 +193,29 @@ class RouteChanged(Change, frozen=True, kw_only=True):
         return f"route:{self.name}"
 
 
+class GuardrailChanged(Change, frozen=True, kw_only=True):
+    """A check that routes may name: `kind` is a plug-in's name (pii, words, schema…).
+
+    `stages` are request and response; `action` is block, mask or flag; `words` and `options` are
+    the plug-in's own.
+    """
+
+    topic = ROUTING
+    type = "weir.routing.guardrail.changed"
+
+    name: str
+    kind: str
+    stages: list[str]
+    action: str = "block"
+    words: list[str] = msgspec.field(default_factory=list)
+    options: dict[str, str] = msgspec.field(default_factory=dict)
+    enabled: bool = True
+
+    @property
+    def key(self) -> str:
+        return f"guardrail:{self.name}"
+
+
 class PriceChanged(Change, frozen=True, kw_only=True):
     """Prices of a model from `valid_from_us` on, in nano-USD per million tokens.
 
