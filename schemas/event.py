@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import msgspec
 
@@ -44,3 +44,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """The partition key, as text."""
         raise TypeError(f"{type(self).__name__} declares no key")
+
+    def follows(self, current: Self | None) -> bool:
+        """Whether this event takes the place of `current`, the last one under its key."""
+        del current
+        return True

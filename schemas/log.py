@@ -142,8 +142,9 @@ class Deduplicator:
 class TableView(Generic[E]):
     """The last event per key of one type, followed in memory.
 
-    A tombstone, or an event with `deleted`, removes its key. `generation` counts changes, so
-    that a reader can cache what it derives.
+    A tombstone, or an event with `deleted`, removes its key. An event that does not follow what the
+    view holds (`Event.follows`) changes nothing and is counted in `refused`. `generation` counts
+    changes, so that a reader can cache what it derives.
     """
 
     def __init__(self, event_type: type[E]) -> None:
@@ -152,6 +153,7 @@ class TableView(Generic[E]):
         self.entries: dict[str, E] = {}
         self.cursor = Cursor()
         self.generation = 0
+        self.refused = 0
         self.caught_up = asyncio.Event()
         self._listeners: list[Callable[[str, E | None], None]] = []
 
@@ -172,6 +174,9 @@ class TableView(Generic[E]):
         if record.value is not None:
             event = decode_as(record.value, self.event_type)
             if event is None:
+                return
+            if not event.follows(self.entries.get(key)):
+                self.refused += 1
                 return
         if event is None or getattr(event, "deleted", False):
             if self.entries.pop(key, None) is None:

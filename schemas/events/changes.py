@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import msgspec
 
 from schemas.event import Event, Topic
@@ -15,11 +17,20 @@ MODELS = Topic("weir.models.changes.v1", partitions=1)
 
 
 class Change(Event, frozen=True, kw_only=True):
-    """`entity_version` counts the changes of one entity; `actor` is a key id or a part's name."""
+    """`entity_version` counts the changes of one entity; `actor` is a key id or a part's name.
+
+    Of two changes that were made of the same version the first in partition order is in force; the
+    other one follows nothing and every reader passes over it. A deletion ends the count, so what is
+    made anew under the same key begins at 1.
+    """
 
     entity_version: int
     actor: str
     deleted: bool = False
+
+    def follows(self, current: Self | None) -> bool:
+        """Whether this change was made of the version that is in force."""
+        return self.entity_version == (current.entity_version if current else 0) + 1
 
 
 class KeyChanged(Change, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from schemas.clock import now_us
 from schemas.errors import AuthenticationFailed
 from schemas.event import Event
 from schemas.events.changes import (
+    Change,
     DeploymentChanged,
     KeyChanged,
     PriceChanged,
@@ -47,6 +48,10 @@ def feed(state: GatewayState, *events: Event) -> None:
     for event in events:
         for view in state.views:
             if view.event_type is type(event):
+                if isinstance(event, Change):
+                    current = view.get(event.key)
+                    version = current.entity_version + 1 if current else 1
+                    event = msgspec.structs.replace(event, entity_version=version)
                 value = codec.encode(event)
                 view.apply(Record(event.topic.name, 0, 0, 0, event.key.encode(), value, []))
 
@@ -96,8 +101,12 @@ def test_targets_are_listed_models_and_deployed_versions() -> None:
 
 def test_routes_and_providers_by_name() -> None:
     state = GatewayState()
-    route = msgspec.structs.replace(sample(RouteChanged), name="fast", deleted=False)
-    provider = msgspec.structs.replace(sample(ProviderChanged), name="openai", deleted=False)
+    route = msgspec.structs.replace(
+        sample(RouteChanged), name="fast", deleted=False, entity_version=1
+    )
+    provider = msgspec.structs.replace(
+        sample(ProviderChanged), name="openai", deleted=False, entity_version=1
+    )
     feed(state, route, provider)
     assert state.routes == {"fast": route}
     assert state.providers == {"openai": provider}
@@ -211,10 +220,12 @@ async def following(state: GatewayState, log: KafkaLog) -> None:
 @pytest.mark.req("BEY-19")
 async def test_follows_the_log_and_goes_on_from_its_cache(tmp_path: Path, log: KafkaLog) -> None:
     secret, file = uuid7(), tmp_path / "views.cache"
-    known = key(key_id=uuid7(), secret_hash=hashed(secret))
+    known = key(key_id=uuid7(), secret_hash=hashed(secret), entity_version=1)
     await log.publish(known)
     await following(GatewayState(file), log)
-    await log.publish(msgspec.structs.replace(known, revoked=True, event_id=uuid7()))
+    await log.publish(
+        msgspec.structs.replace(known, revoked=True, event_id=uuid7(), entity_version=2)
+    )
     state = GatewayState(file)
     assert state.load()
     assert state.authenticate(secret)

@@ -150,17 +150,47 @@ def test_a_view_holds_the_last_event_per_key() -> None:
     def put(value: bytes | None) -> None:
         view.apply(Record(view.topic.name, 0, 0, 0, b"k", value, []))
 
-    live = encode(KeyChanged(**{**_fields(event), "deleted": False}))
+    live = encode(KeyChanged(**{**_fields(event), "deleted": False, "entity_version": 1}))
     put(live)
     assert view.get("k") is not None
     put(encode(sample(RouteChanged)))  # another type on the topic is none of its business
     assert view.generation == 1
-    put(encode(KeyChanged(**{**_fields(event), "deleted": True})))
+    put(encode(KeyChanged(**{**_fields(event), "deleted": True, "entity_version": 2})))
     assert view.get("k") is None
     put(live)
     put(None)
     assert view.get("k") is None
     assert seen == [("k", False), ("k", True), ("k", False), ("k", True)]
+
+
+@pytest.mark.req("EVT-02", "SEC-03")
+def test_of_two_changes_of_one_version_the_first_is_in_force() -> None:
+    view = TableView(RouteChanged)
+
+    def put(version: int, strategy: str, deleted: bool = False) -> str | None:
+        change = RouteChanged(
+            event_id="e",
+            occurred_at_us=1,
+            entity_version=version,
+            actor="a",
+            deleted=deleted,
+            name="r",
+            targets=[],
+            strategy=strategy,
+        )
+        view.apply(Record(view.topic.name, 0, 0, 0, change.key.encode(), encode(change), []))
+        current = view.get("route:r")
+        return current.strategy if current else None
+
+    assert put(2, "of a route that does not exist") is None
+    assert put(1, "first") == "first"
+    assert put(1, "late") == "first"
+    assert put(2, "second") == "second"
+    assert put(2, "late", deleted=True) == "second"
+    assert put(3, "", deleted=True) is None
+    assert put(4, "of the deleted one") is None
+    assert put(1, "anew") == "anew"
+    assert (view.generation, view.refused) == (4, 4)
 
 
 def _fields(event: KeyChanged) -> dict[str, object]:
