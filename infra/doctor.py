@@ -7,15 +7,18 @@ from typing import NamedTuple
 
 import psutil
 
+from gateway.upstream import read_secret
 from infra import jars, trainer_env
 from infra.broker import BrokerError, require_free, serves
 from infra.settings import WeirSettings, configured_providers
 from infra.state import load_state, supervised
 from infra.topics import partition_counts
 from infra.vendors import SANDBOX_SECRET, VENDORS
-from schemas.errors import WeirError
+from schemas.errors import ConfigurationError, WeirError
 from schemas.events import topics
 
+_MASKED_FROM = 20
+"""A shorter secret would be half told by seven of its characters."""
 _DISK_FREE_MIN_MIB = 2048
 _MEMORY_MIN_MIB = 2048
 _PYTHON_MIN = (3, 11)
@@ -99,13 +102,23 @@ def _providers(settings: WeirSettings) -> Finding:
         return Finding(
             "providers", ok=True, text=f"none, the sandbox answers (variables: {variables})"
         )
-    without = [
-        provider.secret
-        for provider in found
-        if provider.secret and not os.environ.get(provider.secret.removeprefix("env:"))
-    ]
-    names = ", ".join(provider.name for provider in found)
-    return Finding("providers", not without, names, f"Set {', '.join(without)}.")
+    shown, missing = [], []
+    for provider in found:
+        keys = []
+        for reference in provider.secrets:
+            try:
+                keys.append(f"{reference} {masked(read_secret(reference) or '')}")
+            except ConfigurationError:
+                keys.append(f"{reference} is not set")
+                missing.append(reference)
+        shown.append(f"{provider.name} ({', '.join(keys)})" if keys else provider.name)
+    action = f"Set {', '.join(missing)}."
+    return Finding("providers", not missing, "; ".join(shown), action)
+
+
+def masked(secret: str) -> str:
+    """A secret as it may be shown: enough to tell two apart, too little to use."""
+    return f"{secret[:3]}…{secret[-4:]}" if len(secret) >= _MASKED_FROM else "…"
 
 
 def _variables() -> list[Finding]:

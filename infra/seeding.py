@@ -30,10 +30,21 @@ from schemas.events.changes import (
 )
 from schemas.identity import uuid7
 from schemas.log import TableView
+from schemas.money import from_usd
 
 ACTOR = "settings"
 _CAUGHT_UP_S = 30.0
 _AT_ONCE = 500
+_PROVIDER_WORDS = {
+    "concurrency",
+    "headers",
+    "options",
+    "quirks",
+    "requests_per_minute",
+    "speaks",
+    "tokens_per_minute",
+}
+"""What a provider's table says in the event's own words."""
 _META = ("event_id", "occurred_at_us", "entity_version", "actor")
 
 C = TypeVar("C", bound=Change)
@@ -131,9 +142,10 @@ def _provider_events(
             name=provider.name,
             dialect=provider.dialect,
             base_url=provider.base_url.rstrip("/"),
-            secret=provider.secret,
+            secret=provider.secrets[0] if provider.secrets else None,
+            secrets=list(provider.secrets[1:]),
             price_provider=provider.price_provider,
-            headers=dict(provider.headers),
+            **provider.table.model_dump(include=_PROVIDER_WORDS),
         )
         for provider in wanted
     ]
@@ -167,10 +179,9 @@ def _route_events(settings: WeirSettings) -> list[RouteChanged]:
         RouteChanged(
             **_meta(),
             name=name,
-            targets=[
-                RouteTarget(entry.target, entry.weight, entry.priority) for entry in table.targets
-            ],
-            **table.model_dump(exclude={"targets"}),
+            targets=[RouteTarget(**entry.model_dump()) for entry in table.targets],
+            max_cost_nano_usd=None if table.max_cost_usd is None else from_usd(table.max_cost_usd),
+            **table.model_dump(exclude={"targets", "max_cost_usd"}),
         )
         for name, table in settings.routes.items()
     ]

@@ -26,53 +26,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from infra.tables import ProviderTable, RouteTable
 from infra.vendors import SANDBOX_SECRET, VENDORS, Model, Vendor
 from schemas import __version__
 from schemas.errors import ConfigurationError
 from schemas.log import Connection
 
 TOML_FILE = "weir.toml"
-
-
-class ProviderTable(BaseModel):
-    """`[providers.NAME]`: a known vendor's settings, or an address of your own."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    dialect: Literal["openai", "anthropic"] | None = None
-    base_url: str | None = None
-    key_env: str | None = None
-    price_provider: str | None = None
-    headers: dict[str, str] = {}
-    models: list[str] | None = None
-    enabled: bool = True
-
-
-class RouteTargetTable(BaseModel):
-    """One entry of a route's `targets`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    target: str
-    weight: int = Field(default=1, ge=0)
-    priority: int = 0
-
-
-class RouteTable(BaseModel):
-    """`[routes.NAME]`: see `schemas.events.changes.RouteChanged` for the fields' meaning."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    targets: list[RouteTargetTable] = Field(min_length=1)
-    strategy: str = "balanced"
-    durability: Literal["written", "synced", "replicated"] = "written"
-    content_mode: Literal["full", "masked", "none"] = "full"
-    buffered: bool = False
-    attempts: int = Field(default=2, ge=1, le=10)
-    connect_timeout_ms: int = Field(default=5_000, gt=0)
-    first_token_timeout_ms: int = Field(default=60_000, gt=0)
-    stall_timeout_ms: int = Field(default=30_000, gt=0)
-    total_timeout_ms: int = Field(default=600_000, gt=0)
 
 
 class KafkaTable(BaseModel):
@@ -193,26 +153,35 @@ def load(**overrides: Any) -> WeirSettings:
             f"the settings are wrong: {_explain(error)}",
             action=f"Correct the variable WEIR_… or the line of {TOML_FILE} and start again.",
         ) from error
-    _require_strategies(settings.routes)
+    require_known_words(settings.providers, settings.routes)
     paths = {"home": settings.home.expanduser().absolute()}
     if settings.sandbox_behaviour is not None:
         paths["sandbox_behaviour"] = settings.sandbox_behaviour.expanduser().absolute()
     return settings.model_copy(update=paths)
 
 
-def _require_strategies(routes: Mapping[str, RouteTable]) -> None:
-    """A misspelled strategy must not become another one. Raises ConfigurationError."""
-    if not routes:
+def require_known_words(
+    providers: Mapping[str, ProviderTable], routes: Mapping[str, RouteTable]
+) -> None:
+    """A misspelled dialect or strategy must not become another one. Raises ConfigurationError."""
+    if not (providers or routes):
         return
+    from gateway.dialects.registry import dialects
     from gateway.strategies.base import Strategy
     from schemas.discovery import discover
 
-    known = sorted(strategy.name for strategy in discover("gateway.strategies", Strategy))
-    for name, route in routes.items():
-        if route.strategy not in known:
+    strategies = {strategy.name for strategy in discover("gateway.strategies", Strategy)}
+    spoken = {dialect.name for dialect in dialects()}
+    asked = [(f"[routes.{name}]", "strategy", {it.strategy}) for name, it in routes.items()]
+    asked += [
+        (f"[providers.{name}]", "dialect", {*([it.dialect] if it.dialect else []), *it.speaks})
+        for name, it in providers.items()
+    ]
+    for table, word, names in asked:
+        known = strategies if word == "strategy" else spoken
+        for name in sorted(names - known):
             raise ConfigurationError(
-                f"[routes.{name}] asks for the strategy {route.strategy!r}; "
-                f"there are: {', '.join(known)}"
+                f"{table} asks for the {word} {name!r}; there are: {', '.join(sorted(known))}"
             )
 
 
@@ -249,10 +218,10 @@ class ConfiguredProvider:
     name: str
     dialect: str
     base_url: str
-    secret: str | None
+    secrets: tuple[str, ...]
     price_provider: str | None
-    headers: Mapping[str, str] = field(default_factory=dict)
     models: tuple[Model, ...] = ()
+    table: ProviderTable = field(default_factory=ProviderTable)
 
 
 def configured_providers(
@@ -277,10 +246,10 @@ def configured_providers(
                 name,
                 table.dialect or "openai",
                 table.base_url,
-                f"env:{table.key_env}" if table.key_env else None,
+                secrets_of(table),
                 table.price_provider,
-                table.headers,
                 models,
+                table,
             )
         )
     return found
@@ -294,9 +263,14 @@ def _of_vendor(
     A vendor that needs a key is asked for by its key, one that needs none by its address or by
     a table in the file.
     """
-    variable = table.key_env or vendor.key_variable
+    named = secrets_of(table, vendor.key_variable)
+    secrets = tuple(
+        secret
+        for secret in named
+        if not secret.startswith("env:") or environment.get(secret.removeprefix("env:"))
+    )
     base_url = table.base_url or environment.get(vendor.url_variable)
-    has_key = variable is not None and bool(environment.get(variable))
+    has_key = bool(secrets)
     if not has_key and (vendor.key_variable or not (base_url or table.model_fields_set)):
         return None
     names = table.models
@@ -305,11 +279,18 @@ def _of_vendor(
         vendor.name,
         table.dialect or vendor.dialect,
         base_url or vendor.base_url,
-        f"env:{variable}" if has_key else None,
+        secrets,
         table.price_provider or vendor.price_provider,
-        table.headers,
         models,
+        table,
     )
+
+
+def secrets_of(table: ProviderTable, usual_variable: str | None = None) -> tuple[str, ...]:
+    """Where a provider's keys lie (``env:NAME``, ``file:PATH``); the vendor's variable unless said."""
+    variables = table.key_env or ([usual_variable] if usual_variable and not table.key_file else [])
+    files = [str(Path(name).expanduser().absolute()) for name in table.key_file]
+    return (*(f"env:{name}" for name in variables), *(f"file:{name}" for name in files))
 
 
 def uses_sandbox(settings: WeirSettings, environment: Mapping[str, str]) -> bool:
@@ -336,9 +317,9 @@ def effective_providers(
             vendor.name,
             vendor.dialect,
             f"{origin}/v1" if vendor.dialect == "openai" else origin,
-            f"env:{SANDBOX_SECRET}",
+            (f"env:{SANDBOX_SECRET}",),
             vendor.price_provider,
-            models=vendor.models,
+            vendor.models,
         )
         for vendor in VENDORS
         if vendor.name in {"openai", "anthropic"}

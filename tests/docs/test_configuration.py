@@ -10,12 +10,11 @@ from gateway.strategies.base import Strategy
 from infra import settings
 from infra.settings import (
     KafkaTable,
-    ProviderTable,
-    RouteTable,
     WeirSettings,
     configured_providers,
     load,
 )
+from infra.tables import ProviderTable, RouteTable
 from infra.vendors import VENDORS
 from infra.words import settings_of
 from schemas.discovery import discover
@@ -30,7 +29,8 @@ UNLIKE = {"–", "the vendor's", "none", "made at the first start", "`master.key
 
 def documented(title: str) -> dict[str, str]:
     """{name: default} of the first table of a section that names fields or variables."""
-    return {code(row[0])[0]: row[1] for row in rows(section(PAGE, title)) if code(row[0])}
+    found = rows(section(PAGE, title))
+    return {name: row[1] for row in found if code(row[0]) for name in code(row[0])}
 
 
 def literal(value: object) -> str:

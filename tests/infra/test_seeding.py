@@ -10,7 +10,8 @@ from infra.kafka import KafkaLog
 from infra.prices import price_events
 from infra.secret_files import master_key
 from infra.seeding import read_now, seed
-from infra.settings import ProviderTable, RouteTable, RouteTargetTable, WeirSettings
+from infra.settings import WeirSettings
+from infra.tables import ProviderTable, RouteTable, RouteTargetTable
 from schemas.events.changes import KeyChanged, ProviderChanged, RouteChanged
 from schemas.log import TableView
 from schemas.money import NANO_USD, token_cost_nano_usd

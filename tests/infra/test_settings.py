@@ -4,7 +4,6 @@ import pytest
 
 from infra.settings import (
     KafkaTable,
-    ProviderTable,
     WeirSettings,
     as_environment,
     configured_providers,
@@ -13,6 +12,7 @@ from infra.settings import (
     load,
     uses_sandbox,
 )
+from infra.tables import ProviderTable
 from infra.words import fill, settings_of
 from schemas.errors import ConfigurationError
 
@@ -26,12 +26,12 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_vendors_usual_variables_configure_providers() -> None:
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://x/v1", "OLLAMA_BASE_URL": "u"}
     openai, ollama = configured_providers(load(), environment)
-    assert (openai.name, openai.base_url, openai.secret) == (
+    assert (openai.name, openai.base_url, openai.secrets) == (
         "openai",
         "http://x/v1",
-        "env:OPENAI_API_KEY",
+        ("env:OPENAI_API_KEY",),
     )
-    assert (ollama.name, ollama.dialect, ollama.secret) == ("ollama", "openai", None)
+    assert (ollama.name, ollama.dialect, ollama.secrets) == ("ollama", "openai", ())
 
 
 @pytest.mark.req("PROV-05", "GEN-05")
@@ -60,7 +60,7 @@ def test_a_table_of_the_file_is_a_provider_of_its_own(tmp_path: Path) -> None:
     assert settings.port == 8123
     assert settings.routes["support"].targets[0].weight == 3
     [mine] = configured_providers(settings, {})
-    assert (mine.secret, mine.models[0].name) == ("env:MINE", "llama")
+    assert (mine.secrets, mine.models[0].name) == (("env:MINE",), "llama")
 
 
 @pytest.mark.parametrize(
