@@ -31,11 +31,15 @@ CALLER_ERRORS = frozenset({"request", "context", "filter"})
 
 
 class Experience(msgspec.Struct):
-    """Fading counts of one target; `answer_us` is a fading mean of the time to first bytes."""
+    """Fading counts of one target; `answer_us` is a fading mean of the time to first bytes,
+    `output_tokens` one of the length of its answers. `in_flight` counts this worker's own calls.
+    """
 
     calls: float = 0.0
     good: float = 0.0
     answer_us: float | None = None
+    output_tokens: float | None = None
+    in_flight: int = 0
     seen_s: float = 0.0
     cool_until_s: float = 0.0
 
@@ -48,7 +52,13 @@ class Experience(msgspec.Struct):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What a strategy may look at. `success` is an estimate within 0–1."""
+    """What a strategy may look at.
+
+    `success` is an estimate within 0–1, `quality` what is known for the call's task (0–1),
+    `cost_nano_usd` the expected cost of this call, `utility` what the strategy's weights make of
+    it all. `load` is this worker's calls in flight, by unit of the provider's capacity where that
+    is known. `named`: the route's entry names the call's task.
+    """
 
     target: str
     weight: int
@@ -56,6 +66,13 @@ class Standing(msgspec.Struct, frozen=True):
     success: float
     answer_us: float | None
     cooling: bool
+    p95_us: float | None = None
+    output_tokens: float | None = None
+    load: float = 0.0
+    quality: float | None = None
+    cost_nano_usd: float | None = None
+    named: bool = False
+    utility: float = 1.0
 
 
 class HealthBook:
@@ -92,6 +109,23 @@ class HealthBook:
             wait_s = min(error.retry_after_seconds, COOLDOWN_S_MAX)
             experience.cool_until_s = self.clock() + wait_s
 
+    def begun(self, target: str) -> None:
+        """Note that a call is on its way; `ended` must follow."""
+        self._remember(target).in_flight += 1
+
+    def ended(self, target: str) -> None:
+        """Note that a call is over, however it ended."""
+        experience = self._remember(target)
+        experience.in_flight = max(0, experience.in_flight - 1)
+
+    def produced(self, target: str, output_tokens: int) -> None:
+        """Note the length of an answer."""
+        experience = self._remember(target)
+        mean = experience.output_tokens
+        experience.output_tokens = (
+            output_tokens if mean is None else mean + (output_tokens - mean) * 0.1
+        )
+
     def standing(self, target: str, weight: int, priority: int) -> Standing:
         """Return what is known of a target now."""
         experience = self._remember(target)
@@ -103,8 +137,18 @@ class HealthBook:
         answer_us = experience.answer_us
         if answer_us is None and table is not None:
             answer_us = table.first_token_p95_us or table.latency_p50_us
-        cooling = experience.cool_until_s > self.clock()
-        return Standing(target, weight, priority, success, answer_us, cooling)
+        p95_us = table.first_token_p95_us or table.latency_p95_us if table is not None else None
+        return Standing(
+            target,
+            weight,
+            priority,
+            success,
+            answer_us,
+            cooling=experience.cool_until_s > self.clock(),
+            p95_us=p95_us or answer_us,
+            output_tokens=experience.output_tokens,
+            load=float(experience.in_flight),
+        )
 
     def _remember(self, target: str) -> Experience:
         now_s = self.clock()

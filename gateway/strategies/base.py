@@ -15,11 +15,26 @@ TRICKLE = 0.015
 TRICKLE_TOTAL = 0.03
 
 
+class Weights(msgspec.Struct, frozen=True):
+    """How much each part counts in a standing's utility; only their proportions matter."""
+
+    quality: float = 0.0
+    success: float = 0.0
+    latency: float = 0.0
+    cost: float = 0.0
+
+
 class Strategy(msgspec.Struct, frozen=True):
-    """A named rule. `share` gives each standing a share ≥ 0 of the first choices, in any scale."""
+    """A named rule. `share` gives each standing a share ≥ 0 of the first choices, in any scale.
+
+    With `weights` each standing brings its utility (`gateway.utility`). `by_task`: what is asked
+    matters, so the router finds out the task and the complexity where the caller does not say.
+    """
 
     name: str
     share: Callable[[Sequence[Standing]], list[float]]
+    weights: Weights | None = None
+    by_task: bool = False
 
 
 def availability(standing: Standing) -> float:
