@@ -11,6 +11,7 @@ import msgspec
 from gateway.admission import BYTES_PER_TOKEN, Admitted
 from gateway.client import Client, Headers
 from gateway.dialects.neutral import Answer, Receipt, Text, Thinking, ToolCall, Usage
+from gateway.filters import Ask
 from gateway.ledger import cost_entry, cost_of
 from gateway.routing import Plan
 from gateway.state import GatewayState
@@ -32,12 +33,19 @@ class Call:
     """Mutable; belongs to the task that serves it."""
 
     def __init__(
-        self, admitted: Admitted, client: Client, plan: Plan, decision: Decision, started_s: float
+        self,
+        admitted: Admitted,
+        client: Client,
+        plan: Plan,
+        decision: Decision,
+        ask: Ask,
+        started_s: float,
     ) -> None:
         self.admitted = admitted
         self.client = client
         self.plan = plan
         self.decision = decision
+        self.ask = ask
         timeout_s = admitted.opening.timeout_s or plan.limits.total_s
         self.deadline_s = started_s + min(plan.limits.total_s, timeout_s)
         self.attempts: list[Attempt] = []
@@ -47,6 +55,7 @@ class Call:
         self.dropped: list[str] = []
         self.target = decision.chosen
         self.settled = False
+        self.decision_us = 0
         self.content_sent = False
         self.first_token_us: int | None = None
         self.response: ResponseCompleted | None = None
@@ -62,6 +71,7 @@ class Call:
     def admission(self, worker: str, outbox_id: str, state: GatewayState) -> RequestAdmitted:
         """Return the event that begins the call."""
         admitted, decision, target = self.admitted, self.decision, self.target
+        self.decision_us = self.elapsed_us
         max_tokens = admitted.opening.max_tokens or target.max_output_tokens
         price = self._price(state)
         return RequestAdmitted(
@@ -84,7 +94,10 @@ class Call:
             durability=self.plan.route.durability,
             worker=worker,
             outbox_id=outbox_id,
-            decision_us=self.elapsed_us,
+            decision_us=self.decision_us,
+            reason=decision.reason,
+            task_confidence=self.ask.confidence,
+            complexity=self.ask.complexity,
         )
 
     def completion(
@@ -139,7 +152,7 @@ class Call:
             "user_id": self.admitted.user_id,
             "cost_center": key.cost_center,
             "route": self.plan.name,
-            "task_type": self.admitted.task_type,
+            "task_type": self.ask.task_type,
             "target": target.id,
             "provider": target.provider,
             "model": target.model,

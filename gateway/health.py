@@ -70,7 +70,7 @@ class Standing(msgspec.Struct, frozen=True):
     output_tokens: float | None = None
     load: float = 0.0
     quality: float | None = None
-    cost_nano_usd: float | None = None
+    cost_nano_usd: int | None = None
     named: bool = False
     utility: float = 1.0
 

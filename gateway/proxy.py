@@ -12,6 +12,7 @@ import random
 import time
 
 from gateway.admission import admit, new_request_id
+from gateway.asking import Asker
 from gateway.call import Call
 from gateway.client import JSON, STREAM_HEADERS, Client, Headers
 from gateway.dialects.neutral import Answer, ClientDialect, Fields
@@ -66,6 +67,7 @@ class Proxy:
         self._upstream = upstream
         self.book = HealthBook(state.health, lambda: state.streams_alive)
         self.router = Router(state, self.book)
+        self.asker = Asker()
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, client: Client, front: ClientDialect, said: Fields | None = None) -> None:
@@ -108,8 +110,9 @@ class Proxy:
             client, front, said, self._state, request_id, self._settings.body_bytes_max
         )
         plan = self.router.plan(admitted.opening.model)
-        decision = self.router.decide(plan, has_tools=admitted.opening.has_tools)
-        call = Call(admitted, client, plan, decision, self._loop.time())
+        ask = await self.asker.ask(client, admitted, plan)
+        decision = self.router.decide(plan, ask)
+        call = Call(admitted, client, plan, decision, ask, self._loop.time())
         event = call.admission(self._settings.name, self._recorder.outbox.id, self._state)
         self._recorder.admitted(event, 2 * len(admitted.body))
         return call
@@ -168,6 +171,7 @@ class Proxy:
         call.first_token_us = call.answer = None
         started_ns = time.perf_counter_ns()
         outcome, error, status = "cancelled", None, None
+        self.book.begun(target.id)
         try:
             await self._exchange(call, target, started_ns)
             outcome, status = "success", 200
@@ -179,6 +183,7 @@ class Proxy:
             self.book.failed(target.id, failure.error)
             raise
         finally:
+            self.book.ended(target.id)
             if outcome != "success":
                 self._note_attempt(call, started_ns, outcome, error, status)
 
@@ -383,6 +388,8 @@ class Proxy:
         response, cost = call.completion(
             self._state, outcome=outcome, status=status, answer=answer, error=error
         )
+        if response.usage_basis == "reported" and response.output_tokens is not None:
+            self.book.produced(call.target.id, response.output_tokens)
         mode = call.admitted.key.content_mode or call.plan.route.content_mode
         content = None
         if mode != "none":

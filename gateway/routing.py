@@ -1,59 +1,49 @@
-"""From the name that a client asks for to a decision: which target first, with what probability."""
+"""From a plan and what is known of a call to a decision: which target first, with what probability."""
 
 from __future__ import annotations
 
+import math
 import random
 
 import msgspec
 
+from gateway.canary import side
+from gateway.filters import Ask, bound, narrow
 from gateway.health import HealthBook, Standing
+from gateway.ledger import cost_of
+from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies
 from gateway.state import GatewayState
-from gateway.strategies.base import Strategy, probabilities
-from gateway.upstream import Limits
-from schemas.discovery import discover
-from schemas.errors import ConfigurationError, ModelNotFound, NoTargetAvailable
-from schemas.events.changes import RouteChanged, RouteTarget
+from gateway.strategies.base import Strategy, Weights, probabilities
+from gateway.utility import leaning, valued
+from schemas.clock import now_us
+from schemas.events.changes import PriceChanged
 from schemas.events.llm import Candidate
+from schemas.money import to_usd
 from schemas.routing import Decision, Target
 
-AUTO = "auto"
-DEFAULTS = RouteChanged(
-    event_id="", occurred_at_us=0, entity_version=0, actor="gateway", name="", targets=[]
-)
-"""A named target that belongs to no route is called with a route's defaults."""
 REUSE_S = 0.01
 """Shares are computed at most this often: it saves half of routing's time under load, and no
 failure is ignored for longer than a call takes."""
 PLANS_MAX = 10_000
 """Unlisted models pass through, so their names must not fill the memory."""
-
-
-class Member(msgspec.Struct, frozen=True):
-    """A target of a plan."""
-
-    target: Target
-    weight: int
-    priority: int
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """Everything about a name that does not change from request to request."""
-
-    route: RouteChanged
-    name: str
-    members: list[Member]
-    strategy: Strategy
-    limits: Limits
+COST_STEPS = 4
+"""Calls whose size is alike, within a fourth of an octave, share one computation of costs."""
+ANSWER_TOKENS = 500
+"""The length expected of an answer where neither the caller nor experience says anything."""
+ANY_CALL = Ask()
+Key = tuple[object, ...]
 
 
 class Odds(msgspec.Struct, frozen=True):
-    """A plan's shares for the next few milliseconds."""
+    """A plan's shares for calls of one kind, for the next few milliseconds."""
 
     until_s: float
+    strategy: str
     targets: list[Target]
     shares: list[float]
     ranking: list[int]
     candidates: list[Candidate]
+    note: str
 
 
 class Router:
@@ -65,71 +55,126 @@ class Router:
         self._state = state
         self._book = book
         self._random = (rng or random.Random()).random
-        self._strategies = {item.name: item for item in discover("gateway.strategies", Strategy)}
         self._plans: dict[str, Plan] = {}
         self._seen: tuple[object, object, object] = (None, None, None)
         self._checked_s = 0.0
-        self._odds: dict[tuple[int, bool], Odds] = {}
+        self._odds: dict[Key, Odds] = {}
 
     def plan(self, model: str) -> Plan:
-        """Return the plan for a model name. Raises ModelNotFound, NoTargetAvailable."""
+        """Return the plan for a model name.
+
+        Raises ModelNotFound, NoTargetAvailable, ConfigurationError.
+        """
         now_s = self._book.clock()
         if now_s > self._checked_s + REUSE_S:
             self._checked_s = now_s
             self._forget_outdated()
         plan = self._plans.get(model)
         if plan is None:
-            plan = self._resolve(model)
+            plan = resolve(self._state, model)
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
                 self._odds.clear()
             self._plans[model] = plan
         return plan
 
-    def decide(self, plan: Plan, *, has_tools: bool) -> Decision:
+    def decide(self, plan: Plan, ask: Ask = ANY_CALL) -> Decision:
         """Choose the first target and the order of failover. There is always a choice."""
-        members = plan.members
-        if len(members) == 1:
-            only = members[0].target
+        if plan.settled:
+            only = plan.members[0].target
             candidate = Candidate(only.id, 1.0, True, "the only target")
-            return Decision(only, [only], [candidate], 1.0, plan.strategy.name, "the only target")
-        odds = self._odds.get((id(plan), has_tools))
-        if odds is None or self._book.clock() > odds.until_s:
-            odds = self._odds[id(plan), has_tools] = self._weigh(plan, has_tools)
+            name = plan.strategy.name
+            return Decision(
+                only, [only], [candidate], 1.0, name, candidate.reason, plan.last_resort
+            )
+        odds = self._current(plan, ask)
         first = self._draw(odds.shares)
-        targets = odds.targets
+        chosen, propensity = odds.targets[first], odds.shares[first]
+        reason = odds.candidates[first].reason + odds.note
+        order = [chosen, *(odds.targets[index] for index in odds.ranking if index != first)]
+        if chosen.id in plan.splits:
+            chosen, part = self._split(plan, chosen, ask)
+            propensity *= part
+            if chosen is not order[0]:
+                reason = f"a canary with {part:.0%} of the traffic of {order[0].id}"
+                order.insert(0, chosen)
         return Decision(
-            targets[first],
-            [targets[first], *(targets[index] for index in odds.ranking if index != first)],
-            odds.candidates,
-            odds.shares[first],
-            plan.strategy.name,
-            odds.candidates[first].reason,
+            chosen, order, odds.candidates, propensity, odds.strategy, reason, plan.last_resort
         )
 
-    def _weigh(self, plan: Plan, has_tools: bool) -> Odds:
-        able = [item for item in plan.members if not has_tools or _has_tools(item.target)]
-        able = able or plan.members
-        standings = [
-            self._book.standing(member.target.id, member.weight, member.priority) for member in able
-        ]
-        shares = probabilities(standings, plan.strategy.share(standings))
+    def cost(self, target: Target, ask: Ask) -> int | None:
+        """Return what a call is expected to cost at a target, in nano-USD; None when unpriced."""
+        produced = self._book.standing(target.id, 1, 0).output_tokens
+        return cost_of(self._price(target), ask.input_tokens, None, _answer(ask, produced, None))
+
+    # --- shares ------------------------------------------------------------------------------
+
+    def _current(self, plan: Plan, ask: Ask) -> Odds:
+        key = _kind(plan, ask)
+        odds = self._odds.get(key)
+        if odds is None or self._book.clock() > odds.until_s:
+            if len(self._odds) >= PLANS_MAX:
+                self._odds.clear()
+            odds = self._odds[key] = self._weigh(plan, ask)
+        return odds
+
+    def _weigh(self, plan: Plan, ask: Ask) -> Odds:
+        strategy, weights = _rule(plan, ask)
+        narrowed = narrow(plan, ask)
+        standings = self._standings(plan, narrowed.left, ask, weights)
+        left, slow, waived = bound(plan, standings)
+        members = [narrowed.left[index] for index in left]
+        chosen = [standings[index] for index in left]
+        if weights is not None:
+            chosen = valued(chosen, leaning(weights, ask.complexity))
+        shares = probabilities(chosen, strategy.share(chosen))
         candidates = [
-            Candidate(standing.target, round(share, 6), True, _reason(standing))
-            for standing, share in zip(standings, shares, strict=True)
+            Candidate(item.target, round(share, 6), True, _reason(item, weights))
+            for item, share in zip(chosen, shares, strict=True)
         ]
-        candidates += [
-            Candidate(member.target.id, 0.0, False, "it takes no tools")
-            for member in plan.members
-            if member not in able
-        ]
+        candidates += self._canaries(plan, candidates)
+        out = [*narrowed.out, *((narrowed.left[index], why) for index, why in slow.items())]
+        candidates += [Candidate(member.target.id, 0.0, False, why) for member, why in out]
+        waived = [*narrowed.waived, *waived]
         return Odds(
             self._book.clock() + REUSE_S,
-            [member.target for member in able],
+            strategy.name,
+            [member.target for member in members],
             shares,
-            sorted(range(len(able)), key=lambda index: -shares[index]),
+            sorted(range(len(members)), key=lambda index: (-shares[index], -chosen[index].utility)),
             candidates,
+            f" (all the same: {'; '.join(waived)})" if waived else "",
         )
+
+    def _standings(
+        self, plan: Plan, members: list[Member], ask: Ask, weights: Weights | None
+    ) -> list[Standing]:
+        """Return how the members fare, with what this plan looks at beside their health."""
+        standings = [self._book.standing(m.target.id, m.weight, m.priority) for m in members]
+        priced = plan.route.max_cost_nano_usd is not None or (weights and weights.cost > 0)
+        known = [item.output_tokens for item in standings if item.output_tokens is not None]
+        usual = sum(known) / len(known) if known else None
+        providers = self._state.providers
+        return [
+            msgspec.structs.replace(
+                item,
+                load=item.load / (providers[member.target.provider].concurrency or 1),
+                quality=member.target.task_quality.get(ask.task_type or "", member.target.quality),
+                cost_nano_usd=cost_of(
+                    self._price(member.target),
+                    ask.input_tokens,
+                    None,
+                    _answer(ask, item.output_tokens, usual),
+                )
+                if priced
+                else None,
+                named=ask.task_type in member.task_types,
+            )
+            for member, item in zip(members, standings, strict=True)
+        ]
+
+    def _price(self, target: Target) -> PriceChanged | None:
+        return self._state.price(target.provider, target.model, now_us())
 
     def _draw(self, shares: list[float]) -> int:
         point = self._random()
@@ -139,7 +184,49 @@ class Router:
                 return index
         return max(range(len(shares)), key=shares.__getitem__)  # rounding left a rest
 
-    # --- names -------------------------------------------------------------------------------
+    # --- canaries ----------------------------------------------------------------------------
+
+    def _split(self, plan: Plan, baseline: Target, ask: Ask) -> tuple[Target, float]:
+        """Return who serves a baseline's call, and for which part of its traffic that is so.
+
+        A caller who names neither user nor session is drawn anew for each call: with one key for
+        everything it would be all or nothing.
+        """
+        found = [item for item in plan.splits[baseline.id] if not self._cooling(item.target)]
+        who = ask.sticky if ask.sticky is not None else str(self._random())
+        split = side(found, baseline, who)
+        if split is not None:
+            return split.target, split.share
+        return baseline, 1.0 - sum(item.share for item in found)
+
+    def _canaries(self, plan: Plan, candidates: list[Candidate]) -> list[Candidate]:
+        """Give canaries their part of their baselines' scores, which shrink by it."""
+        added = []
+        for index, candidate in enumerate(candidates):
+            found = [
+                item
+                for item in plan.splits.get(candidate.target, ())
+                if not self._cooling(item.target)
+            ]
+            added += [
+                Candidate(
+                    item.target.id,
+                    round(candidate.score * item.share, 6),
+                    True,
+                    f"a canary with {item.share:.0%} of the traffic of {candidate.target}",
+                )
+                for item in found
+            ]
+            part = 1.0 - sum(item.share for item in found)
+            candidates[index] = msgspec.structs.replace(
+                candidate, score=round(candidate.score * part, 6)
+            )
+        return added
+
+    def _cooling(self, target: Target) -> bool:
+        return self._book.standing(target.id, 1, 0).cooling
+
+    # --- plans -------------------------------------------------------------------------------
 
     def _forget_outdated(self) -> None:
         """The state builds new indexes when something changed: the same objects, the same plans."""
@@ -150,77 +237,57 @@ class Router:
             self._odds.clear()
             self._seen = seen
 
-    def _resolve(self, model: str) -> Plan:
-        route = self._state.routes.get(model)
-        if route is not None:
-            return self._routed(route)
-        if model == AUTO:
-            members = [Member(target, 1, 0) for target in self._callable()]
-            return self._ad_hoc(AUTO, members)
-        provider, slash, name = model.partition("/")
-        if slash and provider in self._state.providers:
-            target = self._state.targets.get(model) or Target(provider=provider, model=name)
-            return self._ad_hoc(model, [Member(target, 1, 0)])
-        same = [Member(target, 1, 0) for target in self._callable() if target.model == model]
-        if same:
-            return self._ad_hoc(model, same)
-        raise ModelNotFound(f"the model '{model}' does not exist or is not known to this gateway")
 
-    def _callable(self) -> list[Target]:
-        providers = self._state.providers
-        return [
-            target
-            for target in self._state.targets.values()
-            if target.provider in providers
-            and (not target.capabilities or "chat" in target.capabilities)
-        ]
-
-    def _routed(self, route: RouteChanged) -> Plan:
-        members = [
-            Member(target, entry.weight, entry.priority)
-            for entry in route.targets
-            if (target := self._target(entry)) is not None
-        ]
-        return self._build(route, route.name, members)
-
-    def _target(self, entry: RouteTarget) -> Target | None:
-        listed = self._state.targets.get(entry.target)
-        provider, _, name = entry.target.partition("/")
-        if provider not in self._state.providers:
-            return None
-        return listed or Target(provider=provider, model=name)
-
-    def _ad_hoc(self, name: str, members: list[Member]) -> Plan:
-        return self._build(DEFAULTS, name, members)
-
-    def _build(self, route: RouteChanged, name: str, members: list[Member]) -> Plan:
-        if not members:
-            raise NoTargetAvailable(
-                f"the route '{name}' has no target whose provider is enabled",
-                action="Set a provider's key (see `weir doctor`) or enable a target.",
-                retry_after_seconds=30.0,
-            )
-        limits = Limits(
-            connect_s=route.connect_timeout_ms / 1000,
-            first_token_s=route.first_token_timeout_ms / 1000,
-            stall_s=route.stall_timeout_ms / 1000,
-            total_s=route.total_timeout_ms / 1000,
-        )
-        strategy = self._strategies.get(route.strategy)
-        if strategy is None:
-            raise ConfigurationError(
-                f"the route '{name}' names an unknown strategy: '{route.strategy}'",
-                action=f"Choose one of {', '.join(sorted(self._strategies))}.",
-            )
-        return Plan(route, name, members, strategy, limits)
+def _kind(plan: Plan, ask: Ask) -> Key:
+    """Which calls of a plan share their odds."""
+    needed = ask.input_tokens + (ask.max_tokens or 0)
+    fits = sum(needed > limit for limit in plan.contexts)
+    size = 0
+    if plan.weights is not None or ask.strategy or plan.route.max_cost_nano_usd is not None:
+        answer = ask.max_tokens or 0
+        size = int(COST_STEPS * math.log2(ask.input_tokens + 1)) * 1000
+        size += int(COST_STEPS * math.log2(answer + 1))
+    tags = tuple(ask.tags.get(tag) for tag in plan.by_tags)
+    kind = (ask.surface, ask.needs, ask.task_type, ask.complexity, ask.strategy)
+    return id(plan), fits, size, tags, kind
 
 
-def _has_tools(target: Target) -> bool:
-    return not target.capabilities or "tools" in target.capabilities
+def _rule(plan: Plan, ask: Ask) -> tuple[Strategy, Weights | None]:
+    """Return the strategy that decides and its weights: the caller's, where he gave a hint."""
+    if ask.strategy is None or ask.strategy == plan.strategy.name:
+        return plan.strategy, plan.weights
+    strategy = strategies()[ask.strategy]
+    return strategy, strategy.weights
 
 
-def _reason(standing: Standing) -> str:
+def _answer(ask: Ask, produced: float | None, usual: float | None) -> int:
+    """Return how many tokens to expect of an answer: the target's own mean, else the others'."""
+    mean = produced if produced is not None else usual
+    if mean is None:
+        return ask.max_tokens if ask.max_tokens is not None else ANSWER_TOKENS
+    expected = math.ceil(mean)
+    return expected if ask.max_tokens is None else min(expected, ask.max_tokens)
+
+
+def _reason(standing: Standing, weights: Weights | None) -> str:
     if standing.cooling:
         return "cooling down as the provider asked"
     speed = f", {standing.answer_us / 1000:.0f} ms" if standing.answer_us else ""
-    return f"success {standing.success:.2f}{speed}"
+    text = f"success {standing.success:.2f}{speed}"
+    if weights is None:
+        return text
+    if standing.quality is not None:
+        text += f", quality {standing.quality:.2f}"
+    if standing.cost_nano_usd is not None:
+        text += f", ${to_usd(standing.cost_nano_usd)}"
+    return f"utility {standing.utility:.3f}: {text}"
+
+
+__all__ = [
+    "AUTO",
+    "DEFAULTS",
+    "Ask",
+    "Plan",
+    "Router",
+    "hinted",
+]

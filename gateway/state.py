@@ -202,6 +202,7 @@ class GatewayState:
                 context_length=event.context_length,
                 max_output_tokens=event.max_output_tokens,
                 quality=event.quality,
+                task_quality=event.task_quality,
             )
             for event in self._targets.entries.values()
             if event.enabled

@@ -107,6 +107,4 @@ def _goodness(values: Sequence[float | None], unknown: float) -> list[float]:
         return [0.5] * len(values)
     least = min((value for value in known if value > 0), default=1.0)
     stand_in = min(known) if unknown > 0 else max(known)
-    return [
-        least / (least + (stand_in if value is None else max(0.0, value))) for value in values
-    ]
+    return [least / (least + (stand_in if value is None else max(0.0, value))) for value in values]

@@ -23,6 +23,7 @@ class Target(msgspec.Struct, frozen=True):
     max_output_tokens: int | None = None
     quality: float | None = None
     deployment_id: str | None = None
+    task_quality: dict[str, float] = {}
 
     @property
     def id(self) -> str:
@@ -48,7 +49,10 @@ class TargetHealth(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The choice of a first target, with all that explains it; `order` is the failover order."""
+    """The choice of a first target, with all that explains it.
+
+    `order` is the failover order, `last_resort` what is tried when it brought no answer.
+    """
 
     chosen: Target
     order: list[Target]
@@ -56,6 +60,7 @@ class Decision(msgspec.Struct, frozen=True):
     propensity: float
     strategy: str
     reason: str
+    last_resort: list[Target] = []
 
 
 def health_of(target: str, rows: Iterable[HealthRow], since_s: int) -> TargetHealth:

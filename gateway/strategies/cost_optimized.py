@@ -5,4 +5,6 @@ from __future__ import annotations
 from gateway.strategies.base import Strategy, Weights
 from gateway.utility import best
 
-COST_OPTIMIZED = Strategy("cost_optimized", best, Weights(quality=0.1, success=0.1, latency=0.05, cost=0.75))
+COST_OPTIMIZED = Strategy(
+    "cost_optimized", best, Weights(quality=0.1, success=0.1, latency=0.05, cost=0.75)
+)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.filters import Ask
 from gateway.health import HealthBook, Standing
 from gateway.routing import Router
 from gateway.state import GatewayState
@@ -111,7 +112,7 @@ def test_the_decision_tells_every_candidate_and_its_true_propensity() -> None:
     put(state, route("r", RouteTarget("a/one", weight=3), RouteTarget("b/one", weight=1)))
     router = Router(state, book(Clock()), random.Random(7))
     plan = router.plan("r")
-    decisions = [router.decide(plan, has_tools=False) for _ in range(4000)]
+    decisions = [router.decide(plan) for _ in range(4000)]
     first = [decision.chosen.id for decision in decisions]
     share = first.count("a/one") / len(first)
     assert share == pytest.approx(0.75, abs=0.03)
@@ -127,7 +128,7 @@ def test_tools_go_where_tools_are_taken() -> None:
     state = state_of("a/one")
     put(state, target("b", "one", capabilities=["chat"]))
     router = Router(state, book(Clock()))
-    decision = router.decide(router.plan("one"), has_tools=True)
+    decision = router.decide(router.plan("one"), Ask(needs=frozenset({"tools"})))
     assert decision.chosen.id == "a/one"
     refused = [candidate for candidate in decision.candidates if not candidate.eligible]
     assert [candidate.target for candidate in refused] == ["b/one"]
@@ -225,7 +226,7 @@ def test_a_failing_target_loses_its_traffic_and_gets_it_back(
                 recent = [ok for when, who, ok in log[-3000:] if who == name and when > at_s - 60]
                 table[name] = TargetHealth(name, len(recent), recent.count(False))
         worker = rng.randrange(2)
-        chosen = routers[worker].decide(plan, has_tools=False).chosen.id
+        chosen = routers[worker].decide(plan).chosen.id
         failed = chosen == "b/one" and 20 <= at_s < 60 and rng.random() < 0.5
         failed = failed or rng.random() < 0.002
         if failed:

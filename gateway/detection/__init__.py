@@ -1,0 +1,1 @@
+"""What a prompt asks for, by a small trained classifier."""
