@@ -15,6 +15,8 @@ from schemas.errors import AuthenticationFailed, InvalidRequest, PermissionDenie
 from schemas.events.changes import KeyChanged
 from schemas.identity import uuid7
 
+KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key")
+"""What the vendors' clients send a key in, beside ``Authorization: Bearer``."""
 CALL_SCOPES = frozenset({"inference", "admin"})
 BYTES_PER_TOKEN = 4
 """The usual rule of thumb; figures made with it are marked as estimated."""
@@ -56,10 +58,11 @@ def secret_of(client: Client) -> str:
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() == "bearer" and secret.strip():
             return secret.strip()
-    secret = client.header(b"x-api-key") or client.header(b"api-key") or ""
-    if not secret.strip():
-        raise AuthenticationFailed("the request carries no API key")
-    return secret.strip()
+    for name in KEY_HEADERS:
+        secret = (client.header(name) or "").strip()
+        if secret:
+            return secret
+    raise AuthenticationFailed("the request carries no API key")
 
 
 async def admit(

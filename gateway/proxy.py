@@ -414,7 +414,7 @@ def _request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
         chat = admitted.front.read_request(admitted.fields)
     except InvalidRequest as error:
         raise Failed(UpstreamRejected(error.message), told=error) from error
-    call.dropped = [*chat.unread, *back.unsaid(chat)]
+    call.dropped = [*chat.unread, *back.unsaid(chat, target.model)]
     return back.write_request(chat, target.model, target.max_output_tokens)
 
 

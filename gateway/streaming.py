@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gateway.dialects.neutral import (
     CONTENT_KINDS,
+    END,
     Answer,
     ClientDialect,
     Delta,
@@ -71,12 +72,21 @@ class StreamRelay:
                         out.append(data)
             elif self.ended:
                 self.final = frame.raw
+            elif self.finish is not None and self._back.ends_with_connection:
+                self.final += frame.raw
             elif not self._back.extra_frame(deltas, self._opening):
                 out.append(frame.raw)
         return b"".join(out)
 
     def check_end(self) -> None:
-        """Raise UpstreamProtocol unless the stream came to its proper end."""
+        """Take note that the connection ended.
+
+        Raises UpstreamProtocol unless the stream came to its proper end.
+        """
+        if not self.ended and self._back.ends_with_connection and self.finish is not None:
+            self._note(END)
+            if self._writer is not None:
+                self.final = self._writer.write(END)
         if not self.ended:
             raise UpstreamProtocol("the stream ended without its end marker")
 

@@ -81,7 +81,8 @@ class AnthropicMessages(BaseDialect):
     def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         return anthropic_request.write(chat, model, max_output_tokens)
 
-    def unsaid(self, chat: Chat) -> list[str]:
+    def unsaid(self, chat: Chat, model: str) -> list[str]:
+        del model
         return anthropic_request.unsaid(chat)
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:

@@ -14,6 +14,7 @@ from gateway.dialects.neutral import (
     Json,
     Message,
     Part,
+    Reasoning,
     Text,
     Thinking,
     Tool,
@@ -21,7 +22,15 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.reading import member, parse_arguments, required, unread
+from gateway.dialects.reading import (
+    budget_of,
+    effort_of,
+    member,
+    parse_arguments,
+    read_effort,
+    required,
+    unread,
+)
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
@@ -39,10 +48,14 @@ _KNOWN = frozenset(
         "tools",
         "tool_choice",
         "output_config",
+        "thinking",
+        "top_k",
     ]
 )
 TEMPERATURE_MAX = 1.0
 """The other dialect goes up to 2."""
+THINKING_TOKENS_MIN = 1_024
+"""The smallest budget of thinking that the vendor takes."""
 DEFAULT_MAX_TOKENS = 4_096
 """This dialect must name a limit; this stands where neither client nor target gives one."""
 
@@ -69,6 +82,8 @@ def read(fields: Fields) -> Chat:
         max_tokens=member(fields, "max_tokens", int),
         temperature=member(fields, "temperature", float),
         top_p=member(fields, "top_p", float),
+        top_k=member(fields, "top_k", int),
+        reasoning=_reasoning(member(fields, "thinking", dict), output.get("effort")),
         stop=member(fields, "stop_sequences", list[str]) or [],
         tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
         tool_choice=_tool_choice(member(fields, "tool_choice", dict)),
@@ -76,9 +91,22 @@ def read(fields: Fields) -> Chat:
         schema=form.get("schema") if form.get("type") == "json_schema" else None,
         unread=[
             *unread(fields, _KNOWN),
-            *(f"output_config.{name}" for name in output if name != "format"),
+            *(f"output_config.{name}" for name in output if name not in {"format", "effort"}),
         ],
     )
+
+
+def _reasoning(thinking: Json | None, effort: object) -> Reasoning | None:
+    known = read_effort(effort) if isinstance(effort, str) else None
+    thinking = thinking or {}
+    match thinking.get("type"), thinking.get("budget_tokens"):
+        case "disabled", _:
+            return Reasoning(budget_tokens=0)
+        case "enabled", int(budget):
+            return Reasoning(budget_tokens=budget, shown=thinking.get("display") != "omitted")
+        case "adaptive", _:
+            return Reasoning(known, shown=thinking.get("display") == "summarized")
+    return Reasoning(known) if known else None
 
 
 def _content(content: object, where: str) -> list[Part]:
@@ -172,10 +200,9 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         text = f"{text}\n\nAnswer with one JSON object and nothing else.".strip()
     if text:
         body["system"] = text
-    if chat.temperature is not None:
-        body["temperature"] = min(chat.temperature, TEMPERATURE_MAX)
-    if chat.top_p is not None:
-        body["top_p"] = chat.top_p
+    budget = _thinking_tokens(chat, body["max_tokens"])
+    # How a token is drawn cannot be changed while the model thinks.
+    body |= {"thinking": {"type": "enabled", "budget_tokens": budget}} if budget else _draw(chat)
     stop = [text for text in chat.stop if text.strip()]
     if stop:
         body["stop_sequences"] = stop
@@ -192,16 +219,51 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     return msgspec.json.encode(body)
 
 
+def _draw(chat: Chat) -> Json:
+    draw: Json = {}
+    if chat.temperature is not None:
+        draw["temperature"] = min(chat.temperature, TEMPERATURE_MAX)
+    if chat.top_p is not None:
+        draw["top_p"] = chat.top_p
+    if chat.top_k is not None:
+        draw["top_k"] = chat.top_k
+    return draw
+
+
+def _thinking_tokens(chat: Chat, max_tokens: int) -> int:
+    """Return the budget of thinking that this dialect can grant, 0 for none.
+
+    The limit on the answer includes it; a forced tool leaves no room for it; and the turn of a
+    tool call must begin with the thoughts that led to it, which other dialects do not keep.
+    """
+    if chat.reasoning is None:
+        return 0
+    if chat.tool_choice is not None and chat.tool_choice.kind in {"required", "tool"}:
+        return 0
+    for message in chat.messages:
+        thought = any(isinstance(part, Thinking) and not _is_blank(part) for part in message.parts)
+        if not thought and any(isinstance(part, ToolCall) for part in message.parts):
+            return 0
+    budget = min(budget_of(chat.reasoning), max_tokens - 1)
+    return budget if budget >= THINKING_TOKENS_MIN else 0
+
+
 def unsaid(chat: Chat) -> list[str]:
     """Return the names of what `write` leaves out or changes."""
-    names = []
+    names = ["seed"] if chat.seed is not None else []
+    names += [name for name in ("frequency_penalty", "presence_penalty") if getattr(chat, name)]
+    max_tokens = chat.max_tokens or DEFAULT_MAX_TOKENS
+    if chat.reasoning is not None and _thinking_tokens(chat, max_tokens):
+        names += [n for n in ("temperature", "top_p", "top_k") if getattr(chat, n) is not None]
+    elif chat.reasoning is not None and effort_of(chat.reasoning) != "none":
+        names.append("reasoning")
     if chat.temperature is not None and chat.temperature > TEMPERATURE_MAX:
         names.append("temperature")
     if any(not text.strip() for text in chat.stop):
         names.append("stop")
     if any(tool.strict for tool in chat.tools):
         names.append("tools.strict")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _wire_messages(messages: list[Message]) -> list[Json]:

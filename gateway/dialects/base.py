@@ -22,6 +22,7 @@ class BaseDialect:
     client_paths: Mapping[str, Json] = {}
     default_headers: Mapping[str, str] = {}
     stream_type: bytes = b"text/event-stream; charset=utf-8"
+    ends_with_connection: bool = False
     heartbeats: bool = True
     """Whether a comment may be sent into a silent stream."""
 
@@ -38,9 +39,9 @@ class BaseDialect:
         """Return what cuts a provider's stream into frames."""
         return FrameSplitter()
 
-    def unsaid(self, chat: Chat) -> list[str]:
+    def unsaid(self, chat: Chat, model: str) -> list[str]:
         """Return the names of what `write_request` leaves out or changes: nothing."""
-        del chat
+        del chat, model
         return []
 
     def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:

@@ -14,6 +14,7 @@ Json = dict[str, Any]
 Fields = dict[str, msgspec.Raw]
 """A request's top-level members, their values as the client wrote them."""
 
+Effort = Literal["none", "minimal", "low", "medium", "high"]
 FinishReason = Literal["stop", "length", "tool_calls", "filter", "stop_sequence"]
 
 
@@ -82,6 +83,16 @@ class ToolChoice(msgspec.Struct, frozen=True):
     parallel: bool | None = None
 
 
+class Reasoning(msgspec.Struct, frozen=True):
+    """How much the model may think before it answers: a level, or a number of tokens (0: not at
+    all, None: as the level says). `shown` asks for its thoughts.
+    """
+
+    effort: Effort | None = None
+    budget_tokens: int | None = None
+    shown: bool = False
+
+
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
     """A request. `schema` is a JSON schema that the answer must follow; `unread` names the members
     of the client's own form that have no place here.
@@ -92,6 +103,11 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    reasoning: Reasoning | None = None
     stop: list[str] = []
     tools: list[Tool] = []
     tool_choice: ToolChoice | None = None
@@ -250,6 +266,8 @@ class Dialect(ClientDialect, Protocol):
     """A dialect that providers speak too."""
 
     default_headers: Mapping[str, str]
+    ends_with_connection: bool
+    """Whether a stream has no end marker: after its finish reason only the connection ends."""
 
     def path_of(self, model: str, stream: bool) -> str:
         """Return where requests go, below the provider's base URL."""
@@ -267,7 +285,7 @@ class Dialect(ClientDialect, Protocol):
         """Write a request that came in another dialect."""
         ...
 
-    def unsaid(self, chat: Chat) -> list[str]:
+    def unsaid(self, chat: Chat, model: str) -> list[str]:
         """Return the names of what `write_request` leaves out or changes."""
         ...
 

@@ -78,6 +78,9 @@ class OpenAIChat(BaseDialect):
         del max_output_tokens  # only Anthropic's dialect must name a limit
         return openai_request.write(chat, model)
 
+    def unsaid(self, chat: Chat, model: str) -> list[str]:
+        return openai_request.unsaid(chat, model)
+
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
         changed: dict[str, Any] = {**fields, "model": model}
         if opening.stream and not opening.wants_usage:

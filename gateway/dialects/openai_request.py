@@ -15,6 +15,7 @@ from gateway.dialects.neutral import (
     Json,
     Message,
     Part,
+    Reasoning,
     Text,
     Thinking,
     Tool,
@@ -22,7 +23,14 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.reading import member, required, split_data_url, unread
+from gateway.dialects.reading import (
+    effort_of,
+    member,
+    read_effort,
+    required,
+    split_data_url,
+    unread,
+)
 from schemas.errors import InvalidRequest
 
 _STOP: Any = list[str] | str
@@ -45,8 +53,14 @@ _KNOWN = frozenset(
         "user",
         "response_format",
         "n",
+        "seed",
+        "frequency_penalty",
+        "presence_penalty",
+        "reasoning_effort",
     ]
 )
+_PLAIN = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "user")
+"""What has one name in this dialect and in the neutral form."""
 _REASONING_MODEL = re.compile(r"(^|/)(o\d|gpt-5)")
 
 
@@ -67,6 +81,10 @@ def read(fields: Fields) -> Chat:
         or member(fields, "max_tokens", int),
         temperature=member(fields, "temperature", float),
         top_p=member(fields, "top_p", float),
+        seed=member(fields, "seed", int),
+        frequency_penalty=member(fields, "frequency_penalty", float),
+        presence_penalty=member(fields, "presence_penalty", float),
+        reasoning=_reasoning(member(fields, "reasoning_effort", str)),
         stop=[stop] if isinstance(stop, str) else stop or [],
         tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
         tool_choice=_tool_choice(fields),
@@ -75,6 +93,12 @@ def read(fields: Fields) -> Chat:
         json_mode=form.get("type") == "json_object",
         unread=unread(fields, _KNOWN),
     )
+
+
+def _reasoning(effort: str | None) -> Reasoning | None:
+    if effort is None:
+        return None
+    return Reasoning(read_effort(effort))
 
 
 def read_messages(wires: list[Json]) -> list[Message]:
@@ -177,29 +201,19 @@ def _tool_choice(fields: Fields) -> ToolChoice | None:
 def write(chat: Chat, model: str) -> bytes:
     """Write a request for a provider."""
     body: Json = {"model": model, "messages": _wire_messages(chat.messages)}
+    reasons = _REASONING_MODEL.search(model) is not None
     if chat.max_tokens is not None:
         # Reasoning models refuse the old name, many compatible servers do not know the new one.
-        limit = "max_completion_tokens" if _REASONING_MODEL.search(model) else "max_tokens"
-        body[limit] = chat.max_tokens
-    if chat.temperature is not None:
-        body["temperature"] = chat.temperature
-    if chat.top_p is not None:
-        body["top_p"] = chat.top_p
+        body["max_completion_tokens" if reasons else "max_tokens"] = chat.max_tokens
+    for name in _PLAIN:
+        if (value := getattr(chat, name)) is not None:
+            body[name] = value
+    if chat.reasoning is not None and reasons:
+        body["reasoning_effort"] = effort_of(chat.reasoning)
     if chat.stop:
         body["stop"] = chat.stop
-    if chat.user is not None:
-        body["user"] = chat.user
     if chat.tools:
-        body["tools"] = [_wire_tool(tool) for tool in chat.tools]
-    if chat.tools and chat.tool_choice is not None:
-        choice = chat.tool_choice
-        body["tool_choice"] = (
-            {"type": "function", "function": {"name": choice.name}}
-            if choice.kind == "tool"
-            else choice.kind
-        )
-        if choice.parallel is not None:
-            body["parallel_tool_calls"] = choice.parallel
+        body |= _wire_tools(chat)
     if chat.schema is not None:
         schema = {"name": "answer", "schema": chat.schema, "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -209,6 +223,26 @@ def write(chat: Chat, model: str) -> bytes:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return msgspec.json.encode(body)
+
+
+def _wire_tools(chat: Chat) -> Json:
+    wire: Json = {"tools": [_wire_tool(tool) for tool in chat.tools]}
+    choice = chat.tool_choice
+    if choice is None:
+        return wire
+    named = {"type": "function", "function": {"name": choice.name}}
+    wire["tool_choice"] = named if choice.kind == "tool" else choice.kind
+    if choice.parallel is not None:
+        wire["parallel_tool_calls"] = choice.parallel
+    return wire
+
+
+def unsaid(chat: Chat, model: str) -> list[str]:
+    """Return the names of what `write` leaves out."""
+    names = ["top_k"] if chat.top_k is not None else []
+    if chat.reasoning is not None and not _REASONING_MODEL.search(model):
+        names.append("reasoning")
+    return names
 
 
 def _wire_messages(messages: list[Message]) -> list[Json]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.dialects.neutral import Fields, Json
+from gateway.dialects.neutral import Effort, Fields, Json, Reasoning
 from schemas.errors import (
     InvalidRequest,
     UpstreamAuthentication,
@@ -37,6 +37,14 @@ _FILE = re.compile(r"\b(file|container|response|conversation)\b", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:([\w.+/-]+)?((?:;[\w=+.-]+)*?);base64,", re.IGNORECASE)
 _ASKS_NOTHING = frozenset({b"null", b"false", b"0", b"0.0", b"[]", b"{}", b'""'})
 MESSAGE_CHARS_MAX = 2_000
+EFFORT_TOKENS: dict[Effort, int] = {
+    "none": 0,
+    "minimal": 512,
+    "low": 1_024,
+    "medium": 8_192,
+    "high": 24_576,
+}
+"""Levels of thinking in tokens, as Google's page on OpenAI compatibility gives them."""
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -108,6 +116,28 @@ def parse_arguments(arguments: str) -> Json:
     except msgspec.DecodeError:
         value = None
     return value if isinstance(value, dict) else {"_raw": arguments}
+
+
+def read_effort(name: str) -> Effort:
+    """Return a level of thinking; vendors add levels above "high" from time to time."""
+    return name if name in EFFORT_TOKENS else "high"
+
+
+def effort_of(reasoning: Reasoning) -> Effort:
+    """Return the level of thinking that is asked for."""
+    if reasoning.effort is not None or reasoning.budget_tokens is None:
+        return reasoning.effort or "medium"
+    budget = reasoning.budget_tokens
+    if budget < 0:  # as much as the model likes
+        return "medium"
+    return next((effort for effort, tokens in EFFORT_TOKENS.items() if budget <= tokens), "high")
+
+
+def budget_of(reasoning: Reasoning) -> int:
+    """Return the tokens of thinking that are asked for."""
+    if reasoning.budget_tokens is not None and reasoning.budget_tokens >= 0:
+        return reasoning.budget_tokens
+    return EFFORT_TOKENS[effort_of(reasoning)]
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:

@@ -443,8 +443,8 @@ def test_what_a_translation_leaves_out_has_a_name() -> None:
         "temperature": 1.5,
     }
     chat = OPENAI.read_request(fields(asked))
-    assert chat.unread == ["seed", "logprobs"]
-    assert ANTHROPIC.unsaid(chat) == ["temperature"]
+    assert chat.unread == ["logprobs"]
+    assert ANTHROPIC.unsaid(chat, "m") == ["seed", "temperature"]
     asked = {
         "model": "m",
         "max_tokens": 5,
@@ -454,8 +454,33 @@ def test_what_a_translation_leaves_out_has_a_name() -> None:
         "output_config": {"effort": "low"},
     }
     chat = ANTHROPIC.read_request(fields(asked))
-    assert chat.unread == ["top_k", "thinking", "output_config.effort"]
-    assert OPENAI.unsaid(chat) == []
+    assert chat.unread == []
+    assert OPENAI.unsaid(chat, "m") == ["top_k", "reasoning"]
+    assert OPENAI.unsaid(chat, "o4-mini") == ["top_k"]
+    assert json.loads(OPENAI.write_request(chat, "o4-mini", None))["reasoning_effort"] == "low"
+
+
+def test_thinking_is_granted_where_the_dialect_can_grant_it() -> None:
+    asked = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "reasoning_effort": "low",
+        "temperature": 0.5,
+        "max_tokens": 4_000,
+    }
+    chat = OPENAI.read_request(fields(asked))
+    wire = json.loads(ANTHROPIC.write_request(chat, "m", None))
+    assert wire["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+    assert "temperature" not in wire
+    assert ANTHROPIC.unsaid(chat, "m") == ["temperature"]
+    for blocked in (
+        {"max_tokens": 1000},
+        {"tools": OPENAI_REQUEST["tools"], "tool_choice": "required"},
+        {"messages": OPENAI_REQUEST["messages"]},
+    ):
+        chat = OPENAI.read_request(fields({**asked, **blocked}))
+        assert "thinking" not in json.loads(ANTHROPIC.write_request(chat, "m", None))
+        assert ANTHROPIC.unsaid(chat, "m") == ["reasoning"]
 
 
 def test_several_answers_cannot_be_translated() -> None:
