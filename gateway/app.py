@@ -1,20 +1,16 @@
-"""The ASGI front of a gateway worker: hot paths from memory, every other path to control."""
+"""The front of a gateway worker: hot paths from memory, every other path to control."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-from collections.abc import Iterator
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
-import uvicorn
 
 from gateway import feedback, models_api
 from gateway.admission import authenticate, new_request_id
-from gateway.client import JSON, Client, Receive, Scope, Send
+from gateway.client import JSON, Client, Headers
 from gateway.control_link import ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
 from gateway.dialects.neutral import ClientDialect
@@ -25,18 +21,18 @@ from gateway.generate import GENERATE
 from gateway.http1 import Pool
 from gateway.outbox import OutboxSettings
 from gateway.proxy import Proxy, refuse
+from gateway.server import Server, bound
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.upstream import Upstream
 from gateway.websocket import (
     CLOSE_CODES,
     GENERATE_SOCKET,
-    PING_TIMEOUT_S,
     TRY_AGAIN_LATER,
-    Protocol,
     Socket,
+    Sockets,
 )
-from schemas.errors import ConfigurationError, NotFound, Unavailable, WeirError
+from schemas.errors import NotFound, Unavailable, WeirError
 from schemas.log import Log
 from schemas.privacy import MasterKey
 
@@ -48,8 +44,6 @@ START_S = 10.0
 START_FROM_CACHE_S = 1.0
 """The same for a worker that knows its keys from its cache: a suspended broker must not keep it
 from serving, since the other workers may be gone too."""
-KEEP_ALIVE_S = 75
-BACKLOG = 2048
 _log = logging.getLogger(__name__)
 
 
@@ -69,12 +63,8 @@ class App:
         self._control = ControlLink(pool, settings.control_url)
         self.proxy = Proxy(settings, state, durability.recorder, Upstream(pool))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one HTTP request, or one WebSocket."""
-        if scope["type"] != "http":
-            await self._socket(Socket(scope, receive, send))
-            return
-        client = Client(scope, receive, send)
+    async def serve(self, client: Client) -> None:
+        """Serve one request."""
         if client.method == "POST":
             found = CALLS.find(client.path)
             if found is not None:
@@ -112,7 +102,8 @@ class App:
             if not client.left:
                 raise
 
-    async def _socket(self, socket: Socket) -> None:
+    async def serve_socket(self, socket: Socket) -> None:
+        """Serve one WebSocket."""
         request_id = new_request_id()
         if socket.scope["path"] not in SOCKETS:
             error = NotFound("no WebSocket is served here", action=f"Connect to {SOCKETS[0]}.")
@@ -217,14 +208,6 @@ def _starting() -> Unavailable:
     )
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals alone: the part's `stop` decides."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
     """Serve until `stop`, then let running requests end and hand the outbox to Kafka.
 
@@ -269,56 +252,27 @@ async def _all_caught_up(state: GatewayState) -> None:
 async def _serve(
     app: App, settings: GatewaySettings, following: asyncio.Task[None], stop: asyncio.Event
 ) -> None:
-    server = _Server(server_config(app, settings))
-    sock = listen(settings.host, settings.port)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    server = server_of(app, settings)
+    await server.listen(bound(settings.host, settings.port))
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({serving, stopping, following}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopping, following}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
-        server.should_exit = True
-        await serving
+        await server.close(settings.drain_s)
     if following.done() and not stop.is_set():
         following.result()
         raise RuntimeError("the gateway lost its view of the log")
 
 
-def server_config(app: App, settings: GatewaySettings) -> uvicorn.Config:
-    """Return how the worker's server listens to its callers."""
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws=Protocol,
-        ws_max_size=settings.body_bytes_max,
-        ws_ping_interval=settings.heartbeat_s,
-        ws_ping_timeout=PING_TIMEOUT_S,
-        ws_per_message_deflate=False,  # small messages at once, and no bombs
-        lifespan="off",
-        interface="asgi3",
-        proxy_headers=False,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.drain_s),
-    )
+def server_of(app: App, settings: GatewaySettings) -> Server:
+    """Return how the worker listens to its callers."""
+    sockets = Sockets(app.serve_socket, settings.body_bytes_max, settings.heartbeat_s)
+    return Server(app.serve, _refusal, sockets)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Bind a socket that the workers share. Raises ConfigurationError when it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise ConfigurationError(
-            f"{host}:{port} cannot be bound: {error.strerror}",
-            action="Choose another port with WEIR_PORT, or stop what listens there.",
-        ) from error
-    sock.listen(BACKLOG)
-    sock.setblocking(False)
-    return sock
+def _refusal(error: WeirError) -> tuple[int, Headers, bytes]:
+    """What a caller hears whose bytes are no request, so that nothing is known of its dialect."""
+    request_id = new_request_id()
+    headers = [JSON, (b"x-weir-request-id", request_id.encode())]
+    return error.status, headers, GENERATE.write_error(error, error.status, request_id)

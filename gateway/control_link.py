@@ -81,6 +81,7 @@ class ControlLink:
 
     async def _copy(self, client: Client, connection: Connection, headers: Headers) -> None:
         await client.start(connection.status, headers)
+        await client.write(b"")  # status and headers at once: a stream may begin with silence
         while True:
             try:
                 data = await connection.read(SILENCE_S)

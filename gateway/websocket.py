@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
+import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 
-from gateway.client import JSON, Client, Headers, Receive, Scope, Send
-from gateway.dialects.neutral import Chat, Delta, Fields, Json, Opening, Receipt, StreamWriter
+from gateway.client import JSON, Client, Headers
+from gateway.dialects.neutral import Chat, Delta, Fields, Opening, Receipt, StreamWriter
 from gateway.dialects.reading import member
 from gateway.generate import GenerateDialect, completed, error_object
 from schemas.errors import PayloadTooLarge, ValidationFailed, WeirError
@@ -33,6 +35,9 @@ DRAIN = "weir.drain"
 """The server's word to a connection that it will stop."""
 REASON_BYTES_MAX = 123
 """The protocol's own limit for the text of a close frame."""
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _encode = msgspec.json.encode
 
 
@@ -45,6 +50,51 @@ class Protocol(WebSocketsSansIOProtocol):
             self.queue.put_nowait(drain)
         else:
             super().shutdown()
+
+
+class Sockets:
+    """Every WebSocket of a worker, on uvicorn's implementation of the protocol.
+
+    `serve` is called once per connection with a `Socket`; sizes in bytes, times in seconds.
+    """
+
+    def __init__(
+        self, serve: Callable[[Socket], Awaitable[None]], message_bytes_max: int, ping_s: float
+    ) -> None:
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            await serve(Socket(scope, receive, send))
+
+        self._state = ServerState()
+        self._config = uvicorn.Config(
+            application,
+            ws_max_size=message_bytes_max,
+            ws_ping_interval=ping_s,
+            ws_ping_timeout=PING_TIMEOUT_S,
+            ws_per_message_deflate=False,  # small messages at once, and no bombs
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+        )
+        self._config.load()
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """The running connections."""
+        return self._state.tasks
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return len(self._state.connections)
+
+    def protocol(self) -> Protocol:
+        """Return a protocol for one connection, whose first bytes are the request's head."""
+        return Protocol(self._config, self._state, {})
+
+    def drain(self) -> None:
+        """Begin no further call, and close each connection after its running one."""
+        for connection in list(self._state.connections):
+            connection.shutdown()
 
 
 class Socket:
@@ -164,9 +214,12 @@ class Exchange(Client):
     """One call of a connection, as the gateway sees every call."""
 
     def __init__(self, socket: Socket, body: bytes) -> None:
-        super().__init__({**socket.scope, "method": "GET"}, _nothing, socket.send)
+        scope = socket.scope
+        headers, query = scope["headers"], scope.get("query_string", b"")
+        super().__init__("GET", scope["path"], headers, query, scope["raw_path"])
         self.left = socket.left
         self.refused = 0
+        self._patience: asyncio.TimerHandle | None = None
         self._socket = socket
         self._body = body
         secret = _offered_key(socket.scope)
@@ -179,15 +232,15 @@ class Exchange(Client):
             raise PayloadTooLarge(f"the message exceeds the limit of {bytes_max} bytes")
         return self._body
 
-    def watch(self) -> None:
-        """From now on, cancel the current task as soon as the caller leaves."""
-        self._serving = asyncio.current_task()
-        if self.left:
-            self.leave()
+    def give_up_after(self, wait_s: float) -> None:
+        """Count the caller as gone if it has not taken its answer by then."""
+        self._patience = asyncio.get_running_loop().call_later(wait_s, self.leave)
 
-    def leave(self) -> None:
-        """Note that the caller has left."""
-        self._give_up(self._serving)
+    def done(self) -> None:
+        """Stop looking after the caller."""
+        super().done()
+        if self._patience is not None:
+            self._patience.cancel()
 
     def beat(self, every_s: float, headers: Callable[[], Headers]) -> None:
         """Do nothing: the server pings the connection."""
@@ -221,10 +274,6 @@ class Exchange(Client):
 
     async def _say(self, data: bytes) -> None:
         await self._socket.send({"type": "websocket.send", "text": data.decode()})
-
-
-async def _nothing() -> Json:
-    raise RuntimeError("the connection reads, not one of its calls")
 
 
 def _offered_key(scope: Scope) -> str | None:

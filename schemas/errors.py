@@ -55,6 +55,19 @@ class PayloadTooLarge(InvalidRequest):
     action = "Send a smaller body, or pass large files by reference."
 
 
+class RequestTimeout(InvalidRequest):
+    status = 408
+    code = "request_timeout"
+    retryable = True
+    action = "Send the whole request without long pauses."
+
+
+class HeadersTooLarge(InvalidRequest):
+    status = 431
+    code = "headers_too_large"
+    action = "Send fewer or shorter headers, and a shorter address."
+
+
 class NotFound(WeirError):
     status = 404
     code = "not_found"

@@ -259,7 +259,7 @@ def test_a_stop_lets_the_running_call_end(sandbox: Served, tmp_path: Path) -> No
         running.send(body)
         while hear(running)["type"] != "text":
             pass
-        worker.server.should_exit = True
+        worker.stop()
         heard = [hear(running)]
         while heard[-1]["type"] == "text":
             heard.append(hear(running))

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 import anthropic
 import openai
-import uvicorn
 import uvloop
 
-from gateway.app import App, listen, server_config
+from gateway.app import App, server_of
 from gateway.durability import Durability
 from gateway.http1 import Pool
 from gateway.outbox import OutboxSettings
+from gateway.server import bound
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from infra.broker import free_port
@@ -51,8 +51,12 @@ class Worker:
     state: GatewayState
     app: App
     loop: asyncio.AbstractEventLoop
-    server: uvicorn.Server
+    stopping: asyncio.Event
     recorded: list[Event] = field(default_factory=list)
+
+    def stop(self) -> None:
+        """Tell the worker to stop, and do not wait for it."""
+        self.loop.call_soon_threadsafe(self.stopping.set)
 
     @property
     def url(self) -> str:
@@ -216,8 +220,8 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
             outbox, Connection("127.0.0.1:1"), MasterKey(settings.master_key), "/gateway/test"
         )
         app = App(settings, state, durability, Pool())
-        server = uvicorn.Server(server_config(app, settings))
-        worker = Worker(port, state, app, loop, server)
+        server, stopping = server_of(app, settings), asyncio.Event()
+        worker = Worker(port, state, app, loop, stopping)
         append = durability.outbox.append
 
         def keeping(*events: Event, **options: Any) -> int:
@@ -226,22 +230,19 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
             return sequence
 
         durability.outbox.append = keeping  # type: ignore[method-assign]
-        running.extend([worker, server])
+        running.append(worker)
+        await server.listen(bound("127.0.0.1", port))
         ready.set()
-        await server.serve(sockets=[listen("127.0.0.1", port)])
+        await stopping.wait()
+        await server.close(settings.drain_s)
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
     assert ready.wait(10)
-    worker, server = running
-    for _ in range(200):
-        with contextlib.suppress(OSError):
-            worker.request("GET", "/health")
-            break
-        time.sleep(0.02)
+    worker = running[0]
     try:
         yield worker
     finally:
-        server.should_exit = True
+        worker.stop()
         thread.join(15)
         assert not thread.is_alive()
