@@ -15,6 +15,7 @@ from gateway.filters import Ask
 from gateway.ledger import cost_entry, cost_of
 from gateway.routing import Plan
 from gateway.state import GatewayState
+from schemas.circuits import CLOSED
 from schemas.clock import now_us
 from schemas.errors import WeirError
 from schemas.events.changes import PriceChanged
@@ -54,6 +55,7 @@ class Call:
         self.vendor_headers: Headers = []
         self.dropped: list[str] = []
         self.target = decision.chosen
+        self.circuit = CLOSED
         self.settled = False
         self.decision_us = 0
         self.content_sent = False
@@ -192,6 +194,8 @@ class Call:
             (b"x-weir-attempts", b"%d" % self.tries),
             *self.vendor_headers,
         ]
+        if self.circuit != CLOSED:
+            headers.append((b"x-weir-circuit", self.circuit.encode()))
         if self.dropped:
             headers.append((b"x-weir-dropped-params", _names(self.dropped)))
         if self.response is not None and self.response.cost_nano_usd is not None:

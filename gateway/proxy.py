@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 
 from gateway.admission import admit, new_request_id
 from gateway.asking import Asker
 from gateway.call import Call
+from gateway.circuits import Circuits
 from gateway.client import JSON, STREAM_HEADERS, Client, Headers
 from gateway.dialects.neutral import Answer, ClientDialect, Fields
+from gateway.failover import Failover
 from gateway.health import CALLER_ERRORS, HealthBook
 from gateway.http1 import Connection
 from gateway.ledger import Recorder
@@ -24,9 +25,11 @@ from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.streaming import StreamRelay
 from gateway.upstream import FORWARDED_HEADERS, Endpoint, Failed, Upstream, read_whole
+from schemas.circuits import verdict
 from schemas.errors import (
     InvalidRequest,
     ModelNotFound,
+    NoTargetAvailable,
     UpstreamError,
     UpstreamModelMissing,
     UpstreamNetwork,
@@ -45,8 +48,8 @@ VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-
 """Headers of a provider that its own clients read."""
 PATIENCE_S = 60.0
 """How long after its deadline a call may take to be recorded and taken by a slow client."""
-BACKOFF_S = 0.2
-RETRY_AFTER_S_MAX = 5.0
+RETRY_HINT_S = 1.0
+"""What a caller whom no target answered is told to wait."""
 HELD_BYTES_MAX = 16 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -66,7 +69,8 @@ class Proxy:
         self._recorder = recorder
         self._upstream = upstream
         self.book = HealthBook(state.health, lambda: state.streams_alive)
-        self.router = Router(state, self.book)
+        self.circuits = Circuits(state.circuit, lambda: state.streams_alive, settings.circuits)
+        self.router = Router(state, self.book, circuits=self.circuits)
         self.asker = Asker()
         self._loop = asyncio.get_running_loop()
 
@@ -121,53 +125,35 @@ class Proxy:
 
     async def _forward(self, call: Call) -> None:
         """Try targets until one answers. Raises the last Failed when none did."""
-        failures: dict[str, Failed] = {}
         last = Failed(UpstreamTimeout("the time for this call was over before it began"))
-        for number in range(call.plan.route.attempts):
-            target = self._next_target(call, failures)
-            if target is None:
-                break
-            failed_before = failures.get(target.id)
-            if failed_before is not None and not await self._back_off(call, failed_before, number):
-                break
+        failover = Failover(
+            call.decision, call.plan.route.attempts, call.deadline_s, self._loop.time
+        )
+        while (step := failover.next()) is not None:
+            target, wait_s = step
+            if wait_s:
+                await asyncio.sleep(wait_s)
             try:
                 await self._attempt(call, target)
                 return
             except Failed as failure:
-                failures[target.id] = failure
+                failover.failed(target, failure.error)
                 last = failure
             if call.content_sent or _is_final(last):
                 break
+        if failover.exhausted and last.error.retryable:
+            last.told = NoTargetAvailable(
+                f"no target of '{call.plan.name}' answers: {last.error.message}",
+                retry_after_seconds=last.error.retry_after_seconds or RETRY_HINT_S,
+            )
         raise last
-
-    def _next_target(self, call: Call, failures: dict[str, Failed]) -> Target | None:
-        """The next in order that was not tried; else one that is worth a second try."""
-        if self._loop.time() >= call.deadline_s:
-            return None if failures else call.decision.chosen
-        for target in call.decision.order:
-            if target.id not in failures:
-                return target
-        for target in call.decision.order:
-            error = failures[target.id].error
-            # A silent target stays silent: what is left of the time is not spent on it again.
-            if error.retryable and not isinstance(error, UpstreamTimeout):
-                return target
-        return None
-
-    async def _back_off(self, call: Call, failure: Failed, number: int) -> bool:
-        """Wait before the same target is tried again; False when there is no time for it."""
-        wait_s = BACKOFF_S * 2 ** (number - 1) * random.uniform(0.5, 1.5)
-        if failure.error.retry_after_seconds is not None:
-            wait_s = max(wait_s, failure.error.retry_after_seconds)
-        if wait_s > RETRY_AFTER_S_MAX or self._loop.time() + wait_s >= call.deadline_s:
-            return False
-        await asyncio.sleep(wait_s)
-        return True
 
     async def _attempt(self, call: Call, target: Target) -> None:
         """Make one upstream call and note how it went. Raises Failed."""
         call.target = target
         call.tries += 1
+        trial = self.circuits.begin(target.id)
+        call.circuit = trial.state
         call.first_token_us = call.answer = None
         started_ns = time.perf_counter_ns()
         outcome, error, status = "cancelled", None, None
@@ -186,6 +172,7 @@ class Proxy:
             self.book.ended(target.id)
             if outcome != "success":
                 self._note_attempt(call, started_ns, outcome, error, status)
+            self.circuits.end(trial, verdict(call.attempts[-1]))
 
     def _note_attempt(
         self,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import msgspec
 
 from gateway.canary import side
+from gateway.circuits import Circuits
 from gateway.filters import Ask, bound, narrow
 from gateway.health import HealthBook, Standing
 from gateway.ledger import cost_of
@@ -15,6 +17,7 @@ from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strateg
 from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, Weights, probabilities
 from gateway.utility import leaning, valued
+from schemas.circuits import CLOSED, HALF_OPEN, OPEN
 from schemas.clock import now_us
 from schemas.events.changes import PriceChanged
 from schemas.events.llm import Candidate
@@ -32,6 +35,7 @@ ANSWER_TOKENS = 500
 """The length expected of an answer where neither the caller nor experience says anything."""
 ANY_CALL = Ask()
 Key = tuple[object, ...]
+PROBE = "its circuit is half open: this call probes it"
 
 
 class Odds(msgspec.Struct, frozen=True):
@@ -44,16 +48,23 @@ class Odds(msgspec.Struct, frozen=True):
     ranking: list[int]
     candidates: list[Candidate]
     note: str
+    probes: list[Target]
+    last_resort: list[Target]
 
 
 class Router:
     """Resolves names to plans (kept until the state changes) and plans to decisions."""
 
     def __init__(
-        self, state: GatewayState, book: HealthBook, rng: random.Random | None = None
+        self,
+        state: GatewayState,
+        book: HealthBook,
+        rng: random.Random | None = None,
+        circuits: Circuits | None = None,
     ) -> None:
         self._state = state
         self._book = book
+        self._circuits = circuits or Circuits(state.circuit, lambda: state.streams_alive)
         self._random = (rng or random.Random()).random
         self._plans: dict[str, Plan] = {}
         self._seen: tuple[object, object, object] = (None, None, None)
@@ -82,12 +93,16 @@ class Router:
         """Choose the first target and the order of failover. There is always a choice."""
         if plan.settled:
             only = plan.members[0].target
-            candidate = Candidate(only.id, 1.0, True, "the only target")
+            remark = self._circuits.remark(only.id)
+            candidate = Candidate(only.id, 1.0, True, "the only target" + remark)
             name = plan.strategy.name
             return Decision(
                 only, [only], [candidate], 1.0, name, candidate.reason, plan.last_resort
             )
         odds = self._current(plan, ask)
+        for probe in odds.probes:
+            if self._circuits.may_probe(probe.id):
+                return _probing(odds, probe)
         first = self._draw(odds.shares)
         chosen, propensity = odds.targets[first], odds.shares[first]
         reason = odds.candidates[first].reason + odds.note
@@ -99,7 +114,7 @@ class Router:
                 reason = f"a canary with {part:.0%} of the traffic of {order[0].id}"
                 order.insert(0, chosen)
         return Decision(
-            chosen, order, odds.candidates, propensity, odds.strategy, reason, plan.last_resort
+            chosen, order, odds.candidates, propensity, odds.strategy, reason, odds.last_resort
         )
 
     def cost(self, target: Target, ask: Ask) -> int | None:
@@ -123,18 +138,28 @@ class Router:
         narrowed = narrow(plan, ask)
         standings = self._standings(plan, narrowed.left, ask, weights)
         left, slow, waived = bound(plan, standings)
+        left, probes, spared = by_circuit(left, narrowed.left, self._circuits)
         members = [narrowed.left[index] for index in left]
         chosen = [standings[index] for index in left]
         if weights is not None:
             chosen = valued(chosen, leaning(weights, ask.complexity))
         shares = probabilities(chosen, strategy.share(chosen))
         candidates = [
-            Candidate(item.target, round(share, 6), True, _reason(item, weights))
+            Candidate(
+                item.target,
+                round(share, 6),
+                True,
+                _reason(item, weights) + self._circuits.remark(item.target),
+            )
             for item, share in zip(chosen, shares, strict=True)
         ]
         candidates += self._canaries(plan, candidates)
         out = [*narrowed.out, *((narrowed.left[index], why) for index, why in slow.items())]
         candidates += [Candidate(member.target.id, 0.0, False, why) for member, why in out]
+        candidates += [
+            Candidate(target.id, 0.0, False, "left out" + self._circuits.remark(target.id))
+            for target in spared
+        ]
         waived = [*narrowed.waived, *waived]
         return Odds(
             self._book.clock() + REUSE_S,
@@ -144,6 +169,8 @@ class Router:
             sorted(range(len(members)), key=lambda index: (-shares[index], -chosen[index].utility)),
             candidates,
             f" (all the same: {'; '.join(waived)})" if waived else "",
+            probes,
+            [*plan.last_resort, *spared],
         )
 
     def _standings(
@@ -224,7 +251,9 @@ class Router:
         return added
 
     def _cooling(self, target: Target) -> bool:
-        return self._book.standing(target.id, 1, 0).cooling
+        """Whether a canary had better not be called now: its baseline is there."""
+        circuit = self._circuits.of(target.id)
+        return circuit.state == OPEN or self._book.standing(target.id, 1, 0).cooling
 
     # --- plans -------------------------------------------------------------------------------
 
@@ -236,6 +265,40 @@ class Router:
             self._plans.clear()
             self._odds.clear()
             self._seen = seen
+
+
+def _probing(odds: Odds, probe: Target) -> Decision:
+    """Return the decision for a half open target: sure, so that its propensity is 1."""
+    others = [
+        msgspec.structs.replace(candidate, score=0.0)
+        for candidate in odds.candidates
+        if candidate.target != probe.id
+    ]
+    return Decision(
+        probe,
+        [probe, *(odds.targets[index] for index in odds.ranking)],
+        [Candidate(probe.id, 1.0, True, PROBE), *others],
+        1.0,
+        odds.strategy,
+        PROBE,
+        [target for target in odds.last_resort if target is not probe],
+    )
+
+
+def by_circuit(
+    left: Sequence[int], members: Sequence[Member], circuits: Circuits
+) -> tuple[list[int], list[Target], list[Target]]:
+    """Return who of `left` may be chosen, who is due for a probe, and who is left out.
+
+    There is always somebody to choose: where no circuit is closed the half open ones serve, and
+    where all are open, all do. The last target is never taken away.
+    """
+    states = {index: circuits.of(members[index].target.id).state for index in left}
+    best = next(state for state in (CLOSED, HALF_OPEN, OPEN) if state in states.values())
+    fit = [index for index in left if states[index] == best]
+    others = {index: members[index].target for index in left if states[index] != best}
+    probes = [target for index, target in others.items() if states[index] == HALF_OPEN]
+    return fit, probes, list(others.values())
 
 
 def _kind(plan: Plan, ask: Ask) -> Key:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.circuits import RULES, CircuitRules
+
 
 @dataclass(frozen=True)
 class GatewaySettings:
@@ -23,6 +25,7 @@ class GatewaySettings:
     connections_max: int = 1024
     ca_file: str | None = None
     heartbeat_s: float = 15.0
+    circuits: CircuitRules = RULES
     drain_s: float = 30.0
     """How long running requests may go on after the order to stop."""
 

@@ -31,6 +31,7 @@ from schemas.events.changes import (
     RouteChanged,
     TargetChanged,
 )
+from schemas.events.circuits import CircuitChanged
 from schemas.events.operations import Heartbeat
 from schemas.events.tables import HealthRow
 from schemas.log import Cursor, Log, TableView
@@ -86,6 +87,7 @@ class GatewayState:
         self._providers = TableView(ProviderChanged)
         self._prices = TableView(PriceChanged)
         self._health = TableView(HealthRow)
+        self._circuits = TableView(CircuitChanged)
         self._heartbeats = TableView(Heartbeat)
         self._secret_index = Index(self._build_secrets, self.keys)
         self._route_index = Index(self._build_routes, self._routes)
@@ -114,7 +116,7 @@ class GatewayState:
     @property
     def views(self) -> list[TableView[Any]]:
         """Every view, for `Log.follow`."""
-        return [*self.durable_views, self._health, self._heartbeats]
+        return [*self.durable_views, self._health, self._circuits, self._heartbeats]
 
     @property
     def ready(self) -> bool:
@@ -147,6 +149,10 @@ class GatewayState:
         health = health_of(target_id, rows, now_s - HEALTH_WINDOW_S)
         self._health_cache[target_id] = (generation, period, health)
         return health
+
+    def circuit(self, target_id: str) -> CircuitChanged | None:
+        """Return what the stream processor last decided of a target's circuit."""
+        return self._circuits.get(target_id)
 
     @property
     def streams_alive(self) -> bool:

@@ -51,7 +51,8 @@ class TargetHealth(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct, frozen=True):
     """The choice of a first target, with all that explains it.
 
-    `order` is the failover order, `last_resort` what is tried when it brought no answer.
+    `order` is the failover order, `last_resort` what is tried when it brought no answer: models
+    of one's own, then targets that were left out for their circuits.
     """
 
     chosen: Target

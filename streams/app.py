@@ -1,4 +1,4 @@
-"""The streams part: every fold, the decision on feedback, a heartbeat, and a watchdog."""
+"""The streams part: every fold, the decisions on feedback and circuits, a heartbeat, a watchdog."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from schemas.errors import BrokerUnavailable, ConfigurationError, WeirError
 from schemas.events.operations import Heartbeat
 from schemas.identity import uuid7
 from schemas.log import Log
+from streams import breaker, trigger
+from streams.agents.circuits import CIRCUITS
 from streams.agents.feedback import FEEDBACK
 from streams.fold import AnyFold, Fold
 from streams.runtime import FoldRunner
 from streams.settings import StreamsSettings
-from streams.trigger import decide
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,10 @@ async def run(settings: StreamsSettings, log: Log, stop: asyncio.Event) -> None:
             for runner in runners:
                 group.create_task(runner.run(stop))
                 if runner.fold is FEEDBACK:
-                    group.create_task(decide(settings, log, runner.leads, stop))
+                    group.create_task(trigger.decide(settings, log, runner.leads, stop))
+                if runner.fold is CIRCUITS:
+                    rules = settings.circuits
+                    group.create_task(breaker.decide(rules, log, runner.leads, stop))
             group.create_task(_beat(runners, settings, log, stop))
     except BaseExceptionGroup as failures:
         raise _first(failures) from failures

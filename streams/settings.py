@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.circuits import RULES, CircuitRules
 from schemas.errors import ConfigurationError
 from streams.agents.feedback import ALL, BUCKET_SECONDS, WINDOW
 
@@ -37,6 +38,7 @@ class StreamsSettings:
     heartbeat_s: float = 1.0
     stalled_s: float = 60.0
     session_timeout_s: float = 10.0
+    circuits: CircuitRules = RULES
 
     def __post_init__(self) -> None:
         longest_s = WINDOW.keep * BUCKET_SECONDS

@@ -52,7 +52,7 @@ def faulty(worker: Worker, sandbox: Served) -> Any:
             "connect_timeout_ms": 400,
             **fields,
         }
-        worker.app.proxy.book._book.clear()
+        worker.forget()
         targets = [RouteTarget(bad, priority=1)]
         if fields.pop("alone", False) is False:
             targets.append(RouteTarget(good))
@@ -167,7 +167,7 @@ def test_a_model_that_its_provider_lacks_fails_over_and_counts(
     sandbox.behave(MODEL, "/b")
     missing, name = "a/gpt-gone", f"missing-{next(_numbers)}"
     targets = [RouteTarget(missing, priority=1), RouteTarget(f"b/{MODEL}")]
-    worker.app.proxy.book._book.clear()
+    worker.forget()
     worker.change(route(name, *targets, strategy="failover"))
     for _ in range(4):
         raw = worker.openai().chat.completions.with_raw_response.create(
@@ -191,7 +191,7 @@ def test_whose_fault_a_missing_model_is(worker: Worker) -> None:
         worker.openai().chat.completions.create(model=name, messages=HELLO)
     assert operators.value.status_code == 502
     assert operators.value.code == "upstream_model_missing"
-    worker.app.proxy.book._book.clear()
+    worker.forget()
     for model in ("a/gpt-gone", "anthropic/claude-gone"):
         with pytest.raises(openai.NotFoundError) as callers:
             worker.openai().chat.completions.create(model=model, messages=HELLO)

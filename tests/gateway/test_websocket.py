@@ -159,7 +159,7 @@ def test_a_fault_after_the_first_text_is_an_error_message(
     sandbox.behave(model, "/a", faults=[fault], per_token_ms=8)
     sandbox.behave(model, "/b")
     targets = [RouteTarget(f"a/{model}", priority=1), RouteTarget(f"b/{model}")]
-    worker.app.proxy.book._book.clear()
+    worker.forget()
     worker.change(route("ws-faulty", *targets, strategy="failover", stall_timeout_ms=400))
     with opened(worker) as socket:
         heard = ask(socket, modelId="ws-faulty", maxTokens=200)
@@ -177,7 +177,7 @@ def test_fails_over_before_the_first_text(worker: Worker, sandbox: Served) -> No
     sandbox.behave(model, "/a", faults=[{"kind": "server_error"}])
     sandbox.behave(model, "/b")
     targets = [RouteTarget(f"a/{model}", priority=1), RouteTarget(f"b/{model}")]
-    worker.app.proxy.book._book.clear()
+    worker.forget()
     worker.change(route("ws-failover", *targets, strategy="failover"))
     with opened(worker) as socket:
         heard = ask(socket, modelId="ws-failover")

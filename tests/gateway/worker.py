@@ -112,6 +112,11 @@ class Worker:
     def responses(self) -> list[ResponseCompleted]:
         return [event for event in list(self.recorded) if isinstance(event, ResponseCompleted)]
 
+    def forget(self) -> None:
+        """Forget how targets fared, as a worker that has just started."""
+        self.app.proxy.book._book.clear()
+        self.app.proxy.circuits._own.clear()
+
     def change(self, *events: Change) -> None:
         """Make events part of the state, in the worker's own thread."""
         done = threading.Event()

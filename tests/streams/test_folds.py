@@ -13,6 +13,7 @@ from schemas.events.feedback import FeedbackRecorded
 from schemas.events.llm import Attempt, CostEntry, ResponseCompleted
 from schemas.events.tables import CursorRow, TableRow
 from schemas.log import Record
+from streams.agents.circuits import CIRCUITS
 from streams.agents.feedback import FEEDBACK
 from streams.agents.health import HEALTH
 from streams.agents.spend import SPEND
@@ -91,6 +92,7 @@ def feedback(draw: st.DrawFn) -> FeedbackRecorded:
 
 FOLDS = [
     pytest.param(HEALTH, responses(), id="health"),
+    pytest.param(CIRCUITS, responses(), id="circuits"),
     pytest.param(SPEND, costs(), id="spend"),
     pytest.param(FEEDBACK, feedback(), id="feedback"),
 ]
