@@ -18,10 +18,11 @@ from fastapi import APIRouter, FastAPI
 
 import projections.api
 import trainer.api
+from infra.circuits_api import CircuitBoard, circuits_router
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
 from infra.secret_files import operator_token
-from infra.settings import load
+from infra.settings import circuit_rules, load
 from infra.system import system_router
 from infra.words import settings_of
 from schemas import __version__
@@ -89,10 +90,16 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     keys, heartbeats = TableView(KeyChanged), TableView(Heartbeat)
     configured: list[TableView[Any]] = [TableView(ProviderChanged), TableView(TargetChanged)]
     views: list[TableView[Any]] = [keys, heartbeats, *configured]
+    board = CircuitBoard(circuit_rules(installation.circuits))
+    views += board.views
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
     app = build(
         Keys(keys, operator_token(settings.weir_home)),
-        [system, *(router for part in components.values() for router in part.routers)],
+        [
+            system,
+            circuits_router(board),
+            *(router for part in components.values() for router in part.routers),
+        ],
     )
     server = _Server(
         uvicorn.Config(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -29,6 +29,7 @@ from pydantic_settings import (
 from infra.tables import ProviderTable, RouteTable
 from infra.vendors import SANDBOX_SECRET, VENDORS, Model, Vendor
 from schemas import __version__
+from schemas.circuits import CircuitRules
 from schemas.errors import ConfigurationError
 from schemas.log import Connection
 
@@ -47,6 +48,19 @@ class KafkaTable(BaseModel):
     sasl_password: SecretStr | None = None
     ca_file: str | None = None
     replication_factor: int = Field(default=1, ge=1)
+
+
+def circuit_rules(table: Mapping[str, float]) -> CircuitRules:
+    """`[circuits]` as rules. Raises ConfigurationError for a name or a figure that cannot be."""
+    known = CircuitRules.__dataclass_fields__
+    if unknown := sorted(set(table) - set(known)):
+        raise ConfigurationError(
+            f"[circuits] has no {unknown[0]!r}", action=f"Choose among {', '.join(known)}."
+        )
+    try:
+        return msgspec.convert(table, CircuitRules)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"[circuits]: {error}") from error
 
 
 class WeirSettings(BaseSettings):
@@ -73,6 +87,7 @@ class WeirSettings(BaseSettings):
     feedback_threshold: int = Field(default=500, ge=1)
     feedback_window_hours: float = Field(default=24, gt=0, le=48)
     feedback_cooldown_hours: float = Field(default=24, ge=0)
+    circuits: dict[str, float] = {}
     outbox_bytes_max: int = Field(4 * 1024**3, ge=1024**2)
     body_bytes_max: int = Field(32 * 1024**2, ge=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -80,6 +95,12 @@ class WeirSettings(BaseSettings):
     providers: dict[str, ProviderTable] = {}
     routes: dict[str, RouteTable] = {}
     parts: dict[str, dict[str, Any]] = {}
+
+    @field_validator("circuits")
+    @classmethod
+    def _known_circuits(cls, table: dict[str, float]) -> dict[str, float]:
+        circuit_rules(table)
+        return table
 
     @classmethod
     def settings_customise_sources(

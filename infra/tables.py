@@ -115,7 +115,7 @@ class RouteTable(Table):
         default="full", description="what is recorded of the texts"
     )
     buffered: bool = Field(default=False, description="hold a stream back until it is whole")
-    attempts: int = Field(default=2, ge=1, le=10, description="upstream calls at most")
+    attempts: int = Field(default=3, ge=1, le=10, description="upstream calls at most")
     connect_timeout_ms: int = Field(default=5_000, gt=0, description="until connected")
     first_token_timeout_ms: int = Field(default=60_000, gt=0, description="until first content")
     stall_timeout_ms: int = Field(default=30_000, gt=0, description="between two pieces")

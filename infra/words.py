@@ -16,7 +16,7 @@ import msgspec
 
 from infra.parts import ROOT, kind_of
 from infra.secret_files import master_key
-from infra.settings import WeirSettings, uses_sandbox
+from infra.settings import WeirSettings, circuit_rules, uses_sandbox
 from infra.trainer_env import trainer_python
 from infra.vendors import LOCAL_PROVIDER
 from schemas.errors import ConfigurationError
@@ -115,6 +115,7 @@ def vocabulary(name: str, settings: WeirSettings) -> dict[str, Any]:
         "feedback_window_s": int(settings.feedback_window_hours * 3600),
         "feedback_cooldown_s": int(settings.feedback_cooldown_hours * 3600),
         "body_bytes_max": settings.body_bytes_max,
+        "circuits": circuit_rules(settings.circuits),
         "outbox_bytes_max": settings.outbox_bytes_max,
         "books": settings.folder("sandbox") / "books.jsonl" if kind == "sandbox" else None,
         "behaviour": settings.sandbox_behaviour,

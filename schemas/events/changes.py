@@ -184,7 +184,7 @@ class RouteChanged(Change, frozen=True, kw_only=True):
     durability: str = "written"
     content_mode: str = "full"
     buffered: bool = False
-    attempts: int = 2
+    attempts: int = 3
     connect_timeout_ms: int = 5_000
     first_token_timeout_ms: int = 60_000
     stall_timeout_ms: int = 30_000
