@@ -1,0 +1,388 @@
+"""Requests in Bedrock's Converse: read from clients, written for providers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Any
+
+import msgspec
+
+from gateway.dialects.neutral import (
+    Chat,
+    Document,
+    Fields,
+    Image,
+    Json,
+    Message,
+    Part,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from gateway.dialects.reading import member, parse_arguments, required, unread
+from schemas.errors import InvalidRequest
+
+_KNOWN = frozenset(
+    [
+        "model",
+        "stream",
+        "messages",
+        "system",
+        "inferenceConfig",
+        "toolConfig",
+        "outputConfig",
+        "requestMetadata",
+    ]
+)
+TEMPERATURE_MAX = 1.0
+_MEDIA_TYPES = {
+    "pdf": "application/pdf",
+    "csv": "text/csv",
+    "doc": "application/msword",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "xls": "application/vnd.ms-excel",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "html": "text/html",
+    "txt": "text/plain",
+    "md": "text/markdown",
+}
+_DOCUMENT_FORMATS = {kind: form for form, kind in _MEDIA_TYPES.items()}
+_IMAGE_FORMATS = {
+    "image/png": "png",
+    "image/jpeg": "jpeg",
+    "image/jpg": "jpeg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+}
+_NAME_FORBIDDEN = re.compile(r"[^0-9A-Za-z\s\-()\[\]]")
+_SPACES = re.compile(r"\s+")
+NAME_CHARS_MAX = 200
+_encode = msgspec.json.encode
+
+
+def read(fields: Fields) -> Chat:
+    """Read a request in full. Raises InvalidRequest."""
+    lost: list[str] = []
+    messages: list[Message] = []
+    system = _parts(member(fields, "system", list[dict[str, Any]]) or [], "system", lost)
+    if system:
+        messages.append(Message("system", system))
+    for number, wire in enumerate(required(fields, "messages", list[dict[str, Any]])):
+        where = f"messages[{number}]"
+        role, content = wire.get("role"), wire.get("content")
+        if role not in {"user", "assistant"}:
+            raise InvalidRequest(f"{where}.role must be user or assistant")
+        if not isinstance(content, list):
+            raise InvalidRequest(f"{where}.content must be a list of blocks")
+        messages.append(Message(role, _parts(content, f"{where}.content", lost)))
+    limits = member(fields, "inferenceConfig", _Inference) or _Inference()
+    tools = member(fields, "toolConfig", dict) or {}
+    output = member(fields, "outputConfig", dict) or {}
+    return Chat(
+        messages=messages,
+        stream=bool(member(fields, "stream", bool)),
+        max_tokens=limits.max_tokens,
+        temperature=limits.temperature,
+        top_p=limits.top_p,
+        stop=limits.stop_sequences or [],
+        tools=_tools(tools.get("tools") or [], lost),
+        tool_choice=_tool_choice(tools.get("toolChoice")),
+        schema=_schema(output.get("textFormat")),
+        unread=[
+            *unread(fields, _KNOWN),
+            *dict.fromkeys(lost),
+            *(f"outputConfig.{name}" for name in output if name != "textFormat"),
+        ],
+    )
+
+
+class _Inference(msgspec.Struct, rename="camel"):
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop_sequences: list[str] | None = None
+
+
+def max_tokens_of(fields: Fields) -> int | None:
+    """Return the limit that a request names. Raises InvalidRequest."""
+    limits = member(fields, "inferenceConfig", _Inference)
+    return limits.max_tokens if limits else None
+
+
+def _parts(blocks: list[Any], where: str, lost: list[str]) -> list[Part]:
+    parts: list[Part] = []
+    for index, block in enumerate(blocks):
+        match block:
+            case {"cachePoint": _}:
+                lost.append("cachePoint")
+            case {"toolResult": {"toolUseId": str(call_id), "content": list(content), **rest}}:
+                seen = [_seen(item, f"{where}[{index}].toolResult") for item in content]
+                parts.append(ToolResult(call_id, seen, rest.get("status") == "error"))
+            case _:
+                parts.append(_part(block, f"{where}[{index}]"))
+    return parts
+
+
+def _part(block: Any, where: str) -> Part:
+    match block:
+        case {"text": str(text)} | {"guardContent": {"text": {"text": str(text)}}}:
+            return Text(text)
+        case {"image": {"format": str(form), "source": {"bytes": str(data)}}}:
+            return Image(media_type=f"image/{form}", data=_base64(data, where))
+        case {"document": {"source": {"text": str(text)}}}:
+            return Text(text)
+        case {"document": {"source": {"bytes": str(data)}, "name": str(name), **rest}}:
+            kind = _MEDIA_TYPES.get(rest.get("format") or "txt")
+            if kind is None:
+                raise InvalidRequest(f"{where}.document.format is unknown: {rest['format']!r}")
+            return Document(kind, _base64(data, where), name)
+        case {"toolUse": {"toolUseId": str(call_id), "name": str(name), **rest}}:
+            return ToolCall(call_id, name, _encode(rest.get("input") or {}).decode())
+        case {"reasoningContent": {"reasoningText": {"text": str(text), **rest}}}:
+            signature = rest.get("signature")
+            return Thinking(text, signature if isinstance(signature, str) else None)
+        case {"reasoningContent": {"redactedContent": str(data)}}:
+            return Thinking(data, redacted=True)
+    kinds = ", ".join(block) if isinstance(block, dict) else type(block).__name__
+    raise InvalidRequest(
+        f"{where} holds {kinds or 'nothing'}, which this target's provider does not take",
+        action="Send text, image bytes, document bytes or tool blocks, or name a target of Bedrock.",
+    )
+
+
+def _seen(item: Any, where: str) -> Text | Image:
+    if isinstance(item, dict) and "json" in item:
+        return Text(_encode(item["json"]).decode())
+    part = _part(item, where)
+    if isinstance(part, Text | Image):
+        return part
+    raise InvalidRequest(
+        f"{where} holds a {next(iter(item))}, which this target's provider does not take",
+        action="Give results of tools as text, json or images.",
+    )
+
+
+def _base64(data: str, where: str) -> str:
+    try:
+        base64.b64decode(data, validate=True)
+    except binascii.Error as error:
+        raise InvalidRequest(f"{where} holds bytes that are not base64") from error
+    return data
+
+
+def _tools(wires: list[Any], lost: list[str]) -> list[Tool]:
+    tools: list[Tool] = []
+    for wire in wires:
+        match wire:
+            case {"toolSpec": {"name": str(name), "inputSchema": {"json": dict(schema)}, **rest}}:
+                tools.append(Tool(name, rest.get("description"), schema, rest.get("strict")))
+            case {"cachePoint": _}:
+                lost.append("cachePoint")
+            case _:
+                raise InvalidRequest(
+                    "'toolConfig.tools' holds something without toolSpec.name and inputSchema.json",
+                    action="System tools need a target of Bedrock.",
+                )
+    return tools
+
+
+def _tool_choice(choice: Any) -> ToolChoice | None:
+    match choice:
+        case None:
+            return None
+        case {"auto": _}:
+            return ToolChoice("auto")
+        case {"any": _}:
+            return ToolChoice("required")
+        case {"tool": {"name": str(name)}}:
+            return ToolChoice("tool", name)
+    raise InvalidRequest("'toolConfig.toolChoice' is neither auto, any nor a tool")
+
+
+def _schema(form: Any) -> Json | None:
+    match form:
+        case None:
+            return None
+        case {"type": "json_schema", "structure": {"jsonSchema": {"schema": str(text)}}}:
+            try:
+                schema = msgspec.json.decode(text)
+            except msgspec.DecodeError as error:
+                raise InvalidRequest("the schema of 'outputConfig' is not valid JSON") from error
+            if isinstance(schema, dict):
+                return schema
+    raise InvalidRequest("'outputConfig.textFormat' is no JSON schema")
+
+
+# --- written for a provider --------------------------------------------------------------------
+
+
+def write(chat: Chat) -> bytes:
+    """Write a request for a provider. Raises InvalidRequest for what has no word here."""
+    system = "\n\n".join(
+        part.text
+        for message in chat.messages
+        if message.role == "system"
+        for part in message.parts
+        if isinstance(part, Text)
+    )
+    if chat.json_mode:
+        system = f"{system}\n\nAnswer with one JSON object and nothing else.".strip()
+    body: Json = {"messages": _wire_messages(chat.messages)}
+    if system:
+        body["system"] = [{"text": system}]
+    limits = _limits(chat)
+    if limits:
+        body["inferenceConfig"] = limits
+    tools = _tool_config(chat)
+    if tools:
+        body["toolConfig"] = tools
+    if chat.schema is not None:
+        schema = {"name": "answer", "schema": _encode(chat.schema).decode()}
+        form = {"type": "json_schema", "structure": {"jsonSchema": schema}}
+        body["outputConfig"] = {"textFormat": form}
+    return _encode(body)
+
+
+def unsaid(chat: Chat) -> list[str]:
+    """Return the names of what `write` leaves out or changes."""
+    names = []
+    choice = chat.tool_choice
+    if chat.temperature is not None and chat.temperature > TEMPERATURE_MAX:
+        names.append("temperature")
+    if any(not text.strip() for text in chat.stop):
+        names.append("stop")
+    if chat.user is not None:
+        names.append("user")
+    if choice is not None and choice.kind == "none" and chat.tools and _has_calls(chat):
+        names.append("tool_choice")
+    if choice is not None and choice.parallel is False:
+        names.append("parallel_tool_calls")
+    return names
+
+
+def _limits(chat: Chat) -> Json:
+    limits: Json = {}
+    if chat.max_tokens is not None:
+        limits["maxTokens"] = chat.max_tokens
+    if chat.temperature is not None:
+        limits["temperature"] = min(chat.temperature, TEMPERATURE_MAX)
+    if chat.top_p is not None:
+        limits["topP"] = chat.top_p
+    stop = [text for text in chat.stop if text.strip()]
+    if stop:
+        limits["stopSequences"] = stop
+    return limits
+
+
+def _has_calls(chat: Chat) -> bool:
+    kinds = (ToolCall, ToolResult)
+    return any(isinstance(part, kinds) for message in chat.messages for part in message.parts)
+
+
+def _tool_config(chat: Chat) -> Json:
+    """There is no choice "none" here; a history with calls must name its tools all the same."""
+    choice = chat.tool_choice
+    refused = choice is not None and choice.kind == "none"
+    if not chat.tools or (refused and not _has_calls(chat)):
+        return {}
+    config: Json = {"tools": [{"toolSpec": _wire_tool(tool)} for tool in chat.tools]}
+    if choice is None or refused:
+        return config
+    if choice.kind == "tool":
+        config["toolChoice"] = {"tool": {"name": choice.name}}
+    else:
+        config["toolChoice"] = {"any" if choice.kind == "required" else "auto": {}}
+    return config
+
+
+def _wire_tool(tool: Tool) -> Json:
+    wire: Json = {"name": tool.name, "inputSchema": {"json": tool.parameters}}
+    if tool.description:
+        wire["description"] = tool.description
+    if tool.strict is not None:
+        wire["strict"] = tool.strict
+    return wire
+
+
+def _wire_messages(messages: list[Message]) -> list[Json]:
+    """Merge neighbours of one role: turns must alternate, and calls' results share one."""
+    wires: list[Json] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        blocks = [_block(part) for part in message.parts if not _is_blank(part)]
+        if not blocks:
+            continue
+        if wires and wires[-1]["role"] == message.role:
+            wires[-1]["content"] += blocks
+        else:
+            wires.append({"role": message.role, "content": blocks})
+    return wires
+
+
+def _is_blank(part: Part) -> bool:
+    # Blank text is refused here, and so is reasoning that its own vendor did not sign.
+    if isinstance(part, Thinking):
+        return not part.redacted and part.signature is None
+    return isinstance(part, Text) and not part.text.strip()
+
+
+def _block(part: Part) -> Json:
+    match part:
+        case Text():
+            return {"text": part.text}
+        case Image():
+            return {"image": _wire_image(part)}
+        case Document():
+            form = _DOCUMENT_FORMATS.get(part.media_type)
+            if form is None:
+                raise _no_word(f"a document of type {part.media_type}", *_DOCUMENT_FORMATS)
+            source = {"bytes": part.data}
+            return {"document": {"format": form, "name": _name(part.name), "source": source}}
+        case ToolCall():
+            arguments = parse_arguments(part.arguments)
+            return {"toolUse": {"toolUseId": part.id, "name": part.name, "input": arguments}}
+        case ToolResult():
+            content = [_block(item) for item in part.parts if not _is_blank(item)]
+            result: Json = {"toolUseId": part.call_id, "content": content}
+            if part.is_error:
+                result["status"] = "error"
+            return {"toolResult": result}
+        case Thinking():
+            return {"reasoningContent": wire_reasoning(part)}
+
+
+def wire_reasoning(part: Thinking) -> Json:
+    """Return a block's reasoning as whole messages hold it."""
+    if part.redacted:
+        return {"redactedContent": part.text}
+    signed = {"signature": part.signature} if part.signature else {}
+    return {"reasoningText": {"text": part.text, **signed}}
+
+
+def _wire_image(image: Image) -> Json:
+    if image.data is None:
+        raise InvalidRequest(
+            "Bedrock takes images as bytes only, not by address",
+            action="Send the image inline as base64, or name a target of another vendor.",
+        )
+    form = _IMAGE_FORMATS.get(image.media_type or "")
+    if form is None:
+        raise _no_word(f"an image of type {image.media_type}", *_IMAGE_FORMATS)
+    return {"format": form, "source": {"bytes": image.data}}
+
+
+def _no_word(what: str, *known: str) -> InvalidRequest:
+    action = f"Send one of {', '.join(known)}, or name a target of another vendor."
+    return InvalidRequest(f"Bedrock does not take {what}", action=action)
+
+
+def _name(name: str | None) -> str:
+    """Return a document's name in the few characters that are allowed."""
+    plain = _NAME_FORBIDDEN.sub("-", name or "")
+    return _SPACES.sub(" ", plain).strip()[:NAME_CHARS_MAX] or "document"
