@@ -58,6 +58,12 @@ def secret_of(client: Client) -> str:
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() == "bearer" and secret.strip():
             return secret.strip()
+        if scheme.startswith("AWS4-"):
+            raise AuthenticationFailed(
+                "a signature of AWS says nothing about a key of this gateway",
+                action="Set AWS_BEARER_TOKEN_BEDROCK to a key of this gateway: the client then "
+                "sends it instead of a signature.",
+            )
     for name in KEY_HEADERS:
         secret = (client.header(name) or "").strip()
         if secret:

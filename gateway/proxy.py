@@ -10,6 +10,8 @@ import asyncio
 import logging
 import time
 
+import msgspec
+
 from gateway.admission import admit, new_request_id
 from gateway.asking import Asker
 from gateway.call import Call
@@ -226,6 +228,8 @@ class Proxy:
             answer = endpoint.dialect.read_answer(body)
         except UpstreamError as error:
             raise Failed(error, connection.status) from error
+        if not answer.model:
+            answer = msgspec.structs.replace(answer, model=call.target.model)
         self._note_success(call, started_ns)
         front, client = call.admitted.front, call.client
         client.unwatch()
@@ -241,7 +245,8 @@ class Proxy:
     async def _stream(
         self, call: Call, endpoint: Endpoint, connection: Connection, started_ns: int
     ) -> None:
-        relay = StreamRelay(call.admitted.front, endpoint.dialect, call.admitted.opening)
+        admitted = call.admitted
+        relay = StreamRelay(admitted.front, endpoint.dialect, admitted.opening, call.target.model)
         try:
             await self._pump(call, relay, connection, started_ns)
         except UpstreamError as error:
@@ -344,7 +349,8 @@ class Proxy:
             body = failure.body
         else:
             body = front.write_error(error, status, request_id)
-        await client.whole(status, [*call.headers(), *_retry_headers(error), JSON], body)
+        headers = [*call.headers(), *_error_headers(front, error, status)]
+        await client.whole(status, headers, body)
 
     async def _broken(self, call: Call) -> None:
         call.client.unwatch()
@@ -399,10 +405,10 @@ def _request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
         return back.forward_request(admitted.fields, target.model, admitted.opening)
     try:
         chat = admitted.front.read_request(admitted.fields)
+        call.dropped = [*chat.unread, *back.unsaid(chat, target.model)]
+        return back.write_request(chat, target.model, target.max_output_tokens)
     except InvalidRequest as error:
         raise Failed(UpstreamRejected(error.message), told=error) from error
-    call.dropped = [*chat.unread, *back.unsaid(chat, target.model)]
-    return back.write_request(chat, target.model, target.max_output_tokens)
 
 
 def _is_final(failure: Failed) -> bool:
@@ -444,10 +450,11 @@ def _stream_headers(call: Call) -> Headers:
     return [(b"content-type", call.admitted.front.stream_type), *STREAM_HEADERS[1:]]
 
 
-def _retry_headers(error: WeirError) -> Headers:
-    if error.retry_after_seconds is None:
-        return []
-    return [(b"retry-after", b"%d" % max(1, round(error.retry_after_seconds)))]
+def _error_headers(front: ClientDialect, error: WeirError, status: int) -> Headers:
+    headers = [*front.error_headers(status), JSON]
+    if error.retry_after_seconds is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
+    return headers
 
 
 async def refuse(client: Client, front: ClientDialect, error: WeirError, request_id: str) -> None:
@@ -455,4 +462,4 @@ async def refuse(client: Client, front: ClientDialect, error: WeirError, request
     body = front.write_error(error, error.status, request_id)
     encoded = request_id.encode()
     ids = [(b"x-weir-request-id", encoded), (b"x-request-id", encoded), (b"request-id", encoded)]
-    await client.whole(error.status, [*ids, *_retry_headers(error), JSON], body)
+    await client.whole(error.status, [*ids, *_error_headers(front, error, error.status)], body)

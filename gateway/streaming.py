@@ -6,6 +6,8 @@ go through as they came; otherwise each is read into deltas and written anew.
 
 from __future__ import annotations
 
+import msgspec
+
 from gateway.dialects.neutral import (
     CONTENT_KINDS,
     END,
@@ -28,10 +30,12 @@ ANSWER_CHARS_MAX = 16 * 1024 * 1024
 
 class StreamRelay:
     """One stream. `final` holds the end marker, if the client's dialect has one: it leaves only
-    after the settlement.
+    after the settlement. `model` is the one that was asked, for providers that do not name it.
     """
 
-    def __init__(self, front: ClientDialect, back: Dialect, opening: Opening) -> None:
+    def __init__(
+        self, front: ClientDialect, back: Dialect, opening: Opening, model: str = ""
+    ) -> None:
         self.ended = False
         self.has_content = False
         self.final = b""
@@ -42,7 +46,7 @@ class StreamRelay:
         self._reader = back.stream_reader()
         self._writer = None if front is back else front.stream_writer(opening)
         self._splitter = back.splitter()
-        self._id = self._model = ""
+        self._id, self._model = "", model
         self._started = False
         self._chars = 0
         self._texts: list[str] = []
@@ -65,6 +69,8 @@ class StreamRelay:
                 self._note(delta)
             if self._writer is not None:
                 for delta in deltas:
+                    if delta.kind == "start" and not delta.name:
+                        delta = msgspec.structs.replace(delta, name=self._model)
                     data = self._writer.write(delta)
                     if delta.kind == "end":
                         self.final = data
@@ -115,7 +121,8 @@ class StreamRelay:
             self._note_content(delta)
         match kind:
             case "start":
-                self._id, self._model, self._started = delta.id, delta.name, True
+                self._id, self._model = delta.id, delta.name or self._model
+                self._started = True
             case "finish":
                 self.finish = delta.text  # type: ignore[assignment]
             case "usage":

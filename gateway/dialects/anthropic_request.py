@@ -83,7 +83,7 @@ def read(fields: Fields) -> Chat:
         temperature=member(fields, "temperature", float),
         top_p=member(fields, "top_p", float),
         top_k=member(fields, "top_k", int),
-        reasoning=_reasoning(member(fields, "thinking", dict), output.get("effort")),
+        reasoning=reasoning_of(member(fields, "thinking", dict), output.get("effort")),
         stop=member(fields, "stop_sequences", list[str]) or [],
         tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
         tool_choice=_tool_choice(member(fields, "tool_choice", dict)),
@@ -96,7 +96,8 @@ def read(fields: Fields) -> Chat:
     )
 
 
-def _reasoning(thinking: Json | None, effort: object) -> Reasoning | None:
+def reasoning_of(thinking: Json | None, effort: object) -> Reasoning | None:
+    """Return what a request's `thinking` and effort ask for."""
     known = read_effort(effort) if isinstance(effort, str) else None
     thinking = thinking or {}
     match thinking.get("type"), thinking.get("budget_tokens"):
@@ -200,7 +201,7 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         text = f"{text}\n\nAnswer with one JSON object and nothing else.".strip()
     if text:
         body["system"] = text
-    budget = _thinking_tokens(chat, body["max_tokens"])
+    budget = thinking_tokens(chat, body["max_tokens"])
     # How a token is drawn cannot be changed while the model thinks.
     body |= {"thinking": {"type": "enabled", "budget_tokens": budget}} if budget else _draw(chat)
     stop = [text for text in chat.stop if text.strip()]
@@ -230,7 +231,7 @@ def _draw(chat: Chat) -> Json:
     return draw
 
 
-def _thinking_tokens(chat: Chat, max_tokens: int) -> int:
+def thinking_tokens(chat: Chat, max_tokens: int) -> int:
     """Return the budget of thinking that this dialect can grant, 0 for none.
 
     The limit on the answer includes it; a forced tool leaves no room for it; and the turn of a
@@ -253,7 +254,7 @@ def unsaid(chat: Chat) -> list[str]:
     names = ["seed"] if chat.seed is not None else []
     names += [name for name in ("frequency_penalty", "presence_penalty") if getattr(chat, name)]
     max_tokens = chat.max_tokens or DEFAULT_MAX_TOKENS
-    if chat.reasoning is not None and _thinking_tokens(chat, max_tokens):
+    if chat.reasoning is not None and thinking_tokens(chat, max_tokens):
         names += [n for n in ("temperature", "top_p", "top_k") if getattr(chat, n) is not None]
     elif chat.reasoning is not None and effort_of(chat.reasoning) != "none":
         names.append("reasoning")

@@ -49,6 +49,11 @@ class BaseDialect:
         del deltas, opening
         return False
 
+    def error_headers(self, status: int) -> list[tuple[bytes, bytes]]:
+        """Return headers that an error of this dialect has beside its body: none."""
+        del status
+        return []
+
     def end_of_stream(self, receipt: Receipt) -> bytes:
         """Return a frame to send just before the end marker: none."""
         del receipt

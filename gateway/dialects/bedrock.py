@@ -100,11 +100,10 @@ class BedrockConverse(BaseDialect):
         return bedrock_request.read(fields)
 
     def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
-        del model, max_output_tokens  # the path names the model; a limit is not asked for
-        return bedrock_request.write(chat)
+        return bedrock_request.write(chat, model, max_output_tokens)
 
-    def unsaid(self, chat: Chat) -> list[str]:
-        return bedrock_request.unsaid(chat)
+    def unsaid(self, chat: Chat, model: str) -> list[str]:
+        return bedrock_request.unsaid(chat, model)
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
         del model, opening

@@ -9,6 +9,11 @@ from typing import Any
 
 import msgspec
 
+from gateway.dialects.anthropic_request import (
+    DEFAULT_MAX_TOKENS,
+    reasoning_of,
+    thinking_tokens,
+)
 from gateway.dialects.neutral import (
     Chat,
     Document,
@@ -24,7 +29,7 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.reading import member, parse_arguments, required, unread
+from gateway.dialects.reading import effort_of, member, parse_arguments, required, unread
 from schemas.errors import InvalidRequest
 
 _KNOWN = frozenset(
@@ -37,8 +42,12 @@ _KNOWN = frozenset(
         "toolConfig",
         "outputConfig",
         "requestMetadata",
+        "additionalModelRequestFields",
     ]
 )
+_MODELS_OWN = frozenset(["top_k", "thinking"])
+"""What Anthropic's models take as fields of their own."""
+_CLAUDE = re.compile(r"(^|[./])anthropic\.")
 TEMPERATURE_MAX = 1.0
 _MEDIA_TYPES = {
     "pdf": "application/pdf",
@@ -83,12 +92,18 @@ def read(fields: Fields) -> Chat:
     limits = member(fields, "inferenceConfig", _Inference) or _Inference()
     tools = member(fields, "toolConfig", dict) or {}
     output = member(fields, "outputConfig", dict) or {}
+    own = member(fields, "additionalModelRequestFields", dict) or {}
+    top_k, thinking = own.get("top_k"), own.get("thinking")
     return Chat(
         messages=messages,
         stream=bool(member(fields, "stream", bool)),
         max_tokens=limits.max_tokens,
         temperature=limits.temperature,
         top_p=limits.top_p,
+        top_k=top_k if isinstance(top_k, int) else None,
+        reasoning=reasoning_of(
+            thinking if isinstance(thinking, dict) else None, output.get("effort")
+        ),
         stop=limits.stop_sequences or [],
         tools=_tools(tools.get("tools") or [], lost),
         tool_choice=_tool_choice(tools.get("toolChoice")),
@@ -96,9 +111,25 @@ def read(fields: Fields) -> Chat:
         unread=[
             *unread(fields, _KNOWN),
             *dict.fromkeys(lost),
-            *(f"outputConfig.{name}" for name in output if name != "textFormat"),
+            *(f"outputConfig.{name}" for name in output if name not in {"textFormat", "effort"}),
+            *(f"additionalModelRequestFields.{name}" for name in own if name not in _MODELS_OWN),
         ],
     )
+
+
+class _InputSchema(msgspec.Struct):
+    json: Json
+
+
+class _ToolSpec(msgspec.Struct, rename="camel"):
+    name: str
+    input_schema: _InputSchema
+    description: str | None = None
+    strict: bool | None = None
+
+
+class _Offer(msgspec.Struct, rename="camel"):
+    tool_spec: _ToolSpec
 
 
 class _Inference(msgspec.Struct, rename="camel"):
@@ -137,7 +168,7 @@ def _part(block: Any, where: str) -> Part:
         case {"document": {"source": {"text": str(text)}}}:
             return Text(text)
         case {"document": {"source": {"bytes": str(data)}, "name": str(name), **rest}}:
-            kind = _MEDIA_TYPES.get(rest.get("format") or "txt")
+            kind = _MEDIA_TYPES.get(str(rest.get("format") or "txt"))
             if kind is None:
                 raise InvalidRequest(f"{where}.document.format is unknown: {rest['format']!r}")
             return Document(kind, _base64(data, where), name)
@@ -178,16 +209,17 @@ def _base64(data: str, where: str) -> str:
 def _tools(wires: list[Any], lost: list[str]) -> list[Tool]:
     tools: list[Tool] = []
     for wire in wires:
-        match wire:
-            case {"toolSpec": {"name": str(name), "inputSchema": {"json": dict(schema)}, **rest}}:
-                tools.append(Tool(name, rest.get("description"), schema, rest.get("strict")))
-            case {"cachePoint": _}:
-                lost.append("cachePoint")
-            case _:
-                raise InvalidRequest(
-                    "'toolConfig.tools' holds something without toolSpec.name and inputSchema.json",
-                    action="System tools need a target of Bedrock.",
-                )
+        if isinstance(wire, dict) and "cachePoint" in wire:
+            lost.append("cachePoint")
+            continue
+        try:
+            spec = msgspec.convert(wire, _Offer).tool_spec
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(
+                f"'toolConfig.tools' holds something that is no tool: {error}",
+                action="System tools need a target of Bedrock.",
+            ) from error
+        tools.append(Tool(spec.name, spec.description, spec.input_schema.json, spec.strict))
     return tools
 
 
@@ -221,7 +253,7 @@ def _schema(form: Any) -> Json | None:
 # --- written for a provider --------------------------------------------------------------------
 
 
-def write(chat: Chat) -> bytes:
+def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     """Write a request for a provider. Raises InvalidRequest for what has no word here."""
     system = "\n\n".join(
         part.text
@@ -235,7 +267,18 @@ def write(chat: Chat) -> bytes:
     body: Json = {"messages": _wire_messages(chat.messages)}
     if system:
         body["system"] = [{"text": system}]
+    limit = chat.max_tokens or max_output_tokens or DEFAULT_MAX_TOKENS
+    budget = thinking_tokens(chat, limit) if _CLAUDE.search(model) else 0
     limits = _limits(chat)
+    if budget:
+        # The limit includes the thoughts, and how a token is drawn cannot be changed meanwhile.
+        limits = {**limits, "maxTokens": limit}
+        limits.pop("temperature", None)
+        limits.pop("topP", None)
+        thinking = {"type": "enabled", "budget_tokens": budget}
+        body["additionalModelRequestFields"] = {"thinking": thinking}
+    elif chat.top_k is not None and _CLAUDE.search(model):
+        body["additionalModelRequestFields"] = {"top_k": chat.top_k}
     if limits:
         body["inferenceConfig"] = limits
     tools = _tool_config(chat)
@@ -248,16 +291,27 @@ def write(chat: Chat) -> bytes:
     return _encode(body)
 
 
-def unsaid(chat: Chat) -> list[str]:
+_NO_WORD = ("seed", "frequency_penalty", "presence_penalty", "user")
+
+
+def unsaid(chat: Chat, model: str, max_output_tokens: int | None = None) -> list[str]:
     """Return the names of what `write` leaves out or changes."""
-    names = []
+    names = [name for name in _NO_WORD if getattr(chat, name) is not None]
     choice = chat.tool_choice
-    if chat.temperature is not None and chat.temperature > TEMPERATURE_MAX:
+    limit = chat.max_tokens or max_output_tokens or DEFAULT_MAX_TOKENS
+    claude = _CLAUDE.search(model) is not None
+    thinks = claude and thinking_tokens(chat, limit) > 0
+    if thinks:
+        draws = ("temperature", "top_p", "top_k")
+        names += [name for name in draws if getattr(chat, name) is not None]
+    elif chat.temperature is not None and chat.temperature > TEMPERATURE_MAX:
         names.append("temperature")
+    if chat.top_k is not None and not claude:
+        names.append("top_k")
+    if chat.reasoning is not None and not thinks and effort_of(chat.reasoning) != "none":
+        names.append("reasoning")
     if any(not text.strip() for text in chat.stop):
         names.append("stop")
-    if chat.user is not None:
-        names.append("user")
     if choice is not None and choice.kind == "none" and chat.tools and _has_calls(chat):
         names.append("tool_choice")
     if choice is not None and choice.parallel is False:

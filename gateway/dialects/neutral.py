@@ -257,6 +257,10 @@ class ClientDialect(Protocol):
         """Write an error body."""
         ...
 
+    def error_headers(self, status: int) -> list[tuple[bytes, bytes]]:
+        """Return headers that an error of this dialect has beside its body."""
+        ...
+
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
         """Write the frame that tells the client that its stream has failed."""
         ...
