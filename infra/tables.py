@@ -4,16 +4,18 @@ Names are snake_case; camelCase is taken too. Money is US dollars as a decimal, 
 """
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     AliasChoices,
     AliasGenerator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    model_validator,
 )
 from pydantic.alias_generators import to_camel
 
@@ -135,3 +137,127 @@ class RouteTable(Table):
     detect_tasks: bool = Field(default=False, description="detect each call's task type")
     options: dict[str, str] = Field(default={}, description="the strategy's own")
     enabled: bool = Field(default=True, description="false takes the name away")
+
+
+class GuardrailTable(Table):
+    """`[guardrails.NAME]`: a check that routes may name."""
+
+    kind: str = Field(description="the plug-in", examples=["pii"])
+    stages: list[Literal["request", "response"]] = Field(
+        default=["request", "response"], min_length=1, description="what it looks at"
+    )
+    action: Literal["block", "mask", "flag"] = Field(
+        default="block", description="what it does when it finds something"
+    )
+    words: list[str] = Field(default=[], description="the plug-in's own")
+    options: dict[str, str] = Field(default={}, description="the plug-in's own")
+    enabled: bool = Field(default=True, description="false takes it out")
+
+
+class TenantTable(Table):
+    """`[tenants."KIND:ID"]`: an organization, team, project, user or cost_center."""
+
+    name: str | None = Field(default=None, description="for people; the id unless given")
+    parent: str | None = Field(
+        default=None, description="the tenant above, kind:id", examples=["organization:acme"]
+    )
+    models: list[str] = Field(
+        default=[],
+        description="patterns (*, ?) of the names that its keys may ask for; all when empty",
+        examples=[["openai/*"]],
+    )
+    enabled: bool = Field(default=True, description="false refuses its keys")
+    metadata: dict[str, str] = Field(default={}, description="your own")
+
+
+class KeyTable(Table):
+    """`[keys.NAME]`: an API key; its secret is made and shown once unless a hash is given."""
+
+    scopes: list[Literal["inference", "sql", "admin"]] = Field(
+        default=["inference"], min_length=1, description="what it opens"
+    )
+    models: list[str] = Field(
+        default=[],
+        description="patterns (*, ?) of the models and routes that it may ask for; all when empty",
+        examples=[["openai/gpt-4o-mini", "support"]],
+    )
+    organization: str | None = Field(default=None, description="on whose behalf it calls")
+    team: str | None = Field(default=None, description="on whose behalf it calls")
+    project: str | None = Field(default=None, description="on whose behalf it calls")
+    user_id: str | None = Field(default=None, description="whose calls they are unless they say")
+    cost_center: str | None = Field(default=None, description="who pays")
+    content_mode: Literal["full", "masked", "none"] | None = Field(
+        default=None, description="what is recorded of its texts; the route's unless given"
+    )
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="when it ends", examples=["2027-01-01T00:00:00Z"]
+    )
+    tags: dict[str, str] = Field(default={}, description="recorded with each of its calls")
+    secret_hash: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of a secret of at least 256 random bits, in hexadecimal",
+    )
+
+
+class BudgetTable(Table):
+    """`[budgets.ID]`: a limit on what is spent (COST-02); periods are UTC days and months."""
+
+    name: str | None = Field(default=None, description="for people")
+    scope: Literal[
+        "global", "provider", "user", "team", "project", "cost_center", "organization", "key"
+    ] = Field(default="global", description="whose spending")
+    scope_id: str | None = Field(
+        default=None, description="which one; each of them by itself when null"
+    )
+    daily_limit_usd: Usd | None = Field(default=None, description="per UTC day")
+    monthly_limit_usd: Usd | None = Field(default=None, description="per UTC month")
+    total_limit_usd: Usd | None = Field(default=None, description="for ever")
+    warning_threshold: Ratio = Field(default=0.8, description="share at which it warns")
+    on_exceeded: Literal["reroute", "block", "alert_only"] = Field(
+        default="reroute", description="to targets that cost nothing; 402; or only told"
+    )
+    enabled: bool = Field(default=True, description="false lets everything through")
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.daily_limit_usd is self.monthly_limit_usd is self.total_limit_usd is None:
+            raise ValueError("give daily_limit_usd, monthly_limit_usd or total_limit_usd")
+        return self
+
+
+class LimitTable(Table):
+    """`[limits.ID]`: a limit on the pace of calls, shared by all workers."""
+
+    scope: Literal["global", "key", "user", "team", "project", "organization", "model", "ip"] = (
+        Field(default="key", description="whose calls")
+    )
+    scope_id: str | None = Field(
+        default=None, description="which one; each of them by itself when null"
+    )
+    requests_per_minute: PerMinute | None = Field(default=None, description="calls")
+    tokens_per_minute: PerMinute | None = Field(default=None, description="tokens in and out")
+    concurrency: PerMinute | None = Field(default=None, description="calls at once")
+    enabled: bool = Field(default=True, description="false lets everything through")
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.requests_per_minute is self.tokens_per_minute is self.concurrency is None:
+            raise ValueError("give requests_per_minute, tokens_per_minute or concurrency")
+        return self
+
+
+class PriceTable(Table):
+    """`[prices."PROVIDER/MODEL"]`: what a model costs from a time on, per million tokens."""
+
+    valid_from: AwareDatetime | None = Field(
+        default=None, description="since when; now unless given", examples=["2026-01-01T00:00:00Z"]
+    )
+    input_usd_per_million: Usd | None = Field(default=None, description="null: unknown")
+    cached_input_usd_per_million: Usd | None = Field(default=None, description="from its cache")
+    cache_write_input_usd_per_million: Usd | None = Field(default=None, description="to its cache")
+    output_usd_per_million: Usd | None = Field(default=None, description="null: unknown")
+    unit_usd: dict[str, Usd] = Field(
+        default={}, description="per unit of what is not counted in tokens", examples=[{}]
+    )
+    price_version: str = Field(default="custom", description="recorded with each cost")

@@ -1,0 +1,362 @@
+"""What can be administered: for each kind its table, its event, and the way from one to the other."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from pydantic import BaseModel
+
+from infra.commands import facts
+from infra.settings import secrets_of
+from infra.tables import (
+    BudgetTable,
+    GuardrailTable,
+    LimitTable,
+    PriceTable,
+    ProviderTable,
+    RouteTable,
+    RouteTargetTable,
+    TargetTable,
+    TenantTable,
+)
+from infra.vendors import VENDORS
+from schemas.errors import ValidationFailed
+from schemas.events.changes import (
+    BudgetChanged,
+    Change,
+    GuardrailChanged,
+    LimitChanged,
+    PriceChanged,
+    ProviderChanged,
+    RouteChanged,
+    RouteTarget,
+    TargetChanged,
+    TenantChanged,
+)
+from schemas.money import from_usd, to_usd
+
+TENANTS = ("organization", "team", "project", "user", "cost_center")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_VENDORS = {vendor.name: vendor for vendor in VENDORS}
+_USD = ("daily_limit", "monthly_limit", "total_limit")
+_PER_MILLION = ("input", "cached_input", "cache_write_input", "output")
+
+C = TypeVar("C", bound=Change)
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[C, T]):
+    """One kind of entity. `fields(id, table)` are the event's own, `table(event)` the way back."""
+
+    name: str
+    plural: str
+    event: type[C]
+    model: type[T]
+    fields: Callable[[str, T], dict[str, Any]]
+    table: Callable[[C], T]
+    identify: Callable[[C], str]
+    """The id by which people name an entity: for most kinds the key without its prefix."""
+    key: Callable[[str, T | None], str]
+    """The event's key for an id; a price's table says since when it holds."""
+
+
+# --- providers and targets -------------------------------------------------------------------
+
+
+def provider_fields(name: str, table: ProviderTable) -> dict[str, Any]:
+    """A provider's event; what a known vendor's table leaves out is the vendor's usual."""
+    vendor = _VENDORS.get(name)
+    base_url = table.base_url or (vendor.base_url if vendor else None)
+    if base_url is None:
+        raise ValidationFailed(
+            f"the provider {name} needs a base_url", details=["base_url: missing"]
+        )
+    if table.models is not None:
+        raise ValidationFailed(
+            "a provider's models are targets of their own",
+            details=["models: name each as a target PROVIDER/MODEL"],
+        )
+    secrets = secrets_of(table, vendor.key_variable if vendor else None)
+    return {
+        "name": name,
+        "dialect": table.dialect or (vendor.dialect if vendor else "openai"),
+        "base_url": base_url.rstrip("/"),
+        "secret": secrets[0] if secrets else None,
+        "secrets": list(secrets[1:]),
+        "price_provider": table.price_provider or (vendor.price_provider if vendor else None),
+        **_plain(table, {"dialect", "base_url", "price_provider", "models", "key_env", "key_file"}),
+    }
+
+
+def _provider_table(event: ProviderChanged) -> ProviderTable:
+    secrets = [*([event.secret] if event.secret else []), *event.secrets]
+    told = facts(event)
+    for name in ("name", "secret", "secrets"):
+        del told[name]
+    return ProviderTable(
+        key_env=[it.removeprefix("env:") for it in secrets if it.startswith("env:")],
+        key_file=[it.removeprefix("file:") for it in secrets if it.startswith("file:")],
+        **told,
+    )
+
+
+def target_fields(target_id: str, table: TargetTable) -> dict[str, Any]:
+    """A target's event; its id is provider/model."""
+    provider, slash, model = target_id.partition("/")
+    if not (provider and slash and model):
+        raise ValidationFailed(f"a target is named provider/model, not {target_id!r}")
+    return {"provider": provider, "model": model, **_plain(table)}
+
+
+def _target_table(event: TargetChanged) -> TargetTable:
+    return TargetTable(**_without(event, "provider", "model"))
+
+
+# --- routes ------------------------------------------------------------------------------------
+
+
+def route_fields(name: str, table: RouteTable) -> dict[str, Any]:
+    """A route's event."""
+    return {
+        "name": name,
+        "targets": [RouteTarget(**entry.model_dump()) for entry in table.targets],
+        "max_cost_nano_usd": _nano(table.max_cost_usd),
+        **_plain(table, {"targets", "max_cost_usd"}),
+    }
+
+
+def _route_table(event: RouteChanged) -> RouteTable:
+    told = _without(event, "name", "targets", "max_cost_nano_usd")
+    targets = [RouteTargetTable(**msgspec.structs.asdict(entry)) for entry in event.targets]
+    return RouteTable(targets=targets, max_cost_usd=_usd(event.max_cost_nano_usd), **told)
+
+
+def _guardrail_fields(name: str, table: GuardrailTable) -> dict[str, Any]:
+    return {"name": name, **_plain(table)}
+
+
+def _guardrail_table(event: GuardrailChanged) -> GuardrailTable:
+    return GuardrailTable(**_without(event, "name"))
+
+
+# --- tenants -----------------------------------------------------------------------------------
+
+
+def _tenant_fields(tenant: str, table: TenantTable) -> dict[str, Any]:
+    kind, _, tenant_id = tenant.partition(":")
+    for name in filter(None, (tenant, table.parent)):
+        if name.partition(":")[0] not in TENANTS or not name.partition(":")[2]:
+            raise ValidationFailed(
+                f"a tenant is named KIND:ID with the kind {', '.join(TENANTS)}, not {name!r}"
+            )
+    return {
+        "kind": kind,
+        "tenant_id": tenant_id,
+        "name": table.name or tenant_id,
+        **_plain(table, {"name"}),
+    }
+
+
+def _tenant_table(event: TenantChanged) -> TenantTable:
+    return TenantTable(**_without(event, "kind", "tenant_id"))
+
+
+# --- money and pace ----------------------------------------------------------------------------
+
+
+def _budget_fields(budget_id: str, table: BudgetTable) -> dict[str, Any]:
+    limits = {f"{name}_nano_usd": _nano(getattr(table, f"{name}_usd")) for name in _USD}
+    return {"budget_id": budget_id, **limits, **_plain(table, {f"{name}_usd" for name in _USD})}
+
+
+def _budget_table(event: BudgetChanged) -> BudgetTable:
+    told = _without(event, "budget_id", *(f"{name}_nano_usd" for name in _USD))
+    told |= {f"{name}_usd": _usd(getattr(event, f"{name}_nano_usd")) for name in _USD}
+    return BudgetTable(**told)
+
+
+def _limit_fields(limit_id: str, table: LimitTable) -> dict[str, Any]:
+    return {"limit_id": limit_id, **_plain(table)}
+
+
+def _limit_table(event: LimitChanged) -> LimitTable:
+    return LimitTable(**_without(event, "limit_id"))
+
+
+def _price_fields(price: str, table: PriceTable) -> dict[str, Any]:
+    provider, slash, model = price.partition("@")[0].partition("/")
+    if not (provider and slash and model):
+        raise ValidationFailed(f"a price is named provider/model, not {price!r}")
+    prices = {
+        f"{name}_price": _nano(getattr(table, f"{name}_usd_per_million")) for name in _PER_MILLION
+    }
+    return {
+        "provider": provider,
+        "model": model,
+        "valid_from_us": _microseconds(table.valid_from),
+        **prices,
+        "unit_prices": {unit: from_usd(amount) for unit, amount in table.unit_usd.items()},
+        "price_version": table.price_version,
+        "source": "administrator",
+    }
+
+
+def _price_table(event: PriceChanged) -> PriceTable:
+    return PriceTable(
+        valid_from=EPOCH + timedelta(microseconds=event.valid_from_us),
+        unit_usd={unit: Decimal(to_usd(amount)) for unit, amount in event.unit_prices.items()},
+        price_version=event.price_version,
+        **{
+            f"{name}_usd_per_million": _usd(getattr(event, f"{name}_price"))
+            for name in _PER_MILLION
+        },
+    )
+
+
+def dated(price: str, table: PriceTable, known: Iterable[PriceChanged]) -> PriceTable:
+    """A price that does not say since when holds from now on, or since it was first said so."""
+    if table.valid_from is not None:
+        return table
+    told = table.model_dump(exclude={"valid_from"})
+    since = [_price_table(event) for event in known if f"{event.provider}/{event.model}" == price]
+    now = datetime.now(UTC)
+    in_force = [it for it in since if it.valid_from is not None and it.valid_from <= now]
+    last = max(in_force, key=lambda it: it.valid_from or EPOCH, default=None)
+    if last is not None and last.model_dump(exclude={"valid_from"}) == told:
+        return last
+    return table.model_copy(update={"valid_from": now})
+
+
+def _price_key(price: str, table: PriceTable | None) -> str:
+    if table is None or "@" in price:
+        return price
+    return f"{price}@{_microseconds(table.valid_from)}"
+
+
+# --- all of them -------------------------------------------------------------------------------
+
+
+def _prefixed(prefix: str) -> Callable[[str, Any], str]:
+    return lambda name, _table: f"{prefix}{name}"
+
+
+def _stripped(prefix: str) -> Callable[[Change], str]:
+    return lambda event: event.key.removeprefix(prefix)
+
+
+PROVIDER = Kind(
+    "provider",
+    "providers",
+    ProviderChanged,
+    ProviderTable,
+    provider_fields,
+    _provider_table,
+    _stripped("provider:"),
+    _prefixed("provider:"),
+)
+TARGET = Kind(
+    "target",
+    "targets",
+    TargetChanged,
+    TargetTable,
+    target_fields,
+    _target_table,
+    _stripped("target:"),
+    _prefixed("target:"),
+)
+GUARDRAIL = Kind(
+    "guardrail",
+    "guardrails",
+    GuardrailChanged,
+    GuardrailTable,
+    _guardrail_fields,
+    _guardrail_table,
+    _stripped("guardrail:"),
+    _prefixed("guardrail:"),
+)
+ROUTE = Kind(
+    "route",
+    "routes",
+    RouteChanged,
+    RouteTable,
+    route_fields,
+    _route_table,
+    _stripped("route:"),
+    _prefixed("route:"),
+)
+TENANT = Kind(
+    "tenant",
+    "tenants",
+    TenantChanged,
+    TenantTable,
+    _tenant_fields,
+    _tenant_table,
+    _stripped("tenant:"),
+    _prefixed("tenant:"),
+)
+BUDGET = Kind(
+    "budget",
+    "budgets",
+    BudgetChanged,
+    BudgetTable,
+    _budget_fields,
+    _budget_table,
+    _stripped(""),
+    _prefixed(""),
+)
+LIMIT = Kind(
+    "limit",
+    "limits",
+    LimitChanged,
+    LimitTable,
+    _limit_fields,
+    _limit_table,
+    _stripped("limit:"),
+    _prefixed("limit:"),
+)
+PRICE = Kind(
+    "price",
+    "prices",
+    PriceChanged,
+    PriceTable,
+    _price_fields,
+    _price_table,
+    _stripped(""),
+    _price_key,
+)
+KINDS: tuple[Kind[Any, Any], ...] = (
+    PROVIDER,
+    TARGET,
+    GUARDRAIL,
+    ROUTE,
+    TENANT,
+    BUDGET,
+    LIMIT,
+    PRICE,
+)
+"""In the order in which they are written: what others name comes first."""
+
+
+def _plain(table: BaseModel, but: set[str] | None = None) -> dict[str, Any]:
+    return table.model_dump(exclude=but)
+
+
+def _without(event: Change, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in facts(event).items() if name not in names}
+
+
+def _nano(amount: Decimal | None) -> int | None:
+    return None if amount is None else from_usd(amount)
+
+
+def _usd(nano: int | None) -> Decimal | None:
+    return None if nano is None else Decimal(to_usd(nano))
+
+
+def _microseconds(at: datetime | None) -> int:
+    assert at is not None, "`dated` says since when a price holds"
+    return (at - EPOCH) // timedelta(microseconds=1)
