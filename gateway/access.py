@@ -41,11 +41,6 @@ def left_of(grant: Grant | None, name: str, members: list[M], *, by_target: bool
     return left
 
 
-def may_see(grant: Grant, name: str, *, targets: list[str] | None = None) -> bool:
-    """Whether a name is listed for a key; `targets` are those that it stands for."""
-    return grant.allows(name) or any(grant.allows(target) for target in targets or ())
-
-
 class Refusals:
     """Counts callers who were not let in, by error code, and says so at most every ten seconds.
 

@@ -10,6 +10,7 @@ from gateway.client import Client
 from gateway.dialects.neutral import ClientDialect, Fields, Opening
 from gateway.dialects.reading import text_tags
 from gateway.state import GatewayState
+from schemas.access import Grant
 from schemas.clock import now_us
 from schemas.errors import AuthenticationFailed, InvalidRequest, PermissionDenied
 from schemas.events.changes import KeyChanged
@@ -31,6 +32,7 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     started_ns: int
     front: ClientDialect
     endpoint: str
+    grant: Grant
     key: KeyChanged
     body: bytes
     fields: Fields
@@ -43,12 +45,16 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens_estimate: int
 
 
-def authenticate(client: Client, state: GatewayState) -> KeyChanged:
-    """Return the caller's key. Raises AuthenticationFailed, PermissionDenied."""
-    key = state.authenticate(secret_of(client))
-    if CALL_SCOPES.isdisjoint(key.scopes):
-        raise PermissionDenied(f"the key '{key.name}' may not call models")
-    return key
+def authenticate(client: Client, state: GatewayState) -> Grant:
+    """Return what the caller may do. Raises AuthenticationFailed, PermissionDenied."""
+    try:
+        grant = state.authenticate(secret_of(client))
+        if CALL_SCOPES.isdisjoint(grant.key.scopes):
+            raise PermissionDenied(f"the key '{grant.key.name}' may not call models")
+    except (AuthenticationFailed, PermissionDenied) as error:
+        state.refusals.note(error)
+        raise
+    return grant
 
 
 def secret_of(client: Client) -> str:
@@ -86,17 +92,20 @@ async def admit(
     The key is checked before the body is read: strangers cannot make the gateway hold bytes.
     """
     received_us, started_ns = now_us(), time.perf_counter_ns()
-    key = authenticate(client, state)
+    grant = authenticate(client, state)
     body = await client.body(bytes_max)
     fields = front.read_body(body, client.header(b"content-type")) | said
     opening = front.open(fields)
-    tags = {**opening.tags, **_header_tags(client)}
+    key = grant.key
+    # What the operator has put on a key stands: costs are attributed by it.
+    tags = {**opening.tags, **_header_tags(client), **key.tags}
     return Admitted(
         request_id=request_id,
         received_us=received_us,
         started_ns=started_ns,
         front=front,
         endpoint=client.path,
+        grant=grant,
         key=key,
         body=body,
         fields=fields,
@@ -129,5 +138,5 @@ def _header_tags(client: Client) -> dict[str, str]:
 
 
 def _bounded(tags: dict[str, str]) -> dict[str, str]:
-    kept = list(tags.items())[:TAGS_MAX]
+    kept = list(tags.items())[-TAGS_MAX:]
     return {name[:TAG_CHARS_MAX]: value[:TAG_CHARS_MAX] for name, value in kept}

@@ -126,7 +126,7 @@ class App:
     async def _feedback(self, client: Client, request_id: str) -> None:
         if not self._state.ready:
             raise _starting()
-        key = authenticate(client, self._state)
+        key = authenticate(client, self._state).key
         body = await client.body(FEEDBACK_BYTES_MAX)
         status, headers, answer = await self._durability.feedback.handle(body, key, request_id)
         await client.whole(status, [*headers, (b"x-weir-request-id", request_id.encode())], answer)
@@ -134,29 +134,29 @@ class App:
     async def _models(self, client: Client, front: ClientDialect) -> None:
         if not self._state.ready:
             raise _starting()
-        authenticate(client, self._state)
+        grant = authenticate(client, self._state)
         query = dict(parse_qsl(client.query.decode("latin-1")))
         _, _, name = client.path.partition("/models/")
         name = unquote(name)
         if front is GENERATE:
             body = (
-                models_api.own_model(self._state, name)
+                models_api.own_model(self._state, grant, name)
                 if name
-                else models_api.own_list(self._state, query)
+                else models_api.own_list(self._state, grant, query)
             )
         elif front is ANTHROPIC:
             limit = query.get("limit", "")
             count = int(limit) if limit.isdigit() else models_api.LIST_MAX
             body = (
-                models_api.anthropic_model(self._state, name)
+                models_api.anthropic_model(self._state, grant, name)
                 if name
-                else models_api.anthropic_list(self._state, max(1, count))
+                else models_api.anthropic_list(self._state, grant, max(1, count))
             )
         else:
             body = (
-                models_api.openai_model(self._state, name)
+                models_api.openai_model(self._state, grant, name)
                 if name
-                else models_api.openai_list(self._state)
+                else models_api.openai_list(self._state, grant)
             )
         await client.whole(200, [JSON], body)
 
@@ -171,6 +171,7 @@ class App:
                 "control": "away",
                 "worker": self._settings.name,
                 "outbox": self._durability.status(),
+                "refused_callers": self._state.refusals.counts,
                 "targets": [self._state.health(target) for target in self._state.targets],
                 "streams_alive": self._state.streams_alive,
             }

@@ -149,6 +149,7 @@ class Call:
         return {
             "request_id": self.admitted.request_id,
             "key_id": key.key_id,
+            "organization": self.admitted.grant.organization,
             "team": key.team,
             "project": key.project,
             "user_id": self.admitted.user_id,

@@ -84,6 +84,8 @@ def _line(
         project=response.project,
         user_id=response.user_id,
         cost_center=response.cost_center,
+        organization=response.organization,
+        surface=response.surface,
         route=response.route,
         task_type=response.task_type,
         target=response.target,

@@ -7,6 +7,7 @@ import msgspec
 from gateway.dialects.neutral import Json
 from gateway.routing import AUTO
 from gateway.state import GatewayState
+from schemas.access import Grant
 from schemas.clock import now_us
 from schemas.errors import InvalidRequest, ModelNotFound
 from schemas.events.changes import PriceChanged
@@ -17,20 +18,20 @@ LIST_MAX = 1_000
 _encode = msgspec.json.encode
 
 
-def openai_list(state: GatewayState) -> bytes:
+def openai_list(state: GatewayState, grant: Grant) -> bytes:
     """Return the models as OpenAI lists them."""
-    models = [_openai(name, owner) for name, owner in _names(state)]
+    models = [_openai(name, owner) for name, owner in _names(state, grant)]
     return _encode({"object": "list", "data": models})
 
 
-def openai_model(state: GatewayState, name: str) -> bytes:
+def openai_model(state: GatewayState, grant: Grant, name: str) -> bytes:
     """Return one model. Raises ModelNotFound."""
-    return _encode(_openai(name, _owner(state, name)))
+    return _encode(_openai(name, _owner(state, grant, name)))
 
 
-def anthropic_list(state: GatewayState, limit: int = LIST_MAX) -> bytes:
+def anthropic_list(state: GatewayState, grant: Grant, limit: int = LIST_MAX) -> bytes:
     """Return the models as Anthropic lists them."""
-    names = _names(state)
+    names = _names(state, grant)
     models = [_anthropic(name) for name, _ in names[:limit]]
     return _encode(
         {
@@ -42,13 +43,13 @@ def anthropic_list(state: GatewayState, limit: int = LIST_MAX) -> bytes:
     )
 
 
-def anthropic_model(state: GatewayState, name: str) -> bytes:
+def anthropic_model(state: GatewayState, grant: Grant, name: str) -> bytes:
     """Return one model. Raises ModelNotFound."""
-    _owner(state, name)
+    _owner(state, grant, name)
     return _encode(_anthropic(name))
 
 
-def own_list(state: GatewayState, filters: dict[str, str]) -> bytes:
+def own_list(state: GatewayState, grant: Grant, filters: dict[str, str]) -> bytes:
     """Return the models of GW-05, filtered by type, provider, capability, status.
 
     Raises InvalidRequest for an unknown filter or a limit that is no number.
@@ -65,7 +66,7 @@ def own_list(state: GatewayState, filters: dict[str, str]) -> bytes:
     rows = (
         [
             row
-            for target in state.targets.values()
+            for target in _targets(state, grant)
             if all(
                 (row := own_row(state, target))[name] == value for name, value in filters.items()
             )
@@ -74,7 +75,7 @@ def own_list(state: GatewayState, filters: dict[str, str]) -> bytes:
         if filters
         else [
             own_row(state, target)
-            for target in state.targets.values()
+            for target in _targets(state, grant)
             if capability is None or capability in target.capabilities
         ]
     )
@@ -82,11 +83,11 @@ def own_list(state: GatewayState, filters: dict[str, str]) -> bytes:
     return _encode({**page, "limit": limit, "offset": offset})
 
 
-def own_model(state: GatewayState, name: str) -> bytes:
+def own_model(state: GatewayState, grant: Grant, name: str) -> bytes:
     """Return one model of GW-05 by id or bare name. Raises ModelNotFound."""
-    target = state.targets.get(name)
-    if target is None:
-        target = next((item for item in state.targets.values() if item.model == name), None)
+    known = _targets(state, grant)
+    target = next((it for it in known if it.id == name), None)
+    target = target or next((it for it in known if it.model == name), None)
     if target is None:
         raise ModelNotFound(f"the model '{name}' is not known to this gateway")
     return _encode(own_row(state, target))
@@ -127,22 +128,33 @@ def _prices(price: PriceChanged | None) -> Json | None:
     return {**known, "price_version": price.price_version}
 
 
-def _names(state: GatewayState) -> list[tuple[str, str]]:
-    """Every name with its owner: routes, `auto`, then targets."""
-    names = dict.fromkeys([*state.routes, AUTO], "weir")
+def _targets(state: GatewayState, grant: Grant) -> list[Target]:
+    """The targets that a key may use."""
+    if not grant.narrowed:
+        return list(state.targets.values())
+    return [it for it in state.targets.values() if grant.allows(it.id)]
+
+
+def _names(state: GatewayState, grant: Grant) -> list[tuple[str, str]]:
+    """Every name that a key may ask for with its owner: routes, `auto`, then targets."""
     providers = state.providers
-    for target in state.targets.values():
-        if target.provider in providers:
-            names.setdefault(target.id, target.provider)
+    targets = [it for it in _targets(state, grant) if it.provider in providers]
+    names = {route: "weir" for route in state.routes if grant.allows(route)}
+    if targets or grant.allows(AUTO):
+        names[AUTO] = "weir"
+    for target in targets:
+        names.setdefault(target.id, target.provider)
     return list(names.items())
 
 
-def _owner(state: GatewayState, name: str) -> str:
-    names = dict(_names(state))
+def _owner(state: GatewayState, grant: Grant, name: str) -> str:
+    names = dict(_names(state, grant))
     if name in names:
         return names[name]
     for target in state.targets.values():
         if target.model == name and target.provider in state.providers:
+            if not (grant.allows(name) or grant.allows(target.id)):
+                continue
             return target.provider
     raise ModelNotFound(f"the model '{name}' does not exist or is not known to this gateway")
 

@@ -7,10 +7,12 @@ from functools import cache
 
 import msgspec
 
+from gateway.access import left_of
 from gateway.canary import Split, splits
 from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, Weights
 from gateway.upstream import Limits
+from schemas.access import Grant
 from schemas.discovery import discover
 from schemas.errors import ConfigurationError, InvalidRequest, ModelNotFound, NoTargetAvailable
 from schemas.events.changes import ProviderChanged, RouteChanged, RouteTarget
@@ -91,24 +93,28 @@ def hinted(plan: Plan, name: str | None, prefer: str | None) -> str | None:
     return HINTS[prefer]
 
 
-def resolve(state: GatewayState, model: str) -> Plan:
-    """Return the plan for a model name.
+def resolve(state: GatewayState, model: str, grant: Grant | None = None) -> Plan:
+    """Return the plan for a model name, of the targets that the key may use.
 
-    Raises ModelNotFound, NoTargetAvailable, ConfigurationError for a route that is set up wrong.
+    Raises ModelNotFound, NoTargetAvailable, ConfigurationError for a route that is set up wrong,
+    PermissionDenied.
     """
     route = state.routes.get(model)
     if route is not None:
         members = [member for entry in route.targets if (member := _member(state, entry))]
+        left_of(grant, model, members, by_target=False)
         return _build(state, route, route.name, members)
     if model == AUTO:
-        return _build(state, DEFAULTS, AUTO, [Member(target) for target in _callable(state)])
+        members = [Member(target) for target in _callable(state)]
+        return _build(state, DEFAULTS, AUTO, left_of(grant, AUTO, members, by_target=True))
     provider, slash, name = model.partition("/")
     if slash and provider in state.providers:
         target = state.targets.get(model) or Target(provider=provider, model=name)
-        return _build(state, DEFAULTS, model, [Member(target)])
+        members = left_of(grant, model, [Member(target)], by_target=False)
+        return _build(state, DEFAULTS, model, members)
     same = [Member(target) for target in _callable(state) if target.model == model]
     if same:
-        return _build(state, DEFAULTS, model, same)
+        return _build(state, DEFAULTS, model, left_of(grant, model, same, by_target=True))
     raise ModelNotFound(f"the model '{model}' does not exist or is not known to this gateway")
 
 

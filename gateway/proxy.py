@@ -115,7 +115,7 @@ class Proxy:
         admitted = await admit(
             client, front, said, self._state, request_id, self._settings.body_bytes_max
         )
-        plan = self.router.plan(admitted.opening.model)
+        plan = self.router.plan(admitted.opening.model, admitted.grant)
         ask = await self.asker.ask(client, admitted, plan)
         decision = self.router.decide(plan, ask)
         call = Call(admitted, client, plan, decision, ask, self._loop.time())

@@ -17,6 +17,7 @@ from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strateg
 from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, Weights, probabilities
 from gateway.utility import leaning, valued
+from schemas.access import Allowed, Grant
 from schemas.circuits import CLOSED, HALF_OPEN, OPEN
 from schemas.clock import now_us
 from schemas.events.changes import PriceChanged
@@ -66,27 +67,28 @@ class Router:
         self._book = book
         self._circuits = circuits or Circuits(state.circuit, lambda: state.streams_alive)
         self._random = (rng or random.Random()).random
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[tuple[str, tuple[Allowed, ...]], Plan] = {}
         self._seen: tuple[object, object, object] = (None, None, None)
         self._checked_s = 0.0
         self._odds: dict[Key, Odds] = {}
 
-    def plan(self, model: str) -> Plan:
-        """Return the plan for a model name.
+    def plan(self, model: str, grant: Grant | None = None) -> Plan:
+        """Return the plan for a model name as a key may use it.
 
-        Raises ModelNotFound, NoTargetAvailable, ConfigurationError.
+        Raises ModelNotFound, NoTargetAvailable, ConfigurationError, PermissionDenied.
         """
         now_s = self._book.clock()
         if now_s > self._checked_s + REUSE_S:
             self._checked_s = now_s
             self._forget_outdated()
-        plan = self._plans.get(model)
+        name = (model, grant.narrowed if grant else ())
+        plan = self._plans.get(name)
         if plan is None:
-            plan = resolve(self._state, model)
+            plan = resolve(self._state, model, grant)
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
                 self._odds.clear()
-            self._plans[model] = plan
+            self._plans[name] = plan
         return plan
 
     def decide(self, plan: Plan, ask: Ask = ANY_CALL) -> Decision:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import zlib
@@ -20,9 +19,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from gateway.access import Refusals
 from schemas import codec
+from schemas.access import Access, Grant
 from schemas.clock import now_us
-from schemas.errors import AuthenticationFailed, LogError, LogTruncated, WeirError, WrongLog
+from schemas.errors import LogError, LogTruncated, WeirError, WrongLog
 from schemas.events.changes import (
     DeploymentChanged,
     KeyChanged,
@@ -30,6 +31,7 @@ from schemas.events.changes import (
     ProviderChanged,
     RouteChanged,
     TargetChanged,
+    TenantChanged,
 )
 from schemas.events.circuits import CircuitChanged
 from schemas.events.operations import Heartbeat
@@ -81,6 +83,9 @@ class GatewayState:
 
     def __init__(self, cache_file: Path | None = None) -> None:
         self.keys = TableView(KeyChanged)
+        self._tenants = TableView(TenantChanged)
+        self.refusals = Refusals()
+        self.access = Access(self.keys, self._tenants)
         self.deployments = TableView(DeploymentChanged)
         self._routes = TableView(RouteChanged)
         self._targets = TableView(TargetChanged)
@@ -89,7 +94,6 @@ class GatewayState:
         self._health = TableView(HealthRow)
         self._circuits = TableView(CircuitChanged)
         self._heartbeats = TableView(Heartbeat)
-        self._secret_index = Index(self._build_secrets, self.keys)
         self._route_index = Index(self._build_routes, self._routes)
         self._target_index = Index(self._build_targets, self._targets, self.deployments)
         self._provider_index = Index(self._build_providers, self._providers)
@@ -106,6 +110,7 @@ class GatewayState:
         """The views that the cache file keeps: what `changes` topics say."""
         return [
             self.keys,
+            self._tenants,
             self._routes,
             self._targets,
             self._providers,
@@ -125,18 +130,9 @@ class GatewayState:
 
     # --- lookups ---------------------------------------------------------------------------
 
-    def authenticate(self, secret: str) -> KeyChanged:
-        """Return the key of a secret. Raises AuthenticationFailed; messages never hold it."""
-        key = self._secret_index().get(
-            hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
-        )
-        if key is None:
-            raise AuthenticationFailed("this API key is not known")
-        if key.revoked:
-            raise AuthenticationFailed("this API key was revoked")
-        if key.expires_at_us is not None and key.expires_at_us <= now_us():
-            raise AuthenticationFailed("this API key has expired")
-        return key
+    def authenticate(self, secret: str) -> Grant:
+        """Return what a secret opens. Raises as `schemas.access.Access.grant`."""
+        return self.access.grant(secret)
 
     def health(self, target_id: str) -> TargetHealth:
         """Return a target's health over the last minute, all zero when nothing is known."""
@@ -189,9 +185,6 @@ class GatewayState:
     def providers(self) -> dict[str, ProviderChanged]:
         """Enabled providers by name."""
         return self._provider_index()
-
-    def _build_secrets(self) -> dict[str, KeyChanged]:
-        return {key.secret_hash: key for key in self.keys.entries.values()}
 
     def _build_routes(self) -> dict[str, RouteChanged]:
         return {route.name: route for route in self._routes.entries.values() if route.enabled}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +15,7 @@ import msgspec
 from gateway.dialects.neutral import ClientDialect, Dialect
 from gateway.dialects.registry import dialect
 from gateway.http1 import Connection, Origin, Pool
+from gateway.keyring import KeyRing
 from gateway.providers.signer import Signer, Unsigned
 from schemas.discovery import discover
 from schemas.errors import (
@@ -34,6 +35,8 @@ SECRET_TTL_S = 5.0
 ERROR_BYTES_MAX = 256 * 1024
 TARGETS_MAX = 10_000
 """Unlisted models pass through, so their paths must not fill the memory."""
+KEY_FAULTS = frozenset({"authentication", "rate_limit", "quota"})
+"""Errors for which another key of the same provider may do better."""
 FORWARDED_HEADERS = (b"anthropic-beta", b"openai-beta", b"traceparent")
 _UNSAFE = re.compile(r"[\r\n\0]")
 
@@ -67,12 +70,14 @@ class Endpoint(msgspec.Struct, frozen=True):
     """
 
     provider: ProviderChanged
+    front: ClientDialect
     dialect: Dialect
     origin: Origin
     base: str
     query: str
     lines: bytes
     headers: dict[str, str]
+    reference: str | None
     secret: str | None
     signer: Signer | None
     targets: dict[tuple[str, bool], bytes]
@@ -107,20 +112,44 @@ class Upstream:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._endpoints: dict[tuple[str, str, str], tuple[float, Endpoint]] = {}
+        self._endpoints: dict[tuple[str, str, str, str | None], tuple[float, Endpoint]] = {}
+        self._rings: dict[str, KeyRing] = {}
 
     def endpoint(self, provider: ProviderChanged, front: ClientDialect) -> Endpoint:
-        """Return how a provider is called for a client of `front`.
+        """Return how a provider is called for a client of `front`, with the next of its keys.
 
         That is in the client's own dialect where the provider speaks it, so that bytes stay as
         they are. Raises Failed when the provider is misconfigured, has no key, or no such surface.
         """
-        place = (provider.name, front.name, front.surface)
+        if not provider.secrets:
+            return self._endpoint(provider, front, provider.secret)
+        ring = self._ring(provider)
+        reference: str | None = ring.take()
+        while True:
+            try:
+                return self._endpoint(provider, front, reference)
+            except Failed as failure:
+                reference = _other_key(ring, reference, failure)
+                if reference is None:
+                    raise
+
+    def _ring(self, provider: ProviderChanged) -> KeyRing:
+        first = [provider.secret] if provider.secret else []
+        references = (*first, *provider.secrets)
+        ring = self._rings.get(provider.name)
+        if ring is None or ring.references != references:
+            ring = self._rings[provider.name] = KeyRing(references)
+        return ring
+
+    def _endpoint(
+        self, provider: ProviderChanged, front: ClientDialect, reference: str | None
+    ) -> Endpoint:
+        place = (provider.name, front.name, front.surface, reference)
         known = self._endpoints.get(place)
         now_s = time.monotonic()
         if known is not None and known[1].provider is provider and now_s - known[0] < SECRET_TTL_S:
             return known[1]
-        endpoint = _endpoint(provider, front)
+        endpoint = _endpoint(provider, front, reference)
         self._endpoints[place] = (now_s, endpoint)
         return endpoint
 
@@ -129,15 +158,38 @@ class Upstream:
         endpoint: Endpoint,
         target: bytes,
         body: bytes,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: Sequence[tuple[bytes, bytes]],
         *,
         connect_s: float,
         first_byte_s: float,
     ) -> Connection:
         """Send a request and return its connection at the first byte of a good answer.
 
+        A key that the vendor refuses gives way to the provider's next one while there is time.
         Raises Failed for everything else, with the connection given back or closed.
         """
+        until_s = time.monotonic() + first_byte_s
+        while True:
+            try:
+                return await self._open(endpoint, target, body, headers, connect_s, first_byte_s)
+            except Failed as failure:
+                provider = endpoint.provider
+                if not provider.secrets or time.monotonic() > until_s:
+                    raise
+                other = _other_key(self._ring(provider), endpoint.reference, failure)
+                if other is None:
+                    raise
+                endpoint = self._endpoint(provider, endpoint.front, other)
+
+    async def _open(
+        self,
+        endpoint: Endpoint,
+        target: bytes,
+        body: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        connect_s: float,
+        first_byte_s: float,
+    ) -> Connection:
         extra = b"".join(
             name + b": " + value + b"\r\n"
             for name, value in headers
@@ -164,6 +216,8 @@ class Upstream:
         fault = endpoint.dialect.read_error(status, answer_headers, reason)
         if status < 400:
             fault = UpstreamProtocol(f"{endpoint.provider.name} answered {status}")
+        if isinstance(fault, UpstreamAuthentication):
+            fault.advice = _hint(endpoint)
         raise Failed(fault, status, reason, endpoint.dialect.name)
 
 
@@ -215,14 +269,32 @@ async def _signed(endpoint: Endpoint, signer: Signer, target: bytes, body: bytes
     return _lines(provider, headers)
 
 
-def _endpoint(provider: ProviderChanged, front: ClientDialect) -> Endpoint:
+def _other_key(ring: KeyRing, reference: str | None, failure: Failed) -> str | None:
+    """Another key of the provider, where the one that was used is to blame."""
+    error = failure.error
+    if reference is None or error.error_class not in KEY_FAULTS:
+        return None
+    return ring.set_aside(reference, error.message, error.retry_after_seconds)
+
+
+def _hint(endpoint: Endpoint) -> str:
+    """How to mend a key that the vendor refused (PROV-07)."""
+    name, reference = endpoint.provider.name, endpoint.reference
+    if reference is None:
+        return f"Give the provider {name} a key: key_env or key_file in [providers.{name}]."
+    kind, _, place = reference.partition(":")
+    where = "the variable" if kind == "env" else "the file"
+    return f"Set a valid key for {name} in {where} {place} (see `weir doctor`)."
+
+
+def _endpoint(provider: ProviderChanged, front: ClientDialect, reference: str | None) -> Endpoint:
     spoken = front.name in {provider.dialect, *provider.speaks}
     language = dialect(front.name if spoken else provider.dialect, front.surface)
     if language is None:
         raise Failed(UpstreamRejected(f"the provider {provider.name} offers no {front.surface}"))
     try:
         origin = Origin.of(provider.base_url)
-        secret = read_secret(provider.secret)
+        secret = read_secret(reference)
     except (ConfigurationError, ValueError) as error:
         raise Failed(UpstreamAuthentication(str(error))) from error
     auth = provider.options.get("auth")
@@ -239,12 +311,14 @@ def _endpoint(provider: ProviderChanged, front: ClientDialect) -> Endpoint:
         headers |= language.authorization(secret) if auth is None else {auth: secret}
     return Endpoint(
         provider=provider,
+        front=front,
         dialect=language,
         origin=origin,
         base=_base_path(provider.base_url),
         query=provider.options.get("query", ""),
         lines=_lines(provider, headers),
         headers=headers,
+        reference=reference,
         secret=secret,
         signer=signer,
         targets={},

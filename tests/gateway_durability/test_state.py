@@ -60,7 +60,7 @@ def feed(state: GatewayState, *events: Event) -> None:
 def test_authenticates_by_hash() -> None:
     state = GatewayState()
     feed(state, key())
-    assert state.authenticate(SECRET).key_id == "k1"
+    assert state.authenticate(SECRET).key.key_id == "k1"
     for secret in ("", "weir-secre", hashed(SECRET), "\udcff"):
         with pytest.raises(AuthenticationFailed) as refused:
             state.authenticate(secret)
@@ -174,7 +174,7 @@ def test_a_restart_without_a_broker_still_authenticates(tmp_path: Path) -> None:
     assert not again.ready
     assert again.load()
     assert again.ready
-    assert again.authenticate(SECRET).key_id == "k1"
+    assert again.authenticate(SECRET).key.key_id == "k1"
     assert again.targets == state.targets
     assert again.keys.cursor.next_offset("weir.identity.changes.v1", 0) == 7
 
