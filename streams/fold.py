@@ -57,6 +57,9 @@ class Fold(Generic[E, R, S, P]):
     thaw: Callable[[R], S]
     """The inverse of `freeze`."""
 
+    wait_s: float | None = None
+    """How long a batch may gather, seconds; None for the part's own setting."""
+
     @property
     def source(self) -> Topic:
         """The topic whose records are folded."""

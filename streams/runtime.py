@@ -156,8 +156,9 @@ class FoldRunner:
     # --- records -------------------------------------------------------------------------------
 
     async def _consume(self, stream: AsyncIterable[Any]) -> None:
+        wait_s = self._settings.batch_wait_s if self.fold.wait_s is None else self.fold.wait_s
         batches = stream.take(  # type: ignore[attr-defined]  # faust brings no types
-            _CHUNKS_MAX, within=self._settings.batch_wait_s
+            _CHUNKS_MAX, within=wait_s
         )
         async for chunks in batches:
             try:
