@@ -18,7 +18,14 @@ import time
 import uuid
 from pathlib import Path
 
-from gateway.outbox import OutboxSettings, Segment, lock_folder, sync_folder
+from gateway.outbox import (
+    LEASES_FILE,
+    OutboxSettings,
+    Segment,
+    lock_folder,
+    reserved_anew,
+    sync_folder,
+)
 from gateway.relay import Relay
 from gateway.segment import (
     CARRY_TOPIC,
@@ -34,6 +41,7 @@ from schemas import codec
 from schemas.clock import now_us
 from schemas.errors import LogError
 from schemas.event import Event
+from schemas.events.escrow import EscrowMoved, lease_of
 from schemas.events.llm import CallEvent, CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.events.operations import OutboxClosed
 from schemas.log import Connection, partition_of
@@ -45,6 +53,7 @@ STALE_SECONDS = 60.0
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 _ADMITTED = RequestAdmitted.topic.name
 _COMPLETED = ResponseCompleted.topic.name
+_COSTS = CostEntry.topic.name
 _CLOSED = OutboxClosed.topic.name
 
 _log = logging.getLogger(__name__)
@@ -62,6 +71,7 @@ class Remains:
         self.folder = folder
         self.segments: list[Segment] = []
         self.admitted: dict[bytes, bytes] = {}
+        self.leases = leases_of(folder)
         self.closed = False
         self.damaged = False
         self.last = 0
@@ -99,6 +109,10 @@ class Remains:
                     self.admitted[event.request_id.encode()] = value
         elif entry.topic == _ADMITTED:
             self.admitted[entry.key] = entry.value
+        elif entry.topic == _COSTS:
+            if entry.key in self.admitted:
+                admitted = self.admitted[entry.key]
+                self.admitted[entry.key] = reserved_anew(admitted, entry.value)
         elif entry.topic == _COMPLETED:
             self.admitted.pop(entry.key, None)
         elif entry.topic == _CLOSED and entry.key.startswith(b"outbox:"):
@@ -115,9 +129,9 @@ class Remains:
         for value in self.admitted.values():
             request = codec.decode_as(value, RequestAdmitted)
             if request is not None:
-                groups.append(abandonment(request))
+                groups.append([*abandonment(request), *self._charged(request)])
         abandoned = len(groups)
-        groups.append([self._closing(abandoned)])
+        groups.append([*self._given_up(), self._closing(abandoned)])
         first = sequence = self.last + 1
         data = []
         for events in groups:
@@ -140,6 +154,41 @@ class Remains:
         self.admitted.clear()
         return abandoned
 
+    def _charged(self, request: RequestAdmitted) -> list[Event]:
+        """Spend what an abandoned request had reserved: nobody knows what it came to."""
+        if not request.reserved_nano_usd:
+            return []
+        return [
+            EscrowMoved(
+                event_id=str(uuid.uuid5(_NAMESPACE, f"{request.request_id}/{name}/abandoned")),
+                occurred_at_us=now_us(),
+                budget_id=budget_id,
+                kind="spent",
+                node=self.id,
+                day=day,
+                amount_nano_usd=request.reserved_nano_usd,
+                request_id=request.request_id,
+            )
+            for name in request.budgets
+            for budget_id, day in [lease_of(name)]
+        ]
+
+    def _given_up(self) -> list[Event]:
+        """Free what the worker held of budgets; never when spending may be missing."""
+        if self.damaged:
+            return []
+        return [
+            EscrowMoved(
+                event_id=str(uuid.uuid5(_NAMESPACE, f"{self.id}/{budget_id}/closed")),
+                occurred_at_us=now_us(),
+                budget_id=budget_id,
+                kind="closed",
+                node=self.id,
+                day="",
+            )
+            for budget_id in self.leases
+        ]
+
     def _closing(self, abandoned: int) -> OutboxClosed:
         return OutboxClosed(
             event_id=str(uuid.uuid5(_NAMESPACE, f"{self.id}/closed")),
@@ -157,6 +206,16 @@ class Remains:
         hidden = self.folder.with_name(f".gone-{self.id}")
         self.folder.rename(hidden)
         shutil.rmtree(hidden)
+
+
+def leases_of(folder: Path) -> list[str]:
+    """Return the budgets that a worker may hold money of; see `gateway.escrow`."""
+    try:
+        text = (folder / LEASES_FILE).read_text("utf-8")
+    except FileNotFoundError:
+        return []
+    # A torn last line was never asked for: the line is on the disk before the ask.
+    return list(dict.fromkeys(text.split("\n")[:-1]))
 
 
 def abandonment(request: RequestAdmitted) -> list[Event]:

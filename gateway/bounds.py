@@ -22,8 +22,16 @@ TOOLS_TOKENS = 1_024
 """What a vendor's own instructions for tools add to a prompt: Anthropic states 264 to 804."""
 CHOICES = ("n", "best_of", "candidate_count")
 """Members that multiply the output."""
-SURFACES = {"chat": True, "completions": True, "responses": True, "embeddings": False, "rerank": False}
+SURFACES = {
+    "chat": True,
+    "completions": True,
+    "responses": True,
+    "embeddings": False,
+    "rerank": False,
+}
 """The surfaces that are paid by the token, and whether they produce any."""
+LOCAL = "local"
+"""The provider of our own models, which cost nothing."""
 OWN_TOOLS = frozenset({"function", "custom", ""})
 """Kinds of tools that the caller runs: they cost tokens of the request alone."""
 
@@ -37,17 +45,20 @@ that what people write about is not found."""
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """The most that a call costs at a target; `max_tokens` is what the provider must be told."""
+    """The most that a call costs at a target, and the most tokens that it produces.
+
+    `max_tokens` is what the provider must be told, None where the caller said it himself.
+    """
 
     amount_nano_usd: int
-    max_tokens: int | None
+    output_max: int | None = None
+    max_tokens: int | None = None
 
 
 def bound(admitted: Admitted, target: Target, price: PriceChanged | None) -> Bound:
     """Return the bound. Raises InvalidRequest when there is none."""
-    free = price is not None and not any(_prices(price)) and not any(price.unit_prices.values())
-    if free:
-        return Bound(0, None)
+    if target.provider == LOCAL or (price is not None and _is_free(price)):
+        return Bound(0)
     produces = SURFACES.get(admitted.front.surface)
     if price is None or price.input_price is None or price.output_price is None:
         raise _refused(f"{target.id} has no price", "Have the operator price the model.")
@@ -65,16 +76,13 @@ def bound(admitted: Admitted, target: Target, price: PriceChanged | None) -> Bou
         if max_tokens is None:
             raise _refused("the request names no max_tokens", "Send max_tokens with the request.")
         output_tokens = max_tokens * _choices(admitted)
-    amount = token_cost_nano_usd(
-        [(input_tokens, max(rates)), (output_tokens, price.output_price)]
-    )
-    return Bound(amount, max_tokens if admitted.opening.max_tokens is None else None)
+    amount = token_cost_nano_usd([(input_tokens, max(rates)), (output_tokens, price.output_price)])
+    said = admitted.opening.max_tokens is not None
+    return Bound(amount, output_tokens if produces else None, None if said else max_tokens)
 
 
-def _prices(price: PriceChanged) -> list[int | None]:
-    # An unknown price is not zero: it is truthy here, so that the target does not count as free.
-    known = [price.input_price, price.output_price]
-    return [1 if value is None else value for value in known]
+def _is_free(price: PriceChanged) -> bool:
+    return price.input_price == price.output_price == 0 and not any(price.unit_prices.values())
 
 
 def _input_tokens(admitted: Admitted, target: Target) -> int:

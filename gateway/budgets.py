@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,13 @@ import msgspec
 
 from gateway.bounds import Bound, bound
 from gateway.escrow import Escrow, Lease, left, smallest_limit, terms_of
-from gateway.outbox import Outbox
+from gateway.outbox import RESERVED, Outbox
 from gateway.state import GatewayState, Index
+from gateway.upstream import Failed
 from schemas.clock import now_us
-from schemas.errors import BudgetExceeded, InvalidRequest, Unavailable, WeirError
+from schemas.errors import BudgetExceeded, InvalidRequest, Unavailable, UpstreamQuota, WeirError
 from schemas.events.changes import BudgetChanged
-from schemas.events.escrow import TOTAL
+from schemas.events.escrow import TOTAL, EscrowMoved
 from schemas.events.llm import Candidate, CostEntry
 from schemas.identity import uuid7
 from schemas.money import to_usd
@@ -42,13 +43,18 @@ RETRY_S = 1.0
 
 @dataclass
 class Hold:
-    """What a call has reserved: `amount` nano-USD under each of `leases`; `soft` are only counted."""
+    """What a call has reserved for a target: `amount` nano-USD under each of `leases`.
 
+    `soft` are only counted. `output_max` bounds the tokens that it produces; `max_tokens` is what
+    the provider must be told so, None where the caller said it himself.
+    """
+
+    target: Target
     amount: int
-    leases: list[Lease]
-    soft: list[Lease] = field(default_factory=list)
-    target_id: str = ""
-    max_tokens: int | None = None
+    leases: dict[Lease, BudgetChanged]
+    soft: list[Lease]
+    output_max: int | None
+    max_tokens: int | None
 
     @property
     def names(self) -> list[str]:
@@ -57,6 +63,7 @@ class Hold:
 
 
 Owners = tuple[str, str | None]
+Want = tuple[BudgetChanged, Lease, int]
 
 
 class Budgets:
@@ -79,15 +86,14 @@ class Budgets:
         Raises BudgetExceeded, InvalidRequest for what cannot be bounded or priced, Unavailable
         when nobody answers for the budget.
         """
-        chosen = call.decision.chosen
-        budgets = self._applying(call, chosen)
-        if not budgets:
+        hold = self._hold(call, call.decision.chosen)
+        if hold is None:
             return
         try:
-            call.hold = await self._reserve(call, chosen, budgets, WAIT_S)
+            await self._take(_all_of(hold), WAIT_S)
+            call.hold = hold
         except BudgetExceeded as error:
-            hard = [b for b, _ in budgets if b.on_exceeded != SOFT]
-            if any(budget.on_exceeded != REROUTE for budget in hard):
+            if any(budget.on_exceeded != REROUTE for budget in hold.leases.values()):
                 raise
             await self._reroute(call, error)
 
@@ -99,106 +105,94 @@ class Budgets:
             if target is call.decision.chosen:
                 continue
             try:
-                call.hold = await self._reserve(call, target, self._applying(call, target), 0.0)
+                hold = self._hold(call, target)
+                if hold is not None:
+                    await self._take(_all_of(hold), 0.0)
             except WeirError:
                 continue
+            call.hold, call.target = hold, target
             call.decision = rerouted(call.decision, target, error.message)
-            call.target = target
             return
         raise error
 
-    def cover(self, call: Call, target: Target) -> bool:
-        """Reserve what a further target may cost beyond what is held; False when that fails."""
-        hold = call.hold
-        if hold is None or target.id == hold.target_id:
-            return True
-        budgets = self._applying(call, target)
+    async def cover(self, call: Call, target: Target) -> None:
+        """Reserve what a further target may cost beyond what is held. Raises Failed."""
+        held = call.hold
+        if held is not None and held.target.id == target.id:
+            return
+        have = {} if held is None else dict.fromkeys(held.leases, held.amount)
         try:
-            wanted = self._bound(call, target, budgets)
-        except InvalidRequest:
-            return False
-        leases, soft = self._leases(budgets)
-        extra = {
-            lease: wanted.amount_nano_usd - (hold.amount if lease in hold.leases else 0)
-            for lease in leases
-        }
-        if any(amount > max(0, lease.available) for lease, amount in extra.items() if amount > 0):
-            return False
-        grown = wanted.amount_nano_usd > hold.amount or set(leases) - set(hold.leases)
-        for lease in hold.leases:
-            if lease not in leases:
-                self._escrow.release(lease, hold.amount, 0)
-        for lease, amount in extra.items():
-            self._escrow.hold(lease, amount)
-        call.hold = Hold(wanted.amount_nano_usd, leases, soft, target.id, wanted.max_tokens)
-        if grown:
-            self._record(call, call.hold)
-        return True
+            hold = self._hold(call, target)
+            need = {} if hold is None else dict.fromkeys(hold.leases, hold.amount)
+            extra = {lease: max(0, amount - have.get(lease, 0)) for lease, amount in need.items()}
+            if hold is not None:
+                wants = [(hold.leases[lease], lease, amount) for lease, amount in extra.items()]
+                await self._take(wants, WAIT_S)
+        except (BudgetExceeded, InvalidRequest, Unavailable) as error:
+            raise Failed(UpstreamQuota(error.message), told=error) from error
+        for lease, amount in have.items():
+            self._escrow.release(lease, max(0, amount - need.get(lease, 0)), 0)
+        call.hold, call.target = hold, target
+        if hold is not None and any(extra.values()):
+            self._record(call, hold)
 
-    def settle(self, hold: Hold, cost: CostEntry) -> list[msgspec.Struct]:
+    def settle(self, hold: Hold, cost: CostEntry) -> list[EscrowMoved]:
         """End a reservation; return the events that must be recorded with the settlement.
 
         What a call cost that nobody could tell counts as all that it had reserved.
         """
-        unknown = cost.cost_nano_usd is None
-        spent = hold.amount if unknown else cost.cost_nano_usd or 0
-        events: list[msgspec.Struct] = []
-        for lease in hold.leases:
-            self._escrow.release(lease, hold.amount, spent)
-            if spent:
-                events.append(self._escrow.moved(lease, "spent", spent, cost.request_id))
-        for lease in hold.soft:
-            known = 0 if unknown else spent
-            self._escrow.release(lease, 0, known)
-            if known:
-                events.append(self._escrow.moved(lease, "spent", known, cost.request_id))
+        known = cost.cost_nano_usd
+        spent = hold.amount if known is None else known
+        amounts = [(lease, hold.amount, spent) for lease in hold.leases]
+        amounts += [(lease, 0, known or 0) for lease in hold.soft]
+        events = []
+        for lease, reserved, gone in amounts:
+            self._escrow.release(lease, reserved, gone)
+            if gone:
+                events.append(self._escrow.moved(lease, "spent", gone, cost.request_id))
         return events
 
-    def release(self, hold: Hold) -> None:
-        """Give a reservation up whose call was not admitted."""
-        for lease in hold.leases:
-            self._escrow.release(lease, hold.amount, 0)
+    def release(self, call: Call) -> None:
+        """Give up what a call had reserved that was not admitted after all."""
+        if call.hold is not None:
+            for lease in call.hold.leases:
+                self._escrow.release(lease, call.hold.amount, 0)
 
     # --- reserving ---------------------------------------------------------------------------
 
-    async def _reserve(
-        self, call: Call, target: Target, budgets: list[tuple[BudgetChanged, str]], wait_s: float
-    ) -> Hold:
-        wanted = self._bound(call, target, budgets)
-        leases, soft = self._leases(budgets)
-        amount = wanted.amount_nano_usd
-        hard = {lease.budget_id: budget for (budget, _), lease in zip(
-            [b for b in budgets if b[0].on_exceeded != SOFT], leases, strict=True
-        )}
+    def _hold(self, call: Call, target: Target) -> Hold | None:
+        """Return what must be reserved for a target, None for nothing. Raises InvalidRequest."""
+        budgets = self._applying(call, target)
+        if not budgets:
+            return None
+        hard: dict[Lease, BudgetChanged] = {}
+        soft: list[Lease] = []
+        for budget, budget_id in budgets:
+            lease = self._escrow.lease(budget, budget_id)
+            if budget.on_exceeded == SOFT:
+                soft.append(lease)
+            else:
+                hard[lease] = budget
+        price = call.price_of(self._state, target)
+        most = bound(call.admitted, target, price) if hard else Bound(0)
+        return Hold(target, most.amount_nano_usd, hard, soft, most.output_max, most.max_tokens)
+
+    async def _take(self, wants: list[Want], wait_s: float) -> None:
+        """Reserve all of it or nothing, waiting for money that is on its way."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wait_s
-        while short := [lease for lease in leases if lease.available < amount] if amount else []:
-            lease = short[0]
-            budget = hard[lease.budget_id]
+        while short := [want for want in wants if 0 < want[2] > want[1].available]:
+            budget, lease, amount = short[0]
             self._check_left(budget, lease, amount)
             left_s = until_s - loop.time()
             if left_s <= 0:
                 answered = self._escrow.answered(lease)
                 self._escrow.withdraw(lease)
-                raise _held(budget, lease) if answered else _unanswered(budget)
+                raise _held(budget) if answered else _unanswered(budget)
             await self._escrow.more(lease, amount, left_s)
-        for lease in leases:
-            self._escrow.hold(lease, amount)
-        return Hold(amount, leases, soft, target.id, wanted.max_tokens)
-
-    def _bound(
-        self, call: Call, target: Target, budgets: list[tuple[BudgetChanged, str]]
-    ) -> Bound:
-        if all(budget.on_exceeded == SOFT for budget, _ in budgets):
-            return Bound(0, None)
-        return bound(call.admitted, target, call.price_of(self._state, target))
-
-    def _leases(self, budgets: list[tuple[BudgetChanged, str]]) -> tuple[list[Lease], list[Lease]]:
-        hard, soft = [], []
-        for budget, budget_id in budgets:
-            lease = self._escrow.lease(budget, budget_id)
-            (soft if budget.on_exceeded == SOFT else hard).append(lease)
-        return hard, soft
+        for _, lease, amount in wants:
+            if amount:
+                self._escrow.hold(lease, amount)
 
     def _check_left(self, budget: BudgetChanged, lease: Lease, amount: int) -> None:
         """Refuse at once what no waiting can help: the budget is spent."""
@@ -216,7 +210,7 @@ class Budgets:
             event_id=uuid7(),
             occurred_at_us=now_us(),
             **call.common(),
-            entry="admitted",
+            entry=RESERVED,
             cost_nano_usd=hold.amount,
             basis="estimated",
             budgets=hold.names,
@@ -238,15 +232,15 @@ class Budgets:
             ("organization", key.organization),
             ("cost_center", key.cost_center),
         )
-        found = []
+        found: list[tuple[BudgetChanged, str]] = []
         for scope, owner in owners:
-            if owner is None and scope != GLOBAL:
-                continue
-            for budget in index.get((scope, owner), ()):
-                found.append((budget, budget.budget_id))
-            if scope != GLOBAL:
-                for budget in index.get((scope, None), ()):
-                    found.append((budget, f"{budget.budget_id}/{owner}"))
+            if scope == GLOBAL:
+                found += [(budget, budget.budget_id) for budget in index.get((scope, None), ())]
+            elif owner is not None:
+                found += [(budget, budget.budget_id) for budget in index.get((scope, owner), ())]
+                # Without a scope id it holds for each of them by itself.
+                each = index.get((scope, None), ())
+                found += [(budget, f"{budget.budget_id}/{owner}") for budget in each]
         return found
 
     def _build(self) -> dict[Owners, list[BudgetChanged]]:
@@ -255,6 +249,10 @@ class Budgets:
             if budget.enabled and smallest_limit(terms_of(budget)) is not None:
                 found.setdefault((budget.scope, budget.scope_id), []).append(budget)
         return found
+
+
+def _all_of(hold: Hold) -> list[Want]:
+    return [(budget, lease, hold.amount) for lease, budget in hold.leases.items()]
 
 
 def rerouted(decision: Decision, target: Target, why: str) -> Decision:
@@ -271,7 +269,7 @@ def rerouted(decision: Decision, target: Target, why: str) -> Decision:
     )
 
 
-def _held(budget: BudgetChanged, lease: Lease) -> BudgetExceeded:
+def _held(budget: BudgetChanged) -> BudgetExceeded:
     return BudgetExceeded(
         f"what is left of the budget '{budget.name or budget.budget_id}' is reserved by calls "
         "under way",

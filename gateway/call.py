@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.admission import BYTES_PER_TOKEN, Admitted
+from gateway.budgets import Hold
 from gateway.client import Client, Headers
 from gateway.dialects.neutral import Answer, Receipt, Text, Thinking, ToolCall, Usage
 from gateway.filters import Ask
@@ -58,6 +59,7 @@ class Call:
         self.circuit = CLOSED
         self.settled = False
         self.decision_us = 0
+        self.hold: Hold | None = None
         self.content_sent = False
         self.first_token_us: int | None = None
         self.response: ResponseCompleted | None = None
@@ -75,11 +77,11 @@ class Call:
         admitted, decision, target = self.admitted, self.decision, self.target
         self.decision_us = self.elapsed_us
         max_tokens = admitted.opening.max_tokens or target.max_output_tokens
-        price = self._price(state)
+        price, hold = self._price(state), self.hold
         return RequestAdmitted(
             event_id=uuid7(),
             occurred_at_us=admitted.received_us,
-            **self._common(),
+            **self.common(),
             session_id=admitted.session_id,
             tags=admitted.tags,
             dialect=admitted.front.name,
@@ -92,7 +94,12 @@ class Call:
             input_tokens_estimate=admitted.input_tokens_estimate,
             max_output_tokens=max_tokens,
             # Every token is at least one byte: the body's size bounds the input from above.
-            reserved_nano_usd=cost_of(price, len(admitted.body), None, max_tokens),
+            reserved_nano_usd=(
+                cost_of(price, len(admitted.body), None, max_tokens)
+                if hold is None
+                else hold.amount
+            ),
+            budgets=[] if hold is None else hold.names,
             durability=self.plan.route.durability,
             worker=worker,
             outbox_id=outbox_id,
@@ -116,7 +123,7 @@ class Call:
         response = ResponseCompleted(
             event_id=uuid7(),
             occurred_at_us=now_us(),
-            **self._common(),
+            **self.common(),
             outcome=outcome,
             status=status,
             error_code=error.code if error else None,
@@ -132,19 +139,24 @@ class Call:
             first_token_us=self.first_token_us,
         )
         cost = cost_entry(response, self._price(state))
+        if self.hold is not None:
+            cost = msgspec.structs.replace(cost, budgets=self.hold.names)
         response = msgspec.structs.replace(response, cost_nano_usd=cost.cost_nano_usd)
         self.response = response
         return response, cost
 
     def _price(self, state: GatewayState) -> PriceChanged | None:
-        """The price of the current target when the request came in."""
-        target = self.target
+        return self.price_of(state, self.target)
+
+    def price_of(self, state: GatewayState, target: Target) -> PriceChanged | None:
+        """Return a target's price when the request came in."""
         if target.id not in self._prices:
             at_us = self.admitted.received_us
             self._prices[target.id] = state.price(target.provider, target.model, at_us)
         return self._prices[target.id]
 
-    def _common(self) -> dict[str, Any]:
+    def common(self) -> dict[str, Any]:
+        """Return what every event of this call repeats."""
         key, target = self.admitted.key, self.target
         return {
             "request_id": self.admitted.request_id,
@@ -171,6 +183,8 @@ class Call:
         if answer is None or not (answer.parts or complete):
             return Usage(), "none"
         produced = max(usage.output_tokens or 0, estimate_tokens(answer))
+        if self.hold is not None and self.hold.output_max is not None:
+            produced = min(produced, self.hold.output_max)  # the provider was told to stop there
         return (
             Usage(
                 usage.input_tokens or self.admitted.input_tokens_estimate,

@@ -1,4 +1,4 @@
-"""This worker's share of hard budgets: it spends what was granted to it, and nothing else.
+"""A worker's share of hard budgets: it spends what was granted to it, and nothing else.
 
 The fold of `weir.budgets.escrow.v1` grants; its published row is the grant. A lease is a budget on
 one UTC day, as this node (its outbox) sees it: granted, less what it returned, spent and holds for
@@ -13,7 +13,7 @@ import os
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from gateway.outbox import Outbox
+from gateway.outbox import LEASES_FILE, Outbox
 from schemas.clock import now_us
 from schemas.errors import OutboxFull
 from schemas.events.changes import BudgetChanged
@@ -29,8 +29,6 @@ from schemas.events.escrow import (
 from schemas.identity import uuid7
 from schemas.log import TableView, partition_of
 
-LEASES_FILE = "leases"
-"""In the outbox's folder: the budgets that this node ever asked, one a line, for its adopter."""
 TEND_S = 1.0
 IDLE_S = 10.0
 AHEAD = 2
@@ -147,7 +145,7 @@ class Escrow:
         lease.waiting.append(future)
         try:
             self._demand(lease)
-            await asyncio.wait_for(future, wait_s)
+            await asyncio.wait_for(future, min(wait_s, ANSWER_S))
         except TimeoutError:
             pass
         finally:
@@ -258,9 +256,7 @@ class Escrow:
     def _others_wait(self, lease: Lease) -> bool:
         row = self.row(lease.budget_id)
         return row is not None and any(
-            node.needed and node.node != self._outbox.id
-            for day in row.days
-            for node in day.nodes
+            node.needed and node.node != self._outbox.id for day in row.days for node in day.nodes
         )
 
     def _give_back(self, lease: Lease) -> None:

@@ -7,15 +7,17 @@ its response, cost and content are in the outbox, which they enter together.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
 
 from gateway.content import ContentMasker
 from gateway.outbox import Outbox
 from schemas.clock import now_us
+from schemas.event import Event
 from schemas.events.changes import PriceChanged
+from schemas.events.escrow import EscrowMoved
 from schemas.events.llm import (
-    CallEvent,
     ContentCaptured,
     CostEntry,
     RequestAdmitted,
@@ -136,14 +138,15 @@ class Recorder:
         content: bytes | None = None,
         *,
         mode: str = "none",
+        moves: Sequence[EscrowMoved] = (),
     ) -> int:
         """Record the end of an admitted request; return the sequence to wait for.
 
-        `content` is the JSON of {"request", "response"}; it is sealed for the call's user, or for
+        `moves` are what the call spent of hard budgets. `content` is the JSON of {"request", "response"}; it is sealed for the call's user, or for
         its key where no user is known. Content too large for a record is kept by its hash.
         """
         cause, room = self._admitted.pop(response.request_id, (None, 0))
-        events: list[CallEvent | ContentCaptured] = [response, cost]
+        events: list[Event] = [response, cost, *moves]
         if content is not None and mode != "none":
             events.append(self._captured(response, content, mode))
         # The room is used up by this append, or given back: either way it is no longer held.

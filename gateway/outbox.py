@@ -21,14 +21,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from gateway.segment import Entry, carry, frame, segment_path, write_all
 from schemas import codec
 from schemas.errors import BrokerUnavailable, OutboxFull, PayloadTooLarge
 from schemas.event import Event
-from schemas.events.llm import RequestAdmitted, ResponseCompleted
+from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.log import partition_of
 
 LOCK_FILE = "lock"
+LEASES_FILE = "leases"
+"""The budgets that this worker ever asked for money, one a line: what its adopter must close."""
+RESERVED = "admitted"
+"""The ledger's line that says what a call holds of budgets now."""
 RETRY_SECONDS = 0.1
 _ID_HEX = 16
 
@@ -203,6 +209,9 @@ class Outbox:
                 self._open[event.request_id] = entry.value
             elif isinstance(event, ResponseCompleted):
                 self._open.pop(event.request_id, None)
+            elif isinstance(event, CostEntry) and event.entry == RESERVED:
+                admitted = self._open[event.request_id]
+                self._open[event.request_id] = reserved_anew(admitted, entry.value)
 
     def _flush(self) -> None:
         self._flush_planned = False
@@ -383,6 +392,24 @@ class Outbox:
         os.ftruncate(self._descriptor, self.segments[-1].end)
         os.close(self._descriptor)
         return self._lock
+
+
+def reserved_anew(admitted: bytes, line: bytes) -> bytes:
+    """Return an admission with what a later line of the ledger says is reserved."""
+    cost = codec.decode_as(line, CostEntry)
+    request = codec.decode_as(admitted, RequestAdmitted)
+    if cost is None or request is None or cost.entry != RESERVED:
+        return admitted
+    return codec.encode(
+        msgspec.structs.replace(
+            request,
+            target=cost.target,
+            provider=cost.provider,
+            model=cost.model,
+            reserved_nano_usd=cost.cost_nano_usd,
+            budgets=cost.budgets,
+        )
+    )
 
 
 def create_folder(folder: Path) -> int:

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.admission import admit, new_request_id
 from gateway.asking import Asker
+from gateway.budgets import Budgets
 from gateway.call import Call
 from gateway.circuits import Circuits
 from gateway.client import JSON, STREAM_HEADERS, Client, Headers
@@ -74,6 +75,7 @@ class Proxy:
         self.circuits = Circuits(state.circuit, lambda: state.streams_alive, settings.circuits)
         self.router = Router(state, self.book, circuits=self.circuits)
         self.asker = Asker()
+        self.budgets = Budgets(state, recorder.outbox)
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, client: Client, front: ClientDialect, said: Fields | None = None) -> None:
@@ -119,8 +121,14 @@ class Proxy:
         ask = await self.asker.ask(client, admitted, plan)
         decision = self.router.decide(plan, ask)
         call = Call(admitted, client, plan, decision, ask, self._loop.time())
+        if self.budgets.any:
+            await self.budgets.admit(call)
         event = call.admission(self._settings.name, self._recorder.outbox.id, self._state)
-        self._recorder.admitted(event, 2 * len(admitted.body))
+        try:
+            self._recorder.admitted(event, 2 * len(admitted.body))
+        except WeirError:
+            self.budgets.release(call)
+            raise
         return call
 
     # --- forward -------------------------------------------------------------------------------
@@ -136,6 +144,8 @@ class Proxy:
             if wait_s:
                 await asyncio.sleep(wait_s)
             try:
+                if self.budgets.any:
+                    await self.budgets.cover(call, target)
                 await self._attempt(call, target)
                 return
             except Failed as failure:
@@ -391,7 +401,8 @@ class Proxy:
                     b"null" if answer is None else call.admitted.front.write_answer(answer, None)
                 )
             content = b'{"request":' + call.admitted.body + b',"response":' + recorded + b"}"
-        sequence = self._recorder.completed(response, cost, content, mode=mode)
+        moves = [] if call.hold is None else self.budgets.settle(call.hold, cost)
+        sequence = self._recorder.completed(response, cost, content, mode=mode, moves=moves)
         await self._recorder.durable(call.plan.route.durability, sequence)
 
     def _left_s(self, call: Call) -> float:
@@ -400,11 +411,14 @@ class Proxy:
 
 def _request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
     admitted, back = call.admitted, endpoint.dialect
-    if admitted.front is back:
+    fields, front = admitted.fields, admitted.front
+    if call.hold is not None and call.hold.max_tokens is not None:
+        fields = front.limited(fields, target.model, call.hold.max_tokens)
+    if front is back:
         call.dropped = []
-        return back.forward_request(admitted.fields, target.model, admitted.opening)
+        return back.forward_request(fields, target.model, admitted.opening)
     try:
-        chat = admitted.front.read_request(admitted.fields)
+        chat = front.read_request(fields)
         call.dropped = [*chat.unread, *back.unsaid(chat, target.model)]
         return back.write_request(chat, target.model, target.max_output_tokens)
     except InvalidRequest as error:

@@ -25,8 +25,10 @@ from schemas.access import Access, Grant
 from schemas.clock import now_us
 from schemas.errors import LogError, LogTruncated, WeirError, WrongLog
 from schemas.events.changes import (
+    BudgetChanged,
     DeploymentChanged,
     KeyChanged,
+    LimitChanged,
     PriceChanged,
     ProviderChanged,
     RouteChanged,
@@ -34,6 +36,7 @@ from schemas.events.changes import (
     TenantChanged,
 )
 from schemas.events.circuits import CircuitChanged
+from schemas.events.escrow import EscrowRow
 from schemas.events.operations import Heartbeat
 from schemas.events.tables import HealthRow
 from schemas.log import Cursor, Log, TableView
@@ -87,6 +90,9 @@ class GatewayState:
         self.refusals = Refusals()
         self.access = Access(self.keys, self._tenants)
         self.deployments = TableView(DeploymentChanged)
+        self.budgets = TableView(BudgetChanged)
+        self.limits = TableView(LimitChanged)
+        self.escrow = TableView(EscrowRow)
         self._routes = TableView(RouteChanged)
         self._targets = TableView(TargetChanged)
         self._providers = TableView(ProviderChanged)
@@ -116,12 +122,20 @@ class GatewayState:
             self._providers,
             self.deployments,
             self._prices,
+            self.budgets,
+            self.limits,
         ]
 
     @property
     def views(self) -> list[TableView[Any]]:
         """Every view, for `Log.follow`."""
-        return [*self.durable_views, self._health, self._circuits, self._heartbeats]
+        return [
+            *self.durable_views,
+            self._health,
+            self._circuits,
+            self._heartbeats,
+            self.escrow,
+        ]
 
     @property
     def ready(self) -> bool:

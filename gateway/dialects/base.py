@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from gateway.dialects.neutral import Chat, Delta, Fields, Json, Opening, Receipt, Splitter
 from gateway.dialects.reading import read_object
 from gateway.dialects.sse import FrameSplitter
@@ -30,6 +32,11 @@ class BaseDialect:
         """Return a request's members, their values unread. Raises InvalidRequest."""
         del content_type
         return read_object(body)
+
+    def limited(self, fields: Fields, model: str, max_tokens: int) -> Fields:
+        """Return a client's request with a limit on its output, where the client named none."""
+        del model
+        return {**fields, "max_tokens": msgspec.Raw(b"%d" % max_tokens)}
 
     def authorization(self, secret: str) -> dict[str, str]:
         """Return the headers that carry a provider's key."""

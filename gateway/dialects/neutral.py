@@ -237,6 +237,10 @@ class ClientDialect(Protocol):
         """Read the members that matter to the gateway. Raises InvalidRequest."""
         ...
 
+    def limited(self, fields: Fields, model: str, max_tokens: int) -> Fields:
+        """Return a request with a limit on its output, where the client named none."""
+        ...
+
     def read_request(self, fields: Fields) -> Chat:
         """Read a request in full. Raises InvalidRequest."""
         ...

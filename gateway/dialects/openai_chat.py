@@ -71,6 +71,9 @@ class OpenAIChat(BaseDialect):
             user_id=member(fields, "user", str),
         )
 
+    def limited(self, fields: Fields, model: str, max_tokens: int) -> Fields:
+        return {**fields, openai_request.limit_of(model): msgspec.Raw(b"%d" % max_tokens)}
+
     def read_request(self, fields: Fields) -> Chat:
         return openai_request.read(fields)
 

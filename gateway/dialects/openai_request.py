@@ -195,6 +195,14 @@ def _tool_choice(fields: Fields) -> ToolChoice | None:
     raise InvalidRequest("'tool_choice' is neither auto, none, required nor a function")
 
 
+def limit_of(model: str) -> str:
+    """Return the member that limits a model's output.
+
+    Reasoning models refuse the old name, many compatible servers do not know the new one.
+    """
+    return "max_completion_tokens" if _REASONING_MODEL.search(model) else "max_tokens"
+
+
 # --- written for a provider --------------------------------------------------------------------
 
 
@@ -203,8 +211,7 @@ def write(chat: Chat, model: str) -> bytes:
     body: Json = {"model": model, "messages": _wire_messages(chat.messages)}
     reasons = _REASONING_MODEL.search(model) is not None
     if chat.max_tokens is not None:
-        # Reasoning models refuse the old name, many compatible servers do not know the new one.
-        body["max_completion_tokens" if reasons else "max_tokens"] = chat.max_tokens
+        body[limit_of(model)] = chat.max_tokens
     for name in _PLAIN:
         if (value := getattr(chat, name)) is not None:
             body[name] = value

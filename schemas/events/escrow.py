@@ -32,7 +32,7 @@ class BudgetTerms(msgspec.Struct, frozen=True):
 
 
 class EscrowMoved(Event, frozen=True, kw_only=True):
-    """One move of a budget's money. `kind` is one of
+    """One move of a budget's money, of the kinds that follow.
 
     - asked: the node wants `wanted_nano_usd` more, and waits for at least `needed_nano_usd`. It
       replaces what the node asked before; `number` counts the asks of a node. Carries the terms.

@@ -1,0 +1,290 @@
+"""Hard budgets on the path of a call: reserved beforehand, settled exactly, never overdrawn."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.codec import encode
+from schemas.event import Event
+from schemas.events.changes import BudgetChanged, RouteTarget
+from schemas.events.escrow import EscrowMoved, EscrowRow, spent_in
+from schemas.events.llm import CostEntry, RequestAdmitted
+from schemas.log import Record, partition_of
+from streams.agents.budgets import BUDGETS
+from streams.partition import PartitionFold
+from tests.gateway.worker import META, Worker, price, route, started, target
+from tests.sandbox.served import Served
+
+USD = 1_000_000_000
+MODEL = "openai/gpt-4o-mini"
+
+
+class Keeper:
+    """Folds the worker's moves at once and shows it the rows, as streams do by way of Kafka."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.away = False
+        self._view = worker.state.escrow
+        self._loop = worker.loop
+        self._parts: dict[int, PartitionFold] = {}
+        self._offset = 0
+        outbox = worker.app.proxy.budgets._outbox
+        append = outbox.append
+
+        def keeping(*events: Event, **options: Any) -> int:
+            sequence = append(*events, **options)
+            moves = [event for event in events if isinstance(event, EscrowMoved)]
+            if moves and not self.away:
+                self._loop.call_soon(self._fold, moves)
+            return sequence
+
+        outbox.append = keeping  # type: ignore[method-assign]
+
+    def _fold(self, moves: list[EscrowMoved]) -> None:
+        for move in moves:
+            number = partition_of(move.key.encode(), 4)
+            part = self._parts.setdefault(number, PartitionFold(BUDGETS, number, {}))
+            offset = part.next_offset
+            step = part.take(
+                [
+                    Record(
+                        EscrowMoved.topic.name,
+                        number,
+                        offset,
+                        0,
+                        move.key.encode(),
+                        encode(move),
+                        (),
+                    )
+                ]
+            )
+            part.published(step)
+            for row in step.rows:
+                self._view.apply(
+                    Record(EscrowMoved.topic.name, number, offset, 0, row.key, row.value, ())
+                )
+
+    def row(self, budget_id: str = "b") -> EscrowRow:
+        (found,) = [row for row in self._view.entries.values() if row.entity == budget_id]
+        return found
+
+
+@pytest.fixture
+def kept(sandbox: Served, tmp_path: Path) -> Iterator[tuple[Worker, Keeper]]:
+    with started(sandbox, tmp_path) as worker:
+        yield worker, Keeper(worker)
+
+
+def budget(limit_usd: float, budget_id: str = "b", **fields: Any) -> BudgetChanged:
+    fields = {"scope": "global", "on_exceeded": "block", **fields}
+    return BudgetChanged(
+        **META, budget_id=budget_id, daily_limit_nano_usd=round(limit_usd * USD), **fields
+    )
+
+
+def ask(worker: Worker, model: str = MODEL, **fields: Any) -> tuple[int, dict[str, str], Any]:
+    body = {"model": model, "messages": [{"role": "user", "content": "say a word"}], **fields}
+    status, headers, answer = worker.request("POST", "/v1/chat/completions", body)
+    return status, headers, json.loads(answer)
+
+
+def costs(worker: Worker) -> int:
+    entries = [event for event in worker.recorded if isinstance(event, CostEntry)]
+    return sum(entry.cost_nano_usd or 0 for entry in entries)
+
+
+@pytest.mark.req("BEY-07", "COST-02")
+def test_a_call_is_reserved_settled_and_counted_to_the_nano_dollar(
+    kept: tuple[Worker, Keeper],
+) -> None:
+    worker, keeper = kept
+    worker.change(budget(1.0))
+    status, headers, _ = ask(worker, max_tokens=50)
+    assert status == 200
+    admitted, _, cost = worker.call(headers["x-weir-request-id"])
+    assert admitted.budgets == cost.budgets
+    assert admitted.budgets[0].startswith("b@20")
+    assert admitted.reserved_nano_usd is not None
+    assert cost.cost_nano_usd is not None
+    assert cost.cost_nano_usd <= admitted.reserved_nano_usd
+    row = keeper.row()
+    assert spent_in(row, "total") == cost.cost_nano_usd
+    (node,) = row.days[0].nodes
+    assert node.granted - node.returned >= node.spent == cost.cost_nano_usd
+
+
+@pytest.mark.req("BEY-07")
+def test_many_at_once_never_spend_more_than_the_limit(kept: tuple[Worker, Keeper]) -> None:
+    worker, _ = kept
+    limit = 60_000  # 100 tokens of output at 600 nano-dollars each
+    worker.change(budget(limit / USD))
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda _: ask(worker, max_tokens=20), range(40)))
+    statuses = {status for status, _, _ in found}
+    assert statuses == {200, 402}
+    assert costs(worker) <= limit
+    refused = next(body for status, _, body in found if status == 402)
+    assert refused["error"]["code"] == "budget_exceeded"
+
+
+@pytest.mark.req("COST-02")
+def test_a_spent_budget_says_what_and_when_in_the_callers_dialect(
+    kept: tuple[Worker, Keeper],
+) -> None:
+    worker, _ = kept
+    worker.change(budget(0.000001, name="pocket money"))
+    status, _, body = ask(worker, max_tokens=50)
+    assert status == 402
+    assert "pocket money" in body["error"]["message"]
+    assert "USD" in body["error"]["message"]
+    headers = {"x-api-key": "weir-test-key", "content-type": "application/json"}
+    said = {
+        "model": MODEL,
+        "max_tokens": 50,
+        "messages": [{"role": "user", "content": "say a word"}],
+    }
+    status, _, answer = worker.request("POST", "/v1/messages", said, headers)
+    assert status == 402
+    assert json.loads(answer)["type"] == "error"
+    assert not [event for event in worker.recorded if isinstance(event, RequestAdmitted)]
+
+
+@pytest.mark.req("COST-02")
+def test_a_call_moves_to_a_target_that_costs_nothing(kept: tuple[Worker, Keeper]) -> None:
+    worker, _ = kept
+    targets = [RouteTarget(MODEL, priority=1), RouteTarget("a/gpt-4o-mini")]
+    worker.change(
+        budget(0.000001, on_exceeded="reroute"),
+        price("a", "gpt-4o-mini", 0, 0),
+        route("cheap", *targets, strategy="failover"),
+    )
+    status, headers, _ = ask(worker, "cheap", max_tokens=50)
+    assert (status, headers["x-weir-model"]) == (200, "a/gpt-4o-mini")
+    admitted, _, cost = worker.call(headers["x-weir-request-id"])
+    assert (admitted.target, admitted.propensity, cost.cost_nano_usd) == ("a/gpt-4o-mini", 1.0, 0)
+    assert ask(worker, MODEL, max_tokens=50)[0] == 402
+
+
+@pytest.mark.req("COST-02")
+def test_a_budget_that_only_alerts_counts_and_blocks_nobody(kept: tuple[Worker, Keeper]) -> None:
+    worker, keeper = kept
+    worker.change(budget(0.000001, on_exceeded="alert_only", scope="team", scope_id=None))
+    assert ask(worker)[0] == 200  # the key has no team
+    worker.change(budget(0.000001, on_exceeded="alert_only"))
+    for _ in range(2):
+        assert ask(worker)[0] == 200
+    assert spent_in(keeper.row(), "total") > 1_000
+    assert [name.rpartition("|")[2] for name in keeper.row().alerts] == ["exceeded", "warning"]
+
+
+@pytest.mark.req("BEY-07")
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, "max_tokens"),
+        ({"max_tokens": 5, "model": "openai/gpt-4o"}, "no price"),
+        ({"max_tokens": 5, "tools": [{"type": "web_search"}]}, "run by the vendor"),
+        (
+            {
+                "max_tokens": 5,
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}],
+                    }
+                ],
+            },
+            "more than text",
+        ),
+    ],
+)
+def test_what_cannot_be_bounded_is_refused_with_the_reason(
+    kept: tuple[Worker, Keeper], fields: dict[str, Any], why: str
+) -> None:
+    worker, _ = kept
+    worker.change(budget(1.0))
+    status, _, body = ask(worker, **fields)
+    assert status == 400
+    assert why in body["error"]["message"]
+
+
+@pytest.mark.req("BEY-07")
+def test_the_targets_limit_is_sent_where_the_caller_names_none(
+    kept: tuple[Worker, Keeper], sandbox: Served
+) -> None:
+    worker, _ = kept
+    worker.change(budget(1.0), target("openai", "gpt-4o-mini", max_output_tokens=7))
+    status, headers, body = ask(worker)
+    assert status == 200
+    assert body["usage"]["completion_tokens"] <= 7
+    admitted, _, _ = worker.call(headers["x-weir-request-id"])
+    assert admitted.max_output_tokens == 7
+
+
+@pytest.mark.req("BEY-07")
+def test_choices_multiply_what_is_reserved(kept: tuple[Worker, Keeper]) -> None:
+    worker, _ = kept
+    worker.change(budget(1.0))
+    reserved = []
+    for count in (1, 3):
+        _, headers, _ = ask(worker, max_tokens=10, n=count)
+        reserved.append(worker.call(headers["x-weir-request-id"])[0].reserved_nano_usd or 0)
+    assert reserved[1] - reserved[0] >= 2 * 10 * 600
+
+
+@pytest.mark.req("BEY-07", "BEY-19")
+def test_without_an_answer_from_the_fold_nothing_is_spent(kept: tuple[Worker, Keeper]) -> None:
+    worker, keeper = kept
+    keeper.away = True
+    worker.change(budget(1.0))
+    status, headers, body = ask(worker, max_tokens=5)
+    assert status == 503
+    assert "retry-after" in headers
+    assert "nobody answers" in body["error"]["message"]
+
+
+@pytest.mark.req("BEY-07")
+def test_what_failed_and_what_the_caller_left_give_their_reservation_back(
+    kept: tuple[Worker, Keeper], sandbox: Served
+) -> None:
+    worker, keeper = kept
+    worker.change(budget(1.0))
+    sandbox.behave("gpt-4o-mini", faults=[{"kind": "server_error"}])
+    try:
+        status, headers, _ = ask(worker, max_tokens=5)
+        assert status >= 500
+    finally:
+        sandbox.behave("gpt-4o-mini")
+    worker.call(headers["x-weir-request-id"])
+    lease = next(iter(worker.app.proxy.budgets._escrow._leases.values()))
+    assert (lease.reserved, lease.spent) == (0, 0)
+    assert spent_in(keeper.row(), "total") == 0
+
+
+@pytest.mark.req("BEY-07")
+def test_a_dearer_target_is_reserved_anew_and_the_log_says_so(
+    kept: tuple[Worker, Keeper], sandbox: Served
+) -> None:
+    worker, _ = kept
+    targets = [RouteTarget("a/gpt-4o-mini", priority=1), RouteTarget(MODEL)]
+    worker.change(
+        budget(1.0),
+        price("a", "gpt-4o-mini", 1_000_000, 1_000_000),
+        route("dear", *targets, strategy="failover"),
+    )
+    sandbox.behave("gpt-4o-mini", "/a", faults=[{"kind": "server_error"}])
+    try:
+        status, headers, _ = ask(worker, "dear", max_tokens=50)
+    finally:
+        sandbox.behave("gpt-4o-mini", "/a")
+    assert (status, headers["x-weir-model"]) == (200, MODEL)
+    request_id = headers["x-weir-request-id"]
+    (admitted,) = worker.events(RequestAdmitted, request_id)
+    again, settled = worker.events(CostEntry, request_id)
+    assert (again.entry, again.target, settled.entry) == ("admitted", MODEL, "settled")
+    assert (again.cost_nano_usd or 0) > (admitted.reserved_nano_usd or 0)
+    assert (again.cost_nano_usd or 0) >= (settled.cost_nano_usd or 0)
