@@ -19,6 +19,7 @@ from gateway.dialects.registry import Paths, dialects
 from gateway.durability import Durability
 from gateway.generate import GENERATE
 from gateway.http1 import Pool
+from gateway.idempotency import Idempotency
 from gateway.outbox import OutboxSettings
 from gateway.proxy import Proxy, refuse
 from gateway.server import Server, bound
@@ -56,12 +57,20 @@ class App:
         state: GatewayState,
         durability: Durability,
         pool: Pool,
+        log: Log,
     ) -> None:
         self._settings = settings
         self._state = state
         self._durability = durability
         self._control = ControlLink(pool, settings.control_url)
-        self.proxy = Proxy(settings, state, durability.recorder, Upstream(pool))
+        idempotency = Idempotency(
+            state.runs,
+            state.outbox_closed,
+            durability.recorder,
+            log,
+            MasterKey(settings.master_key),
+        )
+        self.proxy = Proxy(settings, state, durability.recorder, Upstream(pool), idempotency)
 
     async def serve(self, client: Client) -> None:
         """Serve one request."""
@@ -224,7 +233,7 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
         following = asyncio.create_task(state.follow(log, done))
         try:
             await _first_state(state, following, start_s)
-            app = App(settings, state, durability, pool)
+            app = App(settings, state, durability, pool, log)
             await _serve(app, settings, following, stop)
         finally:
             done.set()

@@ -10,11 +10,14 @@ import msgspec
 
 from gateway.admission import BYTES_PER_TOKEN, Admitted
 from gateway.budgets import Hold
+from gateway.cache import Kept
 from gateway.client import Client, Headers
 from gateway.dialects.neutral import Answer, Receipt, Text, Thinking, ToolCall, Usage
 from gateway.filters import Ask
+from gateway.guardrails.guard import Guard
 from gateway.ledger import cost_entry, cost_of
 from gateway.routing import Plan
+from gateway.runs import Ticket
 from gateway.state import GatewayState
 from schemas.circuits import CLOSED
 from schemas.clock import now_us
@@ -63,6 +66,10 @@ class Call:
         self.content_sent = False
         self.first_token_us: int | None = None
         self.response: ResponseCompleted | None = None
+        self.guard: Guard | None = None
+        self.ticket: Ticket | None = None
+        self.cache_key: bytes | None = None
+        self.hit: Kept | None = None
         self._prices: dict[str, PriceChanged | None] = {}
 
     @property
@@ -137,10 +144,14 @@ class Call:
             stream=self.admitted.opening.stream,
             latency_us=self.elapsed_us,
             first_token_us=self.first_token_us,
+            cache=None if self.hit is None else "hit",
+            guardrails=self.guard.acted if self.guard is not None else {},
         )
         cost = cost_entry(response, self._price(state))
         if self.hold is not None:
             cost = msgspec.structs.replace(cost, budgets=self.hold.names)
+        if self.hit is not None:
+            cost = msgspec.structs.replace(cost, cache_saved_nano_usd=self.hit.cost_nano_usd)
         response = msgspec.structs.replace(response, cost_nano_usd=cost.cost_nano_usd)
         self.response = response
         return response, cost
@@ -176,8 +187,12 @@ class Call:
 
     def _usage(self, answer: Answer | None, outcome: str) -> tuple[Usage, str]:
         """Return tokens and where they come from; what is not known is estimated and says so."""
+        if self.hit is not None:
+            return Usage(), "none"  # nobody was called, so nothing was used
         usage = plausible((answer.usage if answer else None) or Usage())
-        complete = outcome == "success"
+        # A guardrail may refuse an answer that the provider has ended and counted.
+        refused = self.guard is not None and answer is not None and answer.finish is not None
+        complete = outcome == "success" or refused
         if complete and usage.input_tokens is not None and usage.output_tokens is not None:
             return usage, "reported"
         if answer is None or not (answer.parts or complete):
@@ -211,6 +226,10 @@ class Call:
         ]
         if self.circuit != CLOSED:
             headers.append((b"x-weir-circuit", self.circuit.encode()))
+        if self.hit is not None:
+            headers.append((b"x-weir-cache", b"hit"))
+        if self.guard is not None and self.guard.acted:
+            headers.append((b"x-weir-guardrails", _names(list(self.guard.acted))))
         if self.dropped:
             headers.append((b"x-weir-dropped-params", _names(self.dropped)))
         if self.response is not None and self.response.cost_nano_usd is not None:
@@ -233,6 +252,7 @@ class Call:
             attempts=self.tries,
             latency_ms=response.latency_us / 1000,
             cost_usd=None if cost is None else to_usd(cost),
+            cache_hit=self.hit is not None,
             usage=Usage(
                 response.input_tokens,
                 response.cached_input_tokens,

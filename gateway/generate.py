@@ -175,7 +175,7 @@ def _facts(receipt: Receipt) -> Json:
             "deployment_id": receipt.deployment_id,
             "route": receipt.route,
             "attempts": receipt.attempts,
-            "cache_hit": False,
+            "cache_hit": receipt.cache_hit,
         },
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }

@@ -139,14 +139,17 @@ class Recorder:
         *,
         mode: str = "none",
         moves: Sequence[EscrowMoved] = (),
+        also: Event | None = None,
     ) -> int:
-        """Record the end of an admitted request; return the sequence to wait for.
+        """Record the end of an admitted request, and `also`; return the sequence to wait for.
 
-        `moves` are what the call spent of hard budgets. `content` is the JSON of {"request", "response"}; it is sealed for the call's user, or for
-        its key where no user is known. Content too large for a record is kept by its hash.
+        `moves` are what the call spent of hard budgets. `content` is the JSON of {"request",
+        "response"}; it is sealed for the call's user, or for its key where no user is known. Content too large for a record is kept by its hash.
         """
         cause, room = self._admitted.pop(response.request_id, (None, 0))
         events: list[Event] = [response, cost, *moves]
+        if also is not None:
+            events.append(also)
         if content is not None and mode != "none":
             events.append(self._captured(response, content, mode))
         # The room is used up by this append, or given back: either way it is no longer held.

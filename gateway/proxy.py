@@ -12,32 +12,47 @@ import time
 
 import msgspec
 
-from gateway.admission import admit, new_request_id
+from gateway.admission import Admitted, admit, new_request_id
 from gateway.asking import Asker
+from gateway.attempts import (
+    error_headers,
+    forwarded,
+    is_callers,
+    is_final,
+    is_named,
+    request_body,
+    stream_headers,
+    whole_answer_s,
+)
 from gateway.budgets import Budgets
+from gateway.cache import AnswerCache
 from gateway.call import Call
 from gateway.circuits import Circuits
-from gateway.client import JSON, STREAM_HEADERS, Client, Headers
+from gateway.client import JSON, Client
 from gateway.dialects.neutral import Answer, ClientDialect, Fields
+from gateway.dialects.replay import streamed
 from gateway.failover import Failover
-from gateway.health import CALLER_ERRORS, HealthBook
+from gateway.guardrails.calls import blocked, check_answer, check_request
+from gateway.guardrails.guard import Guardrails
+from gateway.health import HealthBook
 from gateway.http1 import Connection
+from gateway.idempotency import Idempotency, Replay
 from gateway.ledger import Recorder
-from gateway.routing import DEFAULTS, Router
+from gateway.routing import Router
+from gateway.runs import Ticket
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.streaming import StreamRelay
-from gateway.upstream import FORWARDED_HEADERS, Endpoint, Failed, Upstream, read_whole
+from gateway.upstream import Endpoint, Failed, Upstream, read_whole
 from schemas.circuits import verdict
 from schemas.errors import (
-    InvalidRequest,
+    GuardrailBlocked,
     ModelNotFound,
     NoTargetAvailable,
     UpstreamError,
     UpstreamModelMissing,
     UpstreamNetwork,
     UpstreamProtocol,
-    UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTimeout,
     WeirError,
@@ -45,8 +60,6 @@ from schemas.errors import (
 from schemas.events.llm import Attempt
 from schemas.routing import Target
 
-TOKEN_S = 0.02
-"""A whole answer is silent until it is done: this much per token is not silence yet."""
 VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
 """Headers of a provider that its own clients read."""
 PATIENCE_S = 60.0
@@ -66,11 +79,15 @@ class Proxy:
         state: GatewayState,
         recorder: Recorder,
         upstream: Upstream,
+        idempotency: Idempotency,
     ) -> None:
         self._settings = settings
         self._state = state
         self._recorder = recorder
         self._upstream = upstream
+        self._idempotency = idempotency
+        self._guardrails = Guardrails(state.guardrails)
+        self._cache = AnswerCache(settings.cache_bytes_max)
         self.book = HealthBook(state.health, lambda: state.streams_alive)
         self.circuits = Circuits(state.circuit, lambda: state.streams_alive, settings.circuits)
         self.router = Router(state, self.book, circuits=self.circuits)
@@ -87,13 +104,19 @@ class Proxy:
             if not client.left:
                 await refuse(client, front, error, request_id)
             return
-        client.watch()
+        if isinstance(call, Replay):
+            await client.whole(call.status, call.headers(), call.body)
+            return
+        if call.ticket is None:  # what runs under a key runs to its end, for the next who asks
+            client.watch()
         client.give_up_after(call.deadline_s - self._loop.time() + PATIENCE_S)
         if call.admitted.opening.stream and front.heartbeats:
             # A heartbeat makes later errors events, but another target can still answer.
             client.beat(self._settings.heartbeat_s, call.headers)
         try:
-            await self._forward(call)
+            check_request(call)
+            if not await self._from_cache(call):
+                await self._forward(call)
         except Failed as failure:
             client.unwatch()
             await self._fail(call, failure)
@@ -113,14 +136,27 @@ class Proxy:
 
     async def _admit(
         self, client: Client, front: ClientDialect, said: Fields, request_id: str
-    ) -> Call:
+    ) -> Call | Replay:
         admitted = await admit(
             client, front, said, self._state, request_id, self._settings.body_bytes_max
         )
+        ticket = await self._idempotency.enter(client, admitted)
+        if isinstance(ticket, Replay):
+            return ticket
+        try:
+            return await self._open(client, admitted, ticket)
+        except WeirError:
+            self._idempotency.give_back(ticket, request_id)
+            raise
+
+    async def _open(self, client: Client, admitted: Admitted, ticket: Ticket | None) -> Call:
         plan = self.router.plan(admitted.opening.model, admitted.grant)
         ask = await self.asker.ask(client, admitted, plan)
         decision = self.router.decide(plan, ask)
         call = Call(admitted, client, plan, decision, ask, self._loop.time())
+        call.ticket = ticket
+        if plan.route.guardrails:
+            call.guard = self._guardrails.of(plan.route.guardrails)
         if self.budgets.any:
             await self.budgets.admit(call)
         event = call.admission(self._settings.name, self._recorder.outbox.id, self._state)
@@ -130,6 +166,27 @@ class Proxy:
             self.budgets.release(call)
             raise
         return call
+
+    async def _from_cache(self, call: Call) -> bool:
+        """Answer from the cache if it holds the answer."""
+        call.cache_key = self._cache.key(call)
+        hit = self._cache.find(call.cache_key) if call.cache_key is not None else None
+        if hit is None:
+            return False
+        call.hit, call.target = hit, hit.target
+        client, front, opening = call.client, call.admitted.front, call.admitted.opening
+        client.unwatch()
+        await self._settle(
+            call, outcome="success", status=200, answer=hit.answer, recorded=hit.body
+        )
+        if opening.stream:
+            body = streamed(front, hit.answer, opening, call.receipt())
+            headers = stream_headers(call)
+        else:
+            body = hit.body or front.write_answer(hit.answer, call.receipt())
+            headers = [JSON]
+        await client.whole(200, [*call.headers(), *headers], body)
+        return True
 
     # --- forward -------------------------------------------------------------------------------
 
@@ -151,7 +208,7 @@ class Proxy:
             except Failed as failure:
                 failover.failed(target, failure.error)
                 last = failure
-            if call.content_sent or _is_final(last):
+            if call.content_sent or is_final(last):
                 break
         if failover.exhausted and last.error.retryable:
             last.told = NoTargetAvailable(
@@ -174,7 +231,7 @@ class Proxy:
             await self._exchange(call, target, started_ns)
             outcome, status = "success", 200
         except Failed as failure:
-            if isinstance(failure.error, UpstreamModelMissing) and _is_named(call, target):
+            if isinstance(failure.error, UpstreamModelMissing) and is_named(call, target):
                 failure.told = ModelNotFound(failure.error.message)
                 failure.error = UpstreamRejected(failure.error.message)
             outcome, error, status = "failed", failure.error, failure.status
@@ -206,15 +263,15 @@ class Proxy:
             raise Failed(UpstreamNetwork(f"the provider {target.provider} was removed"))
         admitted, limits = call.admitted, call.plan.limits
         endpoint = self._upstream.endpoint(provider, admitted.front)
-        body = _request_body(call, endpoint, target)
+        body = request_body(call, endpoint, target)
         left_s = self._left_s(call)
         streams = admitted.opening.stream
-        first_byte_s = limits.first_token_s if streams else _whole_answer_s(call, target)
+        first_byte_s = limits.first_token_s if streams else whole_answer_s(call, target)
         connection = await self._upstream.open(
             endpoint,
             endpoint.target(target.model, stream=streams),
             body,
-            _forwarded(call, endpoint),
+            forwarded(call, endpoint),
             connect_s=min(limits.connect_s, left_s),
             first_byte_s=min(first_byte_s, left_s),
         )
@@ -236,16 +293,20 @@ class Proxy:
         body = await read_whole(connection, stall_s, self._settings.answer_bytes_max)
         try:
             answer = endpoint.dialect.read_answer(body)
+            body, answer = check_answer(call, endpoint.dialect, body, answer)
         except UpstreamError as error:
             raise Failed(error, connection.status) from error
         if not answer.model:
             answer = msgspec.structs.replace(answer, model=call.target.model)
         self._note_success(call, started_ns)
+        call.answer = answer
         front, client = call.admitted.front, call.client
         client.unwatch()
         same = front is endpoint.dialect
-        recorded = body if same else front.write_answer(answer, None)
+        recorded = body if same else None
         await self._settle(call, outcome="success", status=200, answer=answer, recorded=recorded)
+        if call.cache_key is not None:
+            self._cache.keep(call.cache_key, call, recorded)
         if not same:
             body = front.write_answer(answer, call.receipt())
         await client.whole(200, [*call.headers(), JSON], body)
@@ -256,9 +317,16 @@ class Proxy:
         self, call: Call, endpoint: Endpoint, connection: Connection, started_ns: int
     ) -> None:
         admitted = call.admitted
-        relay = StreamRelay(admitted.front, endpoint.dialect, admitted.opening, call.target.model)
+        guard = call.guard.stream() if call.guard is not None else None
+        relay = StreamRelay(
+            admitted.front, endpoint.dialect, admitted.opening, call.target.model, guard
+        )
         try:
             await self._pump(call, relay, connection, started_ns)
+        except GuardrailBlocked as error:
+            connection.abort()
+            call.answer = relay.answer()
+            raise blocked(error) from error
         except UpstreamError as error:
             connection.abort()
             call.answer = relay.answer()
@@ -297,8 +365,8 @@ class Proxy:
                 held_bytes += len(data)
             # Nothing leaves before the first content: until then another target can take over.
             if ended or (relay.has_content and not buffered):
-                if not client.started:
-                    await client.start(200, [*call.headers(), *_stream_headers(call)])
+                if not client.started and (held or ended):
+                    await client.start(200, [*call.headers(), *stream_headers(call)])
                 if held:
                     call.content_sent = True
                     await client.write(b"".join(held))
@@ -317,9 +385,10 @@ class Proxy:
     async def _finish_stream(self, call: Call, relay: StreamRelay) -> None:
         client, front = call.client, call.admitted.front
         client.unwatch()
-        answer = relay.answer()
-        recorded = front.write_answer(answer, None)
-        await self._settle(call, outcome="success", status=200, answer=answer, recorded=recorded)
+        call.answer = relay.answer()
+        await self._settle(call, outcome="success", status=200, answer=call.answer)
+        if call.cache_key is not None:
+            self._cache.keep(call.cache_key, call, None)
         await client.end(front.end_of_stream(call.receipt()) + relay.final)
 
     # --- ends ----------------------------------------------------------------------------------
@@ -332,7 +401,7 @@ class Proxy:
     async def _fail(self, call: Call, failure: Failed) -> None:
         """Settle a call that no target answered, and say so in the client's dialect."""
         error = failure.told or failure.error
-        status = failure.status if _is_callers(failure) and failure.status else error.status
+        status = failure.status if is_callers(failure) and failure.status else error.status
         _log.warning(
             "call failed",
             extra={
@@ -353,13 +422,13 @@ class Proxy:
         if client.started:
             await client.end(front.write_error_frame(error, status, request_id))
             return
-        own_words = failure is not None and _is_callers(failure) and failure.body
+        own_words = failure is not None and is_callers(failure) and failure.body
         same = failure is not None and failure.dialect_name == front.name
         if failure is not None and own_words and same:
             body = failure.body
         else:
             body = front.write_error(error, status, request_id)
-        headers = [*call.headers(), *_error_headers(front, error, status)]
+        headers = [*call.headers(), *error_headers(front, error, status)]
         await client.whole(status, headers, body)
 
     async def _broken(self, call: Call) -> None:
@@ -393,6 +462,7 @@ class Proxy:
         )
         if response.usage_basis == "reported" and response.output_tokens is not None:
             self.book.produced(call.target.id, response.output_tokens)
+        also = self._idempotency.of(call, status, answer, error, recorded)
         mode = call.admitted.key.content_mode or call.plan.route.content_mode
         content = None
         if mode != "none":
@@ -402,73 +472,13 @@ class Proxy:
                 )
             content = b'{"request":' + call.admitted.body + b',"response":' + recorded + b"}"
         moves = [] if call.hold is None else self.budgets.settle(call.hold, cost)
-        sequence = self._recorder.completed(response, cost, content, mode=mode, moves=moves)
+        sequence = self._recorder.completed(
+            response, cost, content, mode=mode, moves=moves, also=also
+        )
         await self._recorder.durable(call.plan.route.durability, sequence)
 
     def _left_s(self, call: Call) -> float:
         return max(0.001, call.deadline_s - self._loop.time())
-
-
-def _request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
-    admitted, back = call.admitted, endpoint.dialect
-    fields, front = admitted.fields, admitted.front
-    if call.hold is not None and call.hold.max_tokens is not None:
-        fields = front.limited(fields, target.model, call.hold.max_tokens)
-    if front is back:
-        call.dropped = []
-        return back.forward_request(fields, target.model, admitted.opening)
-    try:
-        chat = front.read_request(fields)
-        call.dropped = [*chat.unread, *back.unsaid(chat, target.model)]
-        return back.write_request(chat, target.model, target.max_output_tokens)
-    except InvalidRequest as error:
-        raise Failed(UpstreamRejected(error.message), told=error) from error
-
-
-def _is_final(failure: Failed) -> bool:
-    """Whether no other target would do better. What has no word in this target's dialect may have
-    one in the next's.
-    """
-    untranslated = isinstance(failure.told, InvalidRequest)
-    return failure.error.error_class in CALLER_ERRORS and not untranslated
-
-
-def _is_named(call: Call, target: Target) -> bool:
-    """Whether the caller himself asked for this provider/model; else the operator chose it."""
-    return call.plan.route is DEFAULTS and call.plan.name == target.id
-
-
-def _whole_answer_s(call: Call, target: Target) -> float:
-    limits = call.plan.limits
-    tokens = call.admitted.opening.max_tokens or target.max_output_tokens
-    if tokens is None:
-        return max(limits.first_token_s, limits.total_s / call.plan.route.attempts)
-    return limits.first_token_s + tokens * TOKEN_S
-
-
-def _forwarded(call: Call, endpoint: Endpoint) -> Headers:
-    headers = [(b"x-weir-request-id", call.admitted.request_id.encode())]
-    if call.admitted.front is endpoint.dialect:
-        given = call.client.headers
-        headers += [(name, given[name]) for name in FORWARDED_HEADERS if name in given]
-    return headers
-
-
-def _is_callers(failure: Failed) -> bool:
-    """Whether the provider's own words are for the caller: about the request, or its pace."""
-    error = failure.error
-    return error.error_class in CALLER_ERRORS or isinstance(error, UpstreamRateLimited)
-
-
-def _stream_headers(call: Call) -> Headers:
-    return [(b"content-type", call.admitted.front.stream_type), *STREAM_HEADERS[1:]]
-
-
-def _error_headers(front: ClientDialect, error: WeirError, status: int) -> Headers:
-    headers = [*front.error_headers(status), JSON]
-    if error.retry_after_seconds is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
-    return headers
 
 
 async def refuse(client: Client, front: ClientDialect, error: WeirError, request_id: str) -> None:
@@ -476,4 +486,4 @@ async def refuse(client: Client, front: ClientDialect, error: WeirError, request
     body = front.write_error(error, error.status, request_id)
     encoded = request_id.encode()
     ids = [(b"x-weir-request-id", encoded), (b"x-request-id", encoded), (b"request-id", encoded)]
-    await client.whole(error.status, [*ids, *_error_headers(front, error, error.status)], body)
+    await client.whole(error.status, [*ids, *error_headers(front, error, error.status)], body)

@@ -24,6 +24,8 @@ class GatewaySettings:
     answer_bytes_max: int = 64 * 1024 * 1024
     connections_max: int = 1024
     ca_file: str | None = None
+    cache_bytes_max: int = 16 * 1024 * 1024
+    """Answers that a worker keeps in memory for routes with a `cache_ttl_s`."""
     heartbeat_s: float = 15.0
     circuits: CircuitRules = RULES
     drain_s: float = 30.0

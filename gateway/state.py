@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gateway.access import Refusals
+from gateway.runs import Runs
 from schemas import codec
 from schemas.access import Access, Grant
 from schemas.clock import now_us
@@ -27,6 +28,7 @@ from schemas.errors import LogError, LogTruncated, WeirError, WrongLog
 from schemas.events.changes import (
     BudgetChanged,
     DeploymentChanged,
+    GuardrailChanged,
     KeyChanged,
     LimitChanged,
     PriceChanged,
@@ -37,7 +39,7 @@ from schemas.events.changes import (
 )
 from schemas.events.circuits import CircuitChanged
 from schemas.events.escrow import EscrowRow
-from schemas.events.operations import Heartbeat
+from schemas.events.operations import Heartbeat, OutboxClosed
 from schemas.events.tables import HealthRow
 from schemas.log import Cursor, Log, TableView
 from schemas.routing import BUCKET_SECONDS, Target, TargetHealth, health_of
@@ -100,11 +102,15 @@ class GatewayState:
         self._health = TableView(HealthRow)
         self._circuits = TableView(CircuitChanged)
         self._heartbeats = TableView(Heartbeat)
+        self._guardrails = TableView(GuardrailChanged)
+        self.runs = Runs()
+        self._closed = TableView(OutboxClosed)
         self._route_index = Index(self._build_routes, self._routes)
         self._target_index = Index(self._build_targets, self._targets, self.deployments)
         self._provider_index = Index(self._build_providers, self._providers)
         self._price_index = Index(self._build_prices, self._prices)
         self._health_index = Index(self._build_health, self._health)
+        self._guardrail_index = Index(self._build_guardrails, self._guardrails)
         self._health_cache: dict[str, tuple[int, int, TargetHealth]] = {}
         self._cache_file = cache_file
         self._saved_generation = -1
@@ -124,6 +130,7 @@ class GatewayState:
             self._prices,
             self.budgets,
             self.limits,
+            self._guardrails,
         ]
 
     @property
@@ -135,6 +142,8 @@ class GatewayState:
             self._circuits,
             self._heartbeats,
             self.escrow,
+            self.runs,
+            self._closed,
         ]
 
     @property
@@ -183,6 +192,14 @@ class GatewayState:
         found = bisect_right(prices, at_us, key=lambda price: price.valid_from_us)
         return prices[found - 1] if found else None
 
+    def guardrails(self) -> dict[str, GuardrailChanged]:
+        """Return the guardrails that are in force, by name."""
+        return self._guardrail_index()
+
+    def outbox_closed(self, outbox_id: str) -> bool:
+        """Whether an outbox was drained and will never be written again."""
+        return f"outbox:{outbox_id}" in self._closed.entries
+
     # --- indexes ---------------------------------------------------------------------------
 
     @property
@@ -199,6 +216,9 @@ class GatewayState:
     def providers(self) -> dict[str, ProviderChanged]:
         """Enabled providers by name."""
         return self._provider_index()
+
+    def _build_guardrails(self) -> dict[str, GuardrailChanged]:
+        return {rule.name: rule for rule in self._guardrails.entries.values() if rule.enabled}
 
     def _build_routes(self) -> dict[str, RouteChanged]:
         return {route.name: route for route in self._routes.entries.values() if route.enabled}
@@ -272,6 +292,7 @@ class GatewayState:
             self._try_save()
 
     def _forget(self) -> None:
+        self.runs.runs.clear()
         for view in self.views:
             view.cursor = Cursor()
             view.entries.clear()

@@ -23,6 +23,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     Usage,
 )
+from gateway.guardrails.guard import GuardedStream
 from schemas.errors import UpstreamProtocol
 
 ANSWER_CHARS_MAX = 16 * 1024 * 1024
@@ -34,7 +35,12 @@ class StreamRelay:
     """
 
     def __init__(
-        self, front: ClientDialect, back: Dialect, opening: Opening, model: str = ""
+        self,
+        front: ClientDialect,
+        back: Dialect,
+        opening: Opening,
+        model: str = "",
+        guard: GuardedStream | None = None,
     ) -> None:
         self.ended = False
         self.has_content = False
@@ -44,7 +50,10 @@ class StreamRelay:
         self._back = back
         self._opening = opening
         self._reader = back.stream_reader()
-        self._writer = None if front is back else front.stream_writer(opening)
+        self._guard = guard
+        # What a guardrail may change cannot go through as it came.
+        same = front is back and guard is None
+        self._writer = None if same else front.stream_writer(opening)
         self._splitter = back.splitter()
         self._id, self._model = "", model
         self._started = False
@@ -64,7 +73,7 @@ class StreamRelay:
             over = self.ended
             if over:
                 raise UpstreamProtocol("the stream went on after its end marker")
-            deltas = self._reader.read(frame)
+            deltas = self._guarded(self._reader.read(frame))
             for delta in deltas:
                 self._note(delta)
             if self._writer is not None:
@@ -83,6 +92,14 @@ class StreamRelay:
             elif not self._back.extra_frame(deltas, self._opening):
                 out.append(frame.raw)
         return b"".join(out)
+
+    def _guarded(self, deltas: list[Delta]) -> list[Delta]:
+        """Return what the guardrails let pass now. Raises GuardrailBlocked."""
+        if self._guard is None:
+            return deltas
+        # What is held back has come nonetheless: the provider is not silent.
+        self.has_content |= any(delta.kind in CONTENT_KINDS for delta in deltas)
+        return [passed for delta in deltas for passed in self._guard.passing(delta)]
 
     def check_end(self) -> None:
         """Take note that the connection ended.

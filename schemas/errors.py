@@ -49,6 +49,14 @@ class ValidationFailed(InvalidRequest):
     action = "Correct every field listed in details."
 
 
+class GuardrailBlocked(InvalidRequest):
+    """A guardrail refused the request, or what the model answered."""
+
+    code = "guardrail_blocked"
+    type = "guardrail_error"
+    action = "Take out what the details name; the operator sets the guardrails of a route."
+
+
 class PayloadTooLarge(InvalidRequest):
     status = 413
     code = "payload_too_large"
@@ -114,6 +122,13 @@ class Conflict(WeirError):
     code = "version_conflict"
     type = "conflict_error"
     action = "Read the current version and send the command again with it."
+
+
+class IdempotencyConflict(Conflict):
+    """Another request came under this key, or its run has not ended, or left no answer."""
+
+    code = "idempotency_conflict"
+    action = "Send another Idempotency-Key, or the same request again later."
 
 
 # --- the provider's side -------------------------------------------------------------------

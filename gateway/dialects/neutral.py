@@ -202,6 +202,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float
     cost_usd: str | None
     usage: Usage
+    cache_hit: bool = False
 
 
 class Opening(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from gateway.server import bound
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from infra.broker import free_port
+from infra.kafka import KafkaLog
 from schemas.event import Event
 from schemas.events.changes import (
     Change,
@@ -224,7 +225,8 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
         durability = Durability(
             outbox, Connection("127.0.0.1:1"), MasterKey(settings.master_key), "/gateway/test"
         )
-        app = App(settings, state, durability, Pool())
+        log = KafkaLog(Connection("127.0.0.1:1"), "/gateway/test")
+        app = App(settings, state, durability, Pool(), log)
         server, stopping = server_of(app, settings), asyncio.Event()
         worker = Worker(port, state, app, loop, stopping)
         append = durability.outbox.append

@@ -1,0 +1,45 @@
+"""Where guardrails meet a call: its request before it is forwarded, its answer before it is told."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.call import Call
+from gateway.dialects.neutral import Answer, Dialect, Text
+from gateway.upstream import Failed
+from schemas.errors import GuardrailBlocked, UpstreamRejected
+
+
+def check_request(call: Call) -> None:
+    """Let the guardrails see the request, and change it. Raises Failed where one blocks."""
+    if call.guard is None:
+        return
+    admitted = call.admitted
+    try:
+        fields = call.guard.request(admitted.fields)
+    except GuardrailBlocked as error:
+        raise blocked(error) from error
+    if fields != admitted.fields:
+        body = msgspec.json.encode(fields)
+        call.admitted = msgspec.structs.replace(admitted, fields=fields, body=body)
+
+
+def check_answer(call: Call, back: Dialect, body: bytes, answer: Answer) -> tuple[bytes, Answer]:
+    """Let the guardrails see a whole answer; return what may be told of it.
+
+    Raises Failed where one blocks; UpstreamProtocol.
+    """
+    if call.guard is None or call.admitted.front.surface != "chat":
+        return body, answer
+    call.answer = answer  # what is refused was produced, and is paid for
+    try:
+        passed = call.guard.answer(body)
+        call.guard.said("".join(part.text for part in answer.parts if isinstance(part, Text)))
+    except GuardrailBlocked as error:
+        raise blocked(error) from error
+    return (body, answer) if passed is body else (passed, back.read_answer(passed))
+
+
+def blocked(error: GuardrailBlocked) -> Failed:
+    """Return the end of a call that a guardrail refuses: its caller's own fault, nobody's else."""
+    return Failed(UpstreamRejected(error.message), told=error)

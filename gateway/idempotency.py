@@ -1,0 +1,283 @@
+"""`Idempotency-Key`: the same key runs and is billed once, whichever worker it comes to (BEY-13).
+
+A worker claims a key by an event; the first claim in partition order runs, on whatever host. All
+others wait for its answer, which travels sealed beside the run's other events. A run under a key
+goes on when its caller leaves, so that he can ask for the answer again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from gateway.admission import Admitted
+from gateway.call import Call
+from gateway.client import Client, Headers
+from gateway.dialects.neutral import Answer
+from gateway.dialects.replay import streamed
+from gateway.ledger import Recorder
+from gateway.runs import Run, Runs, Ticket
+from schemas.clock import now_us
+from schemas.codec import decode_as
+from schemas.errors import (
+    BrokerUnavailable,
+    ContentErased,
+    IdempotencyConflict,
+    InvalidRequest,
+    Unavailable,
+    WeirError,
+)
+from schemas.event import Event
+from schemas.events.idempotency import IDEMPOTENCY, IdempotencyClaimed, IdempotencySettled
+from schemas.events.operations import PRIVACY_KEYS, DataKeyCreated
+from schemas.identity import uuid7
+from schemas.log import Cursor, Log, Record, partition_of
+from schemas.privacy import MasterKey, Opener, Sealed
+
+HEADER = b"idempotency-key"
+KEY_CHARS_MAX = 255
+CLAIM_S = 5.0
+WAIT_S = 120.0
+SETTLING_S = 2.0
+"""A dead worker's last records may be read this much later than the news of its death."""
+AGAIN = frozenset({408, 409, 425, 429})
+"""Errors after which the same request may well succeed."""
+GONE = 503
+"""The status of a run that left no answer and may run again."""
+ANSWER_BYTES_MAX = 512 * 1024
+
+
+E = TypeVar("E", bound=Event)
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """An answer that was given before."""
+
+    request_id: str
+    status: int
+    content_type: str
+    body: bytes
+
+    def headers(self) -> Headers:
+        """Return the headers of the repeated answer."""
+        request_id = self.request_id.encode()
+        return [
+            (b"content-type", self.content_type.encode("latin-1")),
+            (b"x-weir-request-id", request_id),
+            (b"x-request-id", request_id),
+            (b"idempotency-replayed", b"true"),
+        ]
+
+
+class Idempotency:
+    """Claims keys and repeats answers."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        closed: Callable[[str], bool],
+        recorder: Recorder,
+        log: Log,
+        master: MasterKey,
+    ) -> None:
+        self._runs = runs
+        self._closed = closed
+        self._recorder = recorder
+        self._log = log
+        self._master = master
+
+    async def enter(self, client: Client, admitted: Admitted) -> Ticket | Replay | None:
+        """Return leave to run, or the answer of the run that had it; None without a key.
+
+        Raises IdempotencyConflict for another request under the same key, a run that does not
+        end, or one that left no answer; Unavailable while the log cannot decide who runs.
+        """
+        given = client.header(HEADER)
+        if given is None:
+            return None
+        if not 1 <= len(given) <= KEY_CHARS_MAX:
+            raise InvalidRequest(f"an Idempotency-Key has 1 to {KEY_CHARS_MAX} characters")
+        key = _digest(admitted.key.key_id, given)
+        fingerprint = _digest(admitted.endpoint, admitted.body)
+        run = self._runs.find(key)
+        if run is None:
+            run = await self._claim(key, fingerprint, admitted.request_id)
+        if run.request_id == admitted.request_id:
+            return Ticket(key)
+        if run.fingerprint != fingerprint:
+            raise IdempotencyConflict("another request was sent under this Idempotency-Key")
+        return await self._answer_of(key, run)
+
+    def _settlement(
+        self,
+        ticket: Ticket,
+        request_id: str,
+        subject: str,
+        status: int,
+        content_type: str,
+        body: bytes | None,
+    ) -> IdempotencySettled:
+        """Return the event that gives the others the answer; `body` None lets the next one run."""
+        sealed = None
+        if body is not None and len(body) <= ANSWER_BYTES_MAX:
+            sealed = self._recorder.sealer.seal(subject, body, bound_to=request_id)
+        return IdempotencySettled(
+            event_id=uuid7(),
+            occurred_at_us=now_us(),
+            idempotency_id=ticket.idempotency_id,
+            request_id=request_id,
+            status=status,
+            content_type=content_type,
+            data_key_id=sealed.data_key_id if sealed else None,
+            nonce=sealed.nonce if sealed else None,
+            ciphertext=sealed.ciphertext if sealed else None,
+        )
+
+    def of(
+        self,
+        call: Call,
+        status: int | None,
+        answer: Answer | None,
+        error: WeirError | None,
+        body: bytes | None,
+    ) -> IdempotencySettled | None:
+        """Return what a call that ends leaves for those who send its key again, if it has one.
+
+        An answer, and an error that would come again, are repeated; after any other error the
+        next one under the key runs.
+        """
+        if call.ticket is None:
+            return None
+        admitted = call.admitted
+        front = admitted.front
+        content_type = "application/json"
+        if error is not None:
+            body = None
+            if status is not None and 400 <= status < 500 and status not in AGAIN:
+                body = front.write_error(error, status, admitted.request_id)
+        elif answer is None or status is None:
+            body = None
+        elif admitted.opening.stream:
+            body = streamed(front, answer, admitted.opening, call.receipt())
+            content_type = front.stream_type.decode("latin-1")
+        elif body is None:
+            body = front.write_answer(answer, call.receipt())
+        subject = admitted.user_id or admitted.key.key_id
+        told = status if status is not None and body is not None else GONE
+        return self._settlement(call.ticket, admitted.request_id, subject, told, content_type, body)
+
+    def give_back(self, ticket: Ticket | None, request_id: str) -> None:
+        """Let the next one under a key run: this one was not admitted."""
+        if ticket is not None:
+            none = self._settlement(ticket, request_id, "", GONE, "", None)
+            self._recorder.outbox.append(none)
+
+    async def _claim(self, key: str, fingerprint: str, request_id: str) -> Run:
+        outbox = self._recorder.outbox
+        sequence = outbox.append(
+            IdempotencyClaimed(
+                event_id=uuid7(),
+                occurred_at_us=now_us(),
+                idempotency_id=key,
+                request_id=request_id,
+                fingerprint=fingerprint,
+                outbox_id=outbox.id,
+            )
+        )
+        try:
+            async with asyncio.timeout(CLAIM_S):
+                await outbox.durable("replicated", sequence)
+                while (run := self._runs.find(key)) is None:
+                    await self._runs.change(key, CLAIM_S)
+        except (TimeoutError, BrokerUnavailable) as error:
+            raise Unavailable(
+                "the log is away, so nobody can tell whether this key has run already",
+                action="Try again later, or send the request without Idempotency-Key.",
+                retry_after_seconds=5.0,
+            ) from error
+        return run
+
+    async def _answer_of(self, key: str, run: Run) -> Replay:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + WAIT_S
+        while run.settled_at is None:
+            closed = self._closed(run.outbox_id)
+            wait_s = SETTLING_S if closed else min(1.0, until_s - loop.time())
+            try:
+                await self._runs.change(key, max(0.01, wait_s))
+            except TimeoutError:
+                self._give_up(run, closed, loop.time() >= until_s)
+            if self._runs.find(key) is not run:
+                raise IdempotencyConflict(
+                    "the run under this key failed and left no answer", retry_after_seconds=1.0
+                )
+        return await self._read(run.settled_at)
+
+    def _give_up(self, run: Run, closed: bool, late: bool) -> None:
+        if run.settled_at is not None:
+            return
+        if closed:
+            raise IdempotencyConflict(
+                "the worker that ran this key died: what its run came to is not known",
+                action="Send another Idempotency-Key; the lost run is billed at most its estimate.",
+            )
+        if late:
+            raise IdempotencyConflict(
+                "the run under this key has not ended yet", retry_after_seconds=5.0
+            )
+
+    async def _read(self, place: tuple[int, int]) -> Replay:
+        """Read a settled run's answer from the log. Raises ContentErased, IdempotencyConflict."""
+        partition, offset = place
+        settled = await self._record_at(partition, offset)
+        if settled.ciphertext is None or settled.nonce is None or settled.data_key_id is None:
+            raise IdempotencyConflict("the answer under this key is too large to be repeated")
+        key = await self._data_key(settled.data_key_id)
+        sealed = Sealed(settled.data_key_id, settled.nonce, settled.ciphertext)
+        body = Opener(self._master, lambda _: key).open(sealed, settled.request_id)
+        return Replay(settled.request_id, settled.status, settled.content_type, body)
+
+    async def _record_at(self, partition: int, offset: int) -> IdempotencySettled:
+        positions = {IDEMPOTENCY.name: {partition: offset}}
+        async with self._log.reader([IDEMPOTENCY], await self._from(positions)) as reader:
+            async with asyncio.timeout(CLAIM_S):
+                while True:
+                    for record in await reader.batch(1, 1.0):
+                        if (record.partition, record.offset) == (partition, offset):
+                            found = _event(record, IdempotencySettled)
+                            if found is not None:
+                                return found
+
+    async def _from(self, positions: dict[str, dict[int, int]]) -> Cursor:
+        """Start the topic's other partitions at their ends: only one record is wanted."""
+        async with self._log.reader([IDEMPOTENCY]) as reader:
+            ends = await reader.end_positions()
+        [(topic, wanted)] = positions.items()
+        return Cursor(positions={topic: {**ends[topic], **wanted}})
+
+    async def _data_key(self, key_id: str) -> DataKeyCreated:
+        """Find a data key in the log: a worker keeps none but its own. Raises ContentErased."""
+        partition = partition_of(key_id.encode(), PRIVACY_KEYS.partitions)
+        found: DataKeyCreated | None = None
+        async with self._log.reader([PRIVACY_KEYS]) as reader:
+            end = (await reader.end_positions())[PRIVACY_KEYS.name].get(partition, 0)
+            while reader.cursor.next_offset(PRIVACY_KEYS.name, partition) < end:
+                for record in await reader.batch(5_000, 1.0):
+                    if record.key == key_id.encode():
+                        found = None if record.value is None else _event(record, DataKeyCreated)
+        if found is None:
+            raise ContentErased("the answer under this key was erased")
+        return found
+
+
+def _event(record: Record, kind: type[E]) -> E | None:
+    return None if record.value is None else decode_as(record.value, kind)
+
+
+def _digest(name: str, value: str | bytes) -> str:
+    data = value.encode("utf-8", "replace") if isinstance(value, str) else value
+    return hashlib.sha256(name.encode() + b"\0" + data).hexdigest()[:32]

@@ -1,0 +1,206 @@
+"""One run per idempotency key: two workers on one real log, one real sandbox behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway import app as gateway
+from gateway.runs import Runs
+from gateway.settings import GatewaySettings
+from infra.broker import Broker, free_port
+from infra.kafka import KafkaLog
+from schemas.codec import encode
+from schemas.events.changes import KeyChanged
+from schemas.events.idempotency import IdempotencyClaimed, IdempotencySettled
+from schemas.identity import uuid7
+from schemas.log import Connection, Record
+from tests.gateway.worker import META, price, provider, target
+from tests.sandbox.served import Served
+
+KEY = f"weir-idempotency-{uuid7()}"
+MODEL = "openai/gpt-4o-mini"
+
+
+@asynccontextmanager
+async def workers(broker: Broker, sandbox: Served, folder: Path) -> AsyncIterator[list[str]]:
+    """Two workers, as `weir up` starts them, each with a port and an outbox folder of its own."""
+    os.environ["TEST_PROVIDER_KEY"] = "sk-provider-secret"
+    connection = Connection(broker.bootstrap)
+    stop, urls, running = asyncio.Event(), [], []
+    async with KafkaLog(connection, "/test") as log:
+        digest = hashlib.sha256(KEY.encode()).hexdigest()
+        fields: Any = {"key_id": uuid7(), "name": "idempotency", "scopes": ["inference"]}
+        for event in (
+            KeyChanged(**META, secret_hash=digest, **fields),
+            provider("openai", "openai", f"{sandbox.url}/idempotency/v1"),
+            target("openai", "gpt-4o-mini"),
+            price("openai", "gpt-4o-mini", 150_000_000, 600_000_000),
+        ):
+            await log.publish(event)
+        logs = [KafkaLog(connection, f"/gateway/{number}") for number in range(2)]
+        for number, own in enumerate(logs):
+            await own.__aenter__()
+            settings = GatewaySettings(
+                host="127.0.0.1",
+                port=free_port(),
+                worker=number,
+                control_url=f"http://127.0.0.1:{free_port()}",
+                data_dir=folder / f"gateway-{number}",
+                outbox_dir=folder / f"outbox-{number}",
+                master_key=bytes(32),
+            )
+            running.append(asyncio.create_task(gateway.run(settings, own, stop)))
+            urls.append(f"http://127.0.0.1:{settings.port}")
+        try:
+            for url in urls:
+                await _until_ready(url)
+            yield urls
+        finally:
+            stop.set()
+            await asyncio.gather(*running)
+            for own in logs:
+                await own.__aexit__(None, None, None)
+
+
+async def _until_ready(url: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for _ in range(400):
+            try:
+                async with session.get(f"{url}/v1/models", headers=_headers()) as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.05)
+    raise TimeoutError(url)
+
+
+def _headers(**more: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {KEY}", "content-type": "application/json", **more}
+
+
+async def post(
+    session: aiohttp.ClientSession, url: str, idempotency_key: str, text: str, **more: Any
+) -> tuple[int, dict[str, str], bytes]:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], **more}
+    headers = _headers(**{"idempotency-key": idempotency_key})
+    data = json.dumps(body)
+    async with session.post(f"{url}/v1/chat/completions", data=data, headers=headers) as answer:
+        return answer.status, dict(answer.headers), await answer.read()
+
+
+@pytest.mark.req("BEY-13")
+async def test_twenty_calls_on_two_workers_run_once(
+    broker: Broker, sandbox: Served, tmp_path: Path
+) -> None:
+    sandbox.behave("gpt-4o-mini", "/idempotency", first_token_ms=200)
+    async with workers(broker, sandbox, tmp_path) as urls, aiohttp.ClientSession() as session:
+        before = len(sandbox.rows("/idempotency"))
+        answers = await asyncio.gather(
+            *(post(session, urls[n % 2], "key-one", "What is a weir?") for n in range(20))
+        )
+        assert {status for status, _, _ in answers} == {200}
+        assert len({body for _, _, body in answers}) == 1
+        assert len({headers["x-weir-request-id"] for _, headers, _ in answers}) == 1
+        replayed = [headers.get("idempotency-replayed") for _, headers, _ in answers]
+        assert replayed.count("true") == 19
+        assert len(sandbox.rows("/idempotency")) - before == 1
+
+        status, _, body = await post(session, urls[1], "key-one", "Something else?")
+        assert (status, json.loads(body)["error"]["code"]) == (409, "idempotency_conflict")
+
+        streams = [
+            await post(session, url, "key-two", "Stream a weir.", stream=True) for url in urls
+        ]
+        assert _text(streams[0][2]) == _text(streams[1][2]) != ""
+        assert streams[1][2].endswith(b"data: [DONE]\n\n")
+
+        sandbox.behave("gpt-4o-mini", "/idempotency", faults=[{"kind": "server_error", "count": 9}])
+        status, _, _ = await post(session, urls[0], "key-three", "Fail first.")
+        assert status >= 500
+        sandbox.behave("gpt-4o-mini", "/idempotency", faults=[])
+        status, headers, _ = await post(session, urls[1], "key-three", "Fail first.")
+        assert status == 200, "what failed and was billed for nothing may run again"
+        assert "idempotency-replayed" not in headers
+
+
+@pytest.mark.req("BEY-13")
+async def test_a_caller_who_left_gets_the_answer_of_his_run(
+    broker: Broker, sandbox: Served, tmp_path: Path
+) -> None:
+    sandbox.behave("gpt-4o-mini", "/idempotency", first_token_ms=600)
+    async with workers(broker, sandbox, tmp_path) as urls, aiohttp.ClientSession() as session:
+        before = len(sandbox.rows("/idempotency"))
+        leaving = asyncio.create_task(post(session, urls[0], "key-left", "Wait for it."))
+        await asyncio.sleep(0.3)
+        leaving.cancel()
+        status, headers, body = await post(session, urls[1], "key-left", "Wait for it.")
+        assert status == 200
+        assert headers["idempotency-replayed"] == "true"
+        assert json.loads(body)["choices"][0]["message"]["content"]
+        assert len(sandbox.rows("/idempotency")) - before == 1
+
+
+def _text(stream: bytes) -> str:
+    frames = [line[6:] for line in stream.splitlines() if line.startswith(b"data: {")]
+    choices = [choice for frame in frames for choice in json.loads(frame)["choices"]]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+# --- the order of the log decides ------------------------------------------------------------
+
+
+def claim(request_id: str, at_us: int = 1_000_000) -> IdempotencyClaimed:
+    return IdempotencyClaimed(
+        event_id=uuid7(),
+        occurred_at_us=at_us,
+        idempotency_id="k",
+        request_id=request_id,
+        fingerprint="f",
+        outbox_id="o",
+    )
+
+
+def settled(request_id: str, status: int, ciphertext: bytes | None) -> IdempotencySettled:
+    return IdempotencySettled(
+        event_id=uuid7(),
+        occurred_at_us=2_000_000,
+        idempotency_id="k",
+        request_id=request_id,
+        status=status,
+        content_type="application/json",
+        ciphertext=ciphertext,
+    )
+
+
+def read(*events: IdempotencyClaimed | IdempotencySettled) -> Runs:
+    runs = Runs()
+    for offset, event in enumerate(events):
+        runs.apply(Record(event.topic.name, 0, offset, 0, b"k", encode(event), []))
+    return runs
+
+
+@pytest.mark.req("BEY-13")
+async def test_the_first_claim_runs_and_only_its_own_settlement_counts() -> None:
+    runs = read(claim("a"), claim("b"), settled("b", 200, b"x"))
+    assert runs.runs["k"].request_id == "a"
+    assert runs.runs["k"].settled_at is None
+    runs = read(claim("a"), claim("b"), settled("a", 200, b"x"), claim("c"))
+    assert (runs.runs["k"].request_id, runs.runs["k"].settled_at) == ("a", (0, 2))
+
+
+@pytest.mark.req("BEY-13")
+async def test_a_failed_run_frees_its_key_and_an_old_one_expires() -> None:
+    assert "k" not in read(claim("a"), settled("a", 503, None)).runs
+    day_us = 24 * 3600 * 1_000_000
+    assert read(claim("a"), claim("b", day_us + 2_000_000)).runs["k"].request_id == "b"
