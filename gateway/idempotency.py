@@ -42,6 +42,8 @@ HEADER = b"idempotency-key"
 KEY_CHARS_MAX = 255
 CLAIM_S = 5.0
 WAIT_S = 120.0
+RUNS_WAITED_FOR = 3
+"""Runs that may fail one after the other before whoever waits is told so."""
 SETTLING_S = 2.0
 """A dead worker's last records may be read this much later than the news of its death."""
 AGAIN = frozenset({408, 409, 425, 429})
@@ -103,14 +105,18 @@ class Idempotency:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {KEY_CHARS_MAX} characters")
         key = _digest(admitted.key.key_id, given)
         fingerprint = _digest(admitted.endpoint, admitted.body)
-        run = self._runs.find(key)
-        if run is None:
-            run = await self._claim(key, fingerprint, admitted.request_id)
-        if run.request_id == admitted.request_id:
-            return Ticket(key)
-        if run.fingerprint != fingerprint:
-            raise IdempotencyConflict("another request was sent under this Idempotency-Key")
-        return await self._answer_of(key, run)
+        for _ in range(RUNS_WAITED_FOR):
+            run = self._runs.find(key)
+            if run is None:
+                run = await self._claim(key, fingerprint, admitted.request_id)
+            if run.request_id == admitted.request_id:
+                return Ticket(key)
+            if run.fingerprint != fingerprint:
+                raise IdempotencyConflict("another request was sent under this Idempotency-Key")
+            replay = await self._answer_of(key, run)
+            if replay is not None:
+                return replay
+        raise IdempotencyConflict("every run under this key has failed", retry_after_seconds=1.0)
 
     def _settlement(
         self,
@@ -201,7 +207,8 @@ class Idempotency:
             ) from error
         return run
 
-    async def _answer_of(self, key: str, run: Run) -> Replay:
+    async def _answer_of(self, key: str, run: Run) -> Replay | None:
+        """Wait for a run's answer; None when it failed and left none, so that the next may run."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + WAIT_S
         while run.settled_at is None:
@@ -212,9 +219,7 @@ class Idempotency:
             except TimeoutError:
                 self._give_up(run, closed, loop.time() >= until_s)
             if self._runs.find(key) is not run:
-                raise IdempotencyConflict(
-                    "the run under this key failed and left no answer", retry_after_seconds=1.0
-                )
+                return None
         return await self._read(run.settled_at)
 
     def _give_up(self, run: Run, closed: bool, late: bool) -> None:
