@@ -16,7 +16,7 @@ from schemas.errors import AuthenticationFailed, InvalidRequest, PermissionDenie
 from schemas.events.changes import KeyChanged
 from schemas.identity import uuid7
 
-KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key")
+KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"x-amz-security-token")
 """What the vendors' clients send a key in, beside ``Authorization: Bearer``."""
 CALL_SCOPES = frozenset({"inference", "admin"})
 BYTES_PER_TOKEN = 4
@@ -64,16 +64,15 @@ def secret_of(client: Client) -> str:
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() == "bearer" and secret.strip():
             return secret.strip()
-        if scheme.startswith("AWS4-"):
-            raise AuthenticationFailed(
-                "a signature of AWS says nothing about a key of this gateway",
-                action="Set AWS_BEARER_TOKEN_BEDROCK to a key of this gateway: the client then "
-                "sends it instead of a signature.",
-            )
     for name in KEY_HEADERS:
         secret = (client.header(name) or "").strip()
         if secret:
             return secret
+    if authorization is not None and authorization.startswith("AWS4-"):
+        raise AuthenticationFailed(
+            "a signature of AWS carries no key of this gateway: give one as "
+            "AWS_BEARER_TOKEN_BEDROCK (https only), or as AWS_SESSION_TOKEN beside any access key"
+        )
     raise AuthenticationFailed("the request carries no API key")
 
 

@@ -1,7 +1,9 @@
 """Amazon Bedrock's Converse and ConverseStream, as clients and as providers speak them.
 
 A client of the vendor (`boto3`) needs the gateway's address as `endpoint_url` and a key of the
-gateway as `AWS_BEARER_TOKEN_BEDROCK`. The model stands in the path, and so does whether to stream.
+gateway as `AWS_BEARER_TOKEN_BEDROCK`, which it sends over https alone, or as `AWS_SESSION_TOKEN`
+beside any access key: its signature says nothing here, the token is the key. The model stands in
+the path, and so does whether to stream.
 
 Source: Amazon Bedrock API reference, "Converse", "ConverseStream"; user guide, "Use an Amazon
 Bedrock API key" (https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html).

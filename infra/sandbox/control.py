@@ -1,5 +1,6 @@
 """Steering the sandbox while it serves: behaviours, models, books. Paths under `{base}/sandbox/`."""
 
+from typing import get_args
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -7,7 +8,7 @@ import msgspec
 from infra.sandbox.behaviour import Behaviour, Behaviours, Rule
 from infra.sandbox.books import Books
 from infra.sandbox.exchange import Receive, Scope, Send
-from infra.sandbox.models import Catalogue, Model
+from infra.sandbox.models import Catalogue, Dialect, Model
 
 _BODY_BYTES_MAX = 1 << 20
 
@@ -74,7 +75,7 @@ class Control:
     def _behaviour(self, method: str, base: str, model: str, body: bytes) -> bytes:
         known = any(
             name in (model, entry.name)
-            for dialect in ("openai", "anthropic")
+            for dialect in get_args(Dialect)
             for name, entry in self._catalogue.listed(dialect)
         )
         if model != "*" and not known:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Dialect = Literal["openai", "anthropic"]
+Dialect = Literal["openai", "anthropic", "bedrock"]
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,6 +148,21 @@ MODELS: tuple[Model, ...] = (
         per_token_ms=2.0,
         display_name="Claude Opus 4.5",
     ),
+    Model(
+        "anthropic.claude-3-haiku-20240307-v1:0",
+        "bedrock",
+        context_tokens=200_000,
+        output_tokens_max=4_096,
+        per_token_ms=0.5,
+    ),
+    Model(
+        "us.anthropic.claude-3-7-sonnet-20250219-v1:0",
+        "bedrock",
+        context_tokens=200_000,
+        output_tokens_max=64_000,
+        reasoning=True,
+    ),
+    Model("amazon.nova-lite-v1:0", "bedrock", context_tokens=300_000, output_tokens_max=10_000),
 )
 
 

@@ -21,6 +21,7 @@ from infra.sandbox import (
     openai_request,
     openai_wire,
 )
+from infra.sandbox.bedrock import BedrockWire
 from infra.sandbox.behaviour import BehaviourFile, Behaviours, Lane
 from infra.sandbox.books import Books, Row, now_us
 from infra.sandbox.control import Control
@@ -32,7 +33,9 @@ from infra.sandbox.prompts import PromptCache
 from infra.sandbox.requests import BadBody
 from infra.sandbox.settings import SandboxSettings
 from infra.sandbox.tuning import Tuning
+from infra.sandbox.wire import Wire
 
+WIRES: tuple[Wire, ...] = (BedrockWire(),)
 STOP_WAIT_S = 2.0
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75
@@ -64,32 +67,57 @@ class Sandbox:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
         path: str = scope["path"]
+        for wire in WIRES:
+            if (place := wire.find(path)) is not None:
+                row = self._row(scope, wire.name, place)
+                exchange = Exchange(scope, receive, send, row, path.removeprefix(place))
+                await self._enter(exchange, self._serve_wire(exchange, wire))
+                return
         base, found, rest = path.partition("/v1/")
         if not found:
             await self._control.serve(scope, receive, send)
             return
-        self._calls += 1
         anthropic = rest.startswith("messages") or any(
             name == b"anthropic-version" for name, _ in scope["headers"]
         )
-        row = Row(
+        row = self._row(scope, "anthropic" if anthropic else "openai", base)
+        exchange = Exchange(scope, receive, send, row, rest)
+        await self._enter(exchange, self._serve(exchange))
+
+    def _row(self, scope: Scope, dialect: Dialect, base: str) -> Row:
+        """The next row of the books."""
+        self._calls += 1
+        return Row(
             id=f"req_{self._mark}{self._calls:012x}",
-            dialect="anthropic" if anthropic else "openai",
+            dialect=dialect,
             base=base,
             method=scope["method"],
-            path=path,
+            path=scope["path"],
             started_at_us=now_us(),
         )
-        exchange = Exchange(scope, receive, send, row, rest)
+
+    async def _enter(self, exchange: Exchange, serving: Awaitable[None]) -> None:
+        """Let a call be served, and enter its row."""
+        row = exchange.row
         row.weir_request_id = exchange.header(b"x-weir-request-id")
         row.traceparent = exchange.header(b"traceparent")
         try:
-            await self._serve(exchange)
+            await serving
         except Disconnected:
             row.client_disconnected = True
         finally:
             row.ended_at_us = now_us()
             self.books.append(row)
+
+    async def _serve_wire(self, exchange: Exchange, wire: Wire) -> None:
+        row = exchange.row
+        try:
+            await wire.serve(exchange, self)
+        except (BadBody, ApiError) as fault:
+            error = wire.explain(fault) if isinstance(fault, BadBody) else fault
+            model = self.catalogue.get(row.model, wire.name) if row.model else None
+            lane = self.behaviours.lane(row.base, model) if model is not None else None
+            await wire.refuse(exchange, error, lane)
 
     async def _serve(self, exchange: Exchange) -> None:
         row = exchange.row
