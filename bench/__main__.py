@@ -27,6 +27,7 @@ CLAIMS = (
     "bad_input",
     "startup",
     "faults",
+    "budget_race",
     "retraining",
 )
 LONGEST_S = 1_800

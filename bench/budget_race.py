@@ -41,6 +41,7 @@ LONGEST_S = 240.0
 SETTLED_S = 60.0
 KILLS_FROM_S, KILLS_UNTIL_S = 8.0, 40.0
 RETRY_S = 0.25
+MUST_BE_ZERO = ("lost", "doubled", "unsettled", "drift_nano_usd", "escrow_drift_nano_usd")
 TOPICS = (
     "weir.llm.requests.v1",
     "weir.llm.responses.v1",
@@ -314,12 +315,13 @@ async def _call(
 
 
 def _settle(stack: Stack, arguments: Arguments) -> dict[str, Any]:
-    """Read all sides until no call is open, and count."""
+    """Read all sides until they agree, at most `SETTLED_S`: a dead worker's outbox comes late."""
     begun = time.monotonic()
     while True:
         records = read_topics(stack.bootstrap, TOPICS)
         figures = _count(records, stack)
-        if not figures["unsettled"] or time.monotonic() - begun > SETTLED_S:
+        agreed = not any(figures[name] for name in MUST_BE_ZERO)
+        if agreed or time.monotonic() - begun > SETTLED_S:
             break
         time.sleep(1.0)
     dump(records, arguments.out / "log.jsonl")
