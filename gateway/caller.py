@@ -273,7 +273,7 @@ class CallerConnection(asyncio.Protocol):
 
     def _serve(self, exchange: HttpExchange) -> None:
         self.serving = exchange
-        self._server.start(self._run(exchange))
+        exchange.task = self._server.start(self._run(exchange))
 
     async def _run(self, exchange: HttpExchange) -> None:
         try:
@@ -283,7 +283,7 @@ class CallerConnection(asyncio.Protocol):
             if not exchange.started and not exchange.left:
                 await exchange.whole(*self._server.refusal(WeirError("the gateway broke down")))
         finally:
-            self._server.ended()
+            self._server.ended(exchange.task)
             if not exchange.ended:
                 exchange.ended = True
                 self._transport.abort()

@@ -83,6 +83,7 @@ class HttpExchange(Client):
         self.arrived = False
         self.ended = False
         self.keep_alive = keep_alive
+        self.task: asyncio.Task[None]
         self._http_1_0 = http_1_0
         self._wire = wire
         self._chunks: list[bytes] = []
@@ -146,6 +147,11 @@ class HttpExchange(Client):
             raise self._fault
         chunks, self._chunks = self._chunks, []
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def watch(self) -> None:
+        self._serving = self.task  # known here: `current_task` would have to look for it
+        if self.left:
+            self.leave()
 
     def give_up_after(self, wait_s: float) -> None:
         self._wire.give_up_after(wait_s)

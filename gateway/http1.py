@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from gateway.alarm import Alarm
 from schemas.errors import UpstreamError, UpstreamNetwork, UpstreamProtocol, UpstreamTimeout
 
 BUFFERED_BYTES_MAX = 256 * 1024
@@ -81,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._draining: asyncio.TimerHandle | None = None
         self._keep = False
+        self._alarm = Alarm(self._loop, self._expired)
 
     # --- the exchange ------------------------------------------------------------------------
 
@@ -178,6 +180,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
+        self._alarm.stop()
         if self._draining is not None:
             self._draining.cancel()
         if self._busy and not self.complete:
@@ -239,12 +242,16 @@ class Connection(asyncio.Protocol):
 
     async def _progress(self, wait_s: float) -> None:
         waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(max(wait_s, 0.0), _expire, waiter)
+        self._alarm.set(self._loop.time() + max(wait_s, 0.0))
         try:
             await waiter
         finally:
-            timer.cancel()
+            self._alarm.clear()
             self._waiter = None
+
+    def _expired(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -271,11 +278,6 @@ class Connection(asyncio.Protocol):
             self.abort()
 
 
-def _expire(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
-
-
 class Pool:
     """Connections by origin: the latest used first, bounded in number and in idle time."""
 
@@ -298,7 +300,7 @@ class Pool:
         UpstreamNetwork, UpstreamTimeout, UpstreamProtocol.
         """
         while True:
-            connection = await self._acquire(origin, connect_s)
+            connection = self._idle_connection(origin) or await self._acquire(origin, connect_s)
             idle_s = self.loop.time() - connection.idle_since_s if connection.reused else 0.0
             try:
                 connection.send(head, body)
@@ -340,17 +342,23 @@ class Pool:
             for connection in list(connections):
                 connection.abort()
 
+    def _idle_connection(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if not connection.usable:
+                continue
+            if self.loop.time() - connection.idle_since_s < IDLE_S_MAX:
+                return connection
+            connection.abort()
+        return None
+
     async def _acquire(self, origin: Origin, connect_s: float) -> Connection:
         deadline_s = self.loop.time() + connect_s
         while True:
-            idle = self._idle.get(origin)
-            while idle:
-                connection = idle.pop()
-                if not connection.usable:
-                    continue
-                if self.loop.time() - connection.idle_since_s < IDLE_S_MAX:
-                    return connection
-                connection.abort()
+            connection = self._idle_connection(origin)
+            if connection is not None:
+                return connection
             if self._count(origin) < self._connections_max:
                 return await self._connect(origin, deadline_s)
             await self._wait_turn(origin, deadline_s)

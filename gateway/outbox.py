@@ -1,7 +1,8 @@
 """The outbox of one worker: every event lies in a local file before an answer's last byte leaves.
 
 One folder ``{id}`` per process start, locked while the process lives and never reopened for
-writing. Everything that one turn of the event loop appends goes out in one write. Room on the
+writing. What one turn of the event loop appends goes out in one write, at the latest when it ends;
+whoever waits for a record writes at once. Room on the
 disk is allocated ahead: a request is admitted only when its settlement already has its place, so
 a full disk refuses new work and never a finished answer. `relay.Relay` carries the entries to
 Kafka and deletes segments; `adoption` finishes the outbox of a worker that died.
@@ -93,7 +94,7 @@ class Outbox:
         self._sequence = 0
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        self._flush_planned = False
+        self._flush_planned = self._retry_planned = False
         self._flush_waiters: list[asyncio.Future[None]] = []
         self._failing_since = 0.0
         self._syncing: asyncio.Future[None] | None = None
@@ -101,7 +102,7 @@ class Outbox:
         self._open: dict[str, bytes] = {}
         self._retired: deque[int] = deque()
         self._folder_changed = True
-        self._last_key = ("", b"", {1: 0})
+        self._places: dict[str, tuple[bytes, dict[int, int]]] = {}
         self._syncer = ThreadPoolExecutor(1, "outbox-sync")
         self._lock = create_folder(self.folder)
         self._sync_lock = threading.Lock()
@@ -189,15 +190,12 @@ class Outbox:
         self._pending_bytes += len(data)
         if not self._flush_planned:
             self._flush_planned = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._planned_flush)
         return sequence
 
     def _place(self, key: str, partitions: int) -> tuple[bytes, int]:
         # The events of one request share its key: hash it once, for each partition count.
-        known, encoded, places = self._last_key
-        if key != known:
-            encoded, places = key.encode(), {1: 0}
-            self._last_key = (key, encoded, places)
+        encoded, places = self._places.get(key) or (key.encode(), {1: 0})
         partition = places.get(partitions)
         if partition is None:
             partition = places[partitions] = partition_of(encoded, partitions)
@@ -207,14 +205,23 @@ class Outbox:
         for event, entry in zip(events, entries, strict=True):
             if isinstance(event, RequestAdmitted):
                 self._open[event.request_id] = entry.value
+                topic = event.topic
+                self._places[event.request_id] = (
+                    entry.key,
+                    {1: 0, topic.partitions: entry.partition},
+                )
             elif isinstance(event, ResponseCompleted):
                 self._open.pop(event.request_id, None)
+                self._places.pop(event.request_id, None)
             elif isinstance(event, CostEntry) and event.entry == RESERVED:
                 admitted = self._open[event.request_id]
                 self._open[event.request_id] = reserved_anew(admitted, entry.value)
 
-    def _flush(self) -> None:
+    def _planned_flush(self) -> None:
         self._flush_planned = False
+        self._flush()
+
+    def _flush(self) -> None:
         if not self._pending:
             return
         segment, data = self.segments[-1], b"".join(self._pending)
@@ -256,8 +263,13 @@ class Outbox:
                             retry_after_seconds=1.0,
                         )
                     )
-        self._flush_planned = True
-        self._loop.call_later(RETRY_SECONDS, self._flush)
+        if not self._retry_planned:
+            self._retry_planned = True
+            self._loop.call_later(RETRY_SECONDS, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_planned = False
+        self._flush()
 
     def _rotate(self, old: Segment) -> None:
         try:
@@ -301,7 +313,11 @@ class Outbox:
         """
         target = self._sequence if sequence is None else sequence
         if self.written < target:
-            await self._until_written(target)
+            # Whoever ends a call writes at once, for all who appended in this turn: to wait for the
+            # next turn of the loop would cost each call more than the writes that this saves.
+            self._flush()
+            if self.written < target:
+                await self._until_written(target)
         if level == "synced":
             await self._until_synced(target)
         elif level == "replicated":

@@ -66,14 +66,14 @@ class Server:
         count = len(self.connections) + self.sockets.connections
         return count >= self.limits.connections_max
 
-    def start(self, serving: Coroutine[Any, Any, None]) -> None:
+    def start(self, serving: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a request as a task of its own."""
-        self._tasks.add(self.loop.create_task(serving))
+        task = self.loop.create_task(serving)
+        self._tasks.add(task)
+        return task
 
-    def ended(self) -> None:
-        """Note that the current task is at its end."""
-        task = asyncio.current_task()
-        assert task is not None, "requests are served by tasks"
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Note that a task is at its end."""
         self._tasks.discard(task)
 
     async def listen(self, sock: socket.socket) -> None:

@@ -1,14 +1,16 @@
 """Avro bodies by generated code: one function per event class, byte for byte what fastavro writes.
 
 The generated function of a class is one `bytes.join` over its fields in schema order, so encoding
-costs a few table lookups instead of a walk over the schema. Source of the format: Avro
-specification, "Binary encoding".
+costs a few table lookups instead of a walk over the schema. Neighbouring fields that hold words (who
+asked for what of which target) repeat from event to event: one lookup gives the bytes of all of
+them. Source of the format: Avro specification, "Binary encoding".
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 from schemas.avro import Schema
@@ -18,6 +20,9 @@ Encoder = Callable[[Any], bytes]
 _CACHED_TEXTS = 4_096
 _CACHED_CHARACTERS = 64
 _SHORT = 1 << 14
+_WORD_IDS = frozenset({"deployment_id", "key_id", "outbox_id"})
+"""Ids of which there are few; all others never repeat, and a table of them would only fill up."""
+_UUID_CHARACTERS = 36
 
 
 def zigzag(number: int) -> bytes:
@@ -36,6 +41,8 @@ def zigzag(number: int) -> bytes:
 LENGTHS = tuple(zigzag(number) for number in range(_SHORT >> 1))
 """Encoded non-negative longs below 8,192."""
 
+_SOME = tuple(b"\x02" + length for length in LENGTHS)
+"""The same as the second branch of a union with null."""
 _TAILS = tuple(
     LENGTHS[number >> 1] if not number & 1 else zigzag(-(number + 1) // 2)
     for number in range(_SHORT)
@@ -92,6 +99,25 @@ class _OptionalTexts(dict[str | None, bytes]):
         return encoded
 
 
+class _Words(dict[tuple[str | None, ...], bytes]):
+    """Encoded runs of such fields, by their values; `optional` says which are unions with null."""
+
+    def __init__(self, optional: tuple[bool, ...]) -> None:
+        super().__init__()
+        self._optional = optional
+
+    def __missing__(self, words: tuple[str | None, ...]) -> bytes:
+        encoded = b"".join(
+            (b"\x00" if word is None else b"\x02" + text(word)) if optional else text(word or "")
+            for word, optional in zip(words, self._optional, strict=True)
+        )
+        if len(encoded) <= _CACHED_CHARACTERS * len(words):
+            if len(self) >= _CACHED_TEXTS:
+                self.clear()  # what is in use comes back at once
+            self[words] = encoded
+        return encoded
+
+
 def _array(items: list[Any], encode: Encoder) -> bytes:
     if not items:
         return b"\x00"
@@ -113,7 +139,9 @@ def _scope() -> dict[str, Any]:
         "array": _array,
         "map_": _map,
         "double": struct.Struct("<d").pack,
-        "lengths": LENGTHS,
+        "few": LENGTHS,
+        "some": _SOME,
+        "uuid": LENGTHS[_UUID_CHARACTERS],
         "texts": _Texts(),
         "optional": _OptionalTexts({None: b"\x00"}),
         "YES": b"\x01",
@@ -136,12 +164,30 @@ def _function(schema: Schema, prefix: bytes, lines: list[str], scope: dict[str, 
     name = f"encode_{schema['name'].replace('-', '_')}"
     scope.setdefault("records", {})[schema["name"]] = name
     parts = [repr(prefix)] if prefix else []
-    parts += [
-        _expression(field["type"], f"e.{field['name']}", lines, scope) for field in schema["fields"]
-    ]
+    for is_words, fields in groupby(schema["fields"], _holds_word):
+        run = list(fields)
+        if is_words and len(run) > 1:
+            parts.append(_words(name, len(parts), run, scope))
+        else:
+            parts += [
+                _expression(field["type"], f"e.{field['name']}", lines, scope) for field in run
+            ]
     lines.append(f"def {name}(e):")
     lines.append(f"    return b''.join(({', '.join(parts)},))")
     return name
+
+
+def _holds_word(field: Schema) -> bool:
+    name = field["name"]
+    is_text = field["type"] in ("string", ["null", "string"])
+    return is_text and (name in _WORD_IDS or not name.endswith("_id"))
+
+
+def _words(function: str, place: int, fields: list[Schema], scope: dict[str, Any]) -> str:
+    table = f"words_{function}_{place}"
+    scope[table] = _Words(tuple(isinstance(field["type"], list) for field in fields))
+    values = ", ".join(f"e.{field['name']}" for field in fields)
+    return f"{table}[{values}]"
 
 
 def _expression(kind: Any, value: str, lines: list[str], scope: dict[str, Any]) -> str:
@@ -149,6 +195,9 @@ def _expression(kind: Any, value: str, lines: list[str], scope: dict[str, Any]) 
     if isinstance(kind, list):
         if kind[1] == "string" and not value.endswith("_id"):
             return f"optional[{value}]"
+        if kind[1] == "long":
+            small = "some[v] if 0 <= v < 8192 else b'\\x02' + long(v)"
+            return f"(b'\\x00' if (v := {value}) is None else {small})"
         inner = _expression(kind[1], "v", lines, scope)
         return f"(b'\\x00' if (v := {value}) is None else b'\\x02' + {inner})"
     if isinstance(kind, str) and kind in scope.get("records", {}):
@@ -156,11 +205,15 @@ def _expression(kind: Any, value: str, lines: list[str], scope: dict[str, Any]) 
     if isinstance(kind, dict):
         return _nested(kind, value, lines, scope)
     if kind == "string":
-        # Ids never repeat: a table of them would only fill up.
-        return f"text({value})" if value.endswith("_id") or value == "v" else f"texts[{value}]"
+        if value.endswith("_id"):
+            is_uuid = f"len(d := {value}.encode()) == {_UUID_CHARACTERS}"
+            return f"(uuid + d if {is_uuid} else text({value}))"
+        return f"text({value})" if value == "v" else f"texts[{value}]"
     if kind == "boolean":
         return f"(YES if {value} else NO)"
-    return {"long": "long", "double": "double", "bytes": "blob"}[kind] + f"({value})"
+    if kind == "long":
+        return f"(few[v] if 0 <= (v := {value}) < 8192 else long(v))"
+    return {"double": "double", "bytes": "blob"}[kind] + f"({value})"
 
 
 def _nested(kind: Schema, value: str, lines: list[str], scope: dict[str, Any]) -> str:
