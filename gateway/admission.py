@@ -93,7 +93,8 @@ async def admit(
     received_us, started_ns = now_us(), time.perf_counter_ns()
     grant = authenticate(client, state)
     body = await client.body(bytes_max)
-    fields = front.read_body(body, client.header(b"content-type")) | said
+    fields = front.read_body(body, client.header(b"content-type"))
+    fields.update(said)
     opening = front.open(fields)
     key = grant.key
     # What the operator has put on a key stands: costs are attributed by it.

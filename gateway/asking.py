@@ -42,7 +42,7 @@ class Asker:
                 f"x-weir-complexity: '{complexity}' is none of {', '.join(COMPLEXITIES)}"
             )
         ask = Ask(
-            surface=admitted.front.surface,
+            surface=admitted.front.capability,
             needs=frozenset({"tools"}) if opening.has_tools else frozenset(),
             input_tokens=admitted.input_tokens_estimate,
             max_tokens=opening.max_tokens,
@@ -52,10 +52,10 @@ class Asker:
             tags=admitted.tags,
             sticky=admitted.user_id or admitted.session_id,
         )
-        if plan.settled and not plan.detects:
+        if ask.surface != "chat" or (plan.settled and not plan.detects):
             return ask
         unsaid = ask.task_type is None or complexity is None
-        detects = plan.detects and unsaid and ask.surface == "chat"
+        detects = plan.detects and unsaid
         if not (detects or plan.abilities):
             return ask
         chat = _read(admitted, detects or _may_need(admitted.body))
@@ -149,10 +149,11 @@ def _read(admitted: Admitted, worth: bool) -> Chat | None:
     if not worth:
         return None
     try:
-        return admitted.front.read_request(admitted.fields)
+        chat: Chat = admitted.front.read_request(admitted.fields)
     except InvalidRequest:
         # What has no place in the neutral form is judged by a target that speaks the dialect.
         return None
+    return chat
 
 
 def _load() -> Detector:

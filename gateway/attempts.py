@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateway.call import Call
 from gateway.client import JSON, STREAM_HEADERS, Headers
-from gateway.dialects.neutral import ClientDialect
+from gateway.dialects.neutral import Answer, ClientDialect
 from gateway.health import CALLER_ERRORS
+from gateway.pouring import ByteRelay, recorded
 from gateway.routing import DEFAULTS
+from gateway.streaming import StreamRelay
 from gateway.upstream import FORWARDED_HEADERS, Endpoint, Failed
 from schemas.errors import (
     GuardrailBlocked,
@@ -17,12 +21,25 @@ from schemas.errors import (
 )
 from schemas.routing import Target
 
+Relay = StreamRelay | ByteRelay
+VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
+"""Headers of a provider that its own clients read."""
+ESTIMATED = (b"x-weir-usage-basis", b"estimated")
+"""The header of an answer that the gateway made by itself, from what bytes tell."""
 TOKEN_S = 0.02
 """A whole answer is silent until it is done: this much per token is not silence yet."""
 
 
+ERROR = "error"
+"""The word of a route that would rather refuse a call than leave a parameter out."""
+
+
 def request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
-    """Return what the target is sent, bounded as a hard budget asks. Raises Failed."""
+    """Return what the target is sent, bounded as a hard budget asks.
+
+    Raises Failed, with the caller's fault in it, for content that the provider's dialect cannot
+    express, and for parameters without a word there where the route refuses to leave them out.
+    """
     admitted, back = call.admitted, endpoint.dialect
     fields, front = admitted.fields, admitted.front
     if call.hold is not None and call.hold.max_tokens is not None:
@@ -32,10 +49,39 @@ def request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
         return back.forward_request(fields, target.model, admitted.opening)
     try:
         chat = front.read_request(fields)
-        call.dropped = [*chat.unread, *back.unsaid(chat, target.model)]
+        unsaid = [name for name in chat.params if name not in back.params]
+        unsaid += back.unsaid(chat, target.model)
+        call.dropped = [*chat.unread, *(front.words.get(name, name) for name in unsaid)]
+        if call.dropped and call.plan.route.unsupported == ERROR:
+            raise _refusal(call.dropped, target, back)
         return back.write_request(chat, target.model, target.max_output_tokens)
     except InvalidRequest as error:
         raise Failed(UpstreamRejected(error.message), told=error) from error
+
+
+def _refusal(names: list[str], target: Target, back: ClientDialect) -> InvalidRequest:
+    listed = ", ".join(f"'{name}'" for name in names)
+    return InvalidRequest(
+        f"{target.id} speaks '{back.name}', which has no word for {listed}",
+        action="Leave them out, name a target of the same vendor, or let the route drop them "
+        '(`unsupported = "drop"`).',
+        details=names,
+    )
+
+
+def content_of(call: Call, answer: Answer | None, told: bytes | None) -> bytes:
+    """Return request and answer as JSON for the record; `told` is the answer as the client had it,
+    where that was the provider's own.
+    """
+    front = call.admitted.front
+    if call.record is not None:
+        answered = call.record
+    elif told is not None:
+        answered = recorded(told, call.answer_type[1])
+    else:
+        answered = b"null" if answer is None else front.write_answer(answer, None)
+    asked = front.request_record(call.admitted.body, call.admitted.fields)
+    return b'{"request":' + asked + b',"response":' + answered + b"}"
 
 
 def is_final(failure: Failed) -> bool:
@@ -68,6 +114,25 @@ def forwarded(call: Call, endpoint: Endpoint) -> Headers:
     return headers
 
 
+def note_headers(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> None:
+    """Keep what a client of the provider's own dialect is told of its headers."""
+    call.answer_type, call.vendor_headers = JSON, []
+    if call.admitted.front is endpoint.dialect:
+        call.answer_type = (JSON[0], headers.get(JSON[0], JSON[1]))
+        call.vendor_headers = [
+            pair for pair in headers.items() if pair[0].startswith(VENDOR_HEADERS)
+        ]
+
+
+def relay_of(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> Relay:
+    """Return what carries a provider's stream to the client."""
+    back, admitted = endpoint.dialect, call.admitted
+    if back.bare(headers):
+        return ByteRelay()
+    guard = call.guard.stream() if call.guard is not None else None
+    return StreamRelay(admitted.front, back, admitted.opening, call.target.model, guard)
+
+
 def is_callers(failure: Failed) -> bool:
     """Whether the provider's own words are for the caller: about the request, or its pace."""
     error = failure.error
@@ -75,7 +140,9 @@ def is_callers(failure: Failed) -> bool:
 
 
 def stream_headers(call: Call) -> Headers:
-    return [(b"content-type", call.admitted.front.stream_type), *STREAM_HEADERS[1:]]
+    # What is no text has no type of its dialect's: it is the provider's.
+    kind = call.admitted.front.stream_type or call.answer_type[1]
+    return [(JSON[0], kind), *STREAM_HEADERS[1:]]
 
 
 def error_headers(front: ClientDialect, error: WeirError, status: int) -> Headers:

@@ -30,6 +30,8 @@ SURFACES = {
     "rerank": False,
 }
 """The surfaces that are paid by the token, and whether they produce any."""
+FREE = frozenset({"count_tokens"})
+"""The surfaces that no vendor charges for."""
 LOCAL = "local"
 """The provider of our own models, which cost nothing."""
 OWN_TOOLS = frozenset({"function", "custom", ""})
@@ -57,7 +59,11 @@ class Bound(msgspec.Struct, frozen=True):
 
 def bound(admitted: Admitted, target: Target, price: PriceChanged | None) -> Bound:
     """Return the bound. Raises InvalidRequest when there is none."""
-    if target.provider == LOCAL or (price is not None and _is_free(price)):
+    if (
+        admitted.front.surface in FREE
+        or target.provider == LOCAL
+        or (price is not None and _is_free(price))
+    ):
         return Bound(0)
     produces = SURFACES.get(admitted.front.surface)
     if price is None or price.input_price is None or price.output_price is None:

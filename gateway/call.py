@@ -11,11 +11,12 @@ import msgspec
 from gateway.admission import BYTES_PER_TOKEN, Admitted
 from gateway.budgets import Hold
 from gateway.cache import Kept
-from gateway.client import Client, Headers
+from gateway.client import JSON, Client, Headers
 from gateway.dialects.neutral import Answer, Receipt, Text, Thinking, ToolCall, Usage
 from gateway.filters import Ask
 from gateway.guardrails.guard import Guard
-from gateway.ledger import cost_entry, cost_of
+from gateway.ledger import cost_entry
+from gateway.pricing import ESTIMATED_SURFACES, cost_of
 from gateway.routing import Plan
 from gateway.runs import Ticket
 from gateway.state import GatewayState
@@ -58,6 +59,8 @@ class Call:
         self.answer: Answer | None = None
         self.vendor_headers: Headers = []
         self.dropped: list[str] = []
+        self.answer_type = JSON
+        self.record: bytes | None = None
         self.target = decision.chosen
         self.circuit = CLOSED
         self.settled = False
@@ -73,6 +76,11 @@ class Call:
         self._prices: dict[str, PriceChanged | None] = {}
 
     @property
+    def streams(self) -> bool:
+        """Whether the caller wants a stream."""
+        return self.admitted.opening.stream
+
+    @property
     def elapsed_us(self) -> int:
         """Microseconds since the request came in."""
         return (time.perf_counter_ns() - self.admitted.started_ns) // 1000
@@ -83,7 +91,9 @@ class Call:
         """Return the event that begins the call."""
         admitted, decision, target = self.admitted, self.decision, self.target
         self.decision_us = self.elapsed_us
-        max_tokens = admitted.opening.max_tokens or target.max_output_tokens
+        max_tokens = admitted.opening.max_tokens
+        if max_tokens is None:
+            max_tokens = target.max_output_tokens
         price, hold = self._price(state), self.hold
         return RequestAdmitted(
             event_id=uuid7(),
@@ -100,12 +110,7 @@ class Call:
             candidates=decision.candidates,
             input_tokens_estimate=admitted.input_tokens_estimate,
             max_output_tokens=max_tokens,
-            # Every token is at least one byte: the body's size bounds the input from above.
-            reserved_nano_usd=(
-                cost_of(price, len(admitted.body), None, max_tokens)
-                if hold is None
-                else hold.amount
-            ),
+            reserved_nano_usd=self._bound(price, max_tokens) if hold is None else hold.amount,
             budgets=[] if hold is None else hold.names,
             durability=self.plan.route.durability,
             worker=worker,
@@ -139,6 +144,8 @@ class Call:
             cached_input_tokens=usage.cached_input_tokens,
             output_tokens=usage.output_tokens,
             reasoning_tokens=usage.reasoning_tokens,
+            cache_write_input_tokens=usage.cache_write_input_tokens,
+            units=self._units(answer, outcome),
             usage_basis=basis,
             finish_reason=answer.finish if answer else None,
             stream=self.admitted.opening.stream,
@@ -183,7 +190,24 @@ class Call:
             "provider": target.provider,
             "model": target.model,
             "deployment_id": target.deployment_id,
+            "surface": self.admitted.front.surface,
         }
+
+    def _bound(self, price: PriceChanged | None, max_tokens: int | None) -> int | None:
+        """What the call costs at most, None where nothing bounds or prices it."""
+        units, usage = self.admitted.opening.units, Usage()
+        if self.admitted.front.surface in ESTIMATED_SURFACES:
+            # Every token is at least one byte: the body's size bounds the input from above.
+            usage = Usage(len(self.admitted.body), None, max_tokens)
+        return cost_of(price, usage, units)
+
+    def _units(self, answer: Answer | None, outcome: str) -> dict[str, int]:
+        """What is billed beside tokens: as the provider says, under the request's fuller name."""
+        asked = self.admitted.opening.units
+        said = answer.units if answer else {}
+        fuller = {name.partition("/")[0]: name for name in asked}
+        units = {fuller.get(name, name): count for name, count in said.items()}
+        return {**asked, **units} if outcome == "success" else units
 
     def _usage(self, answer: Answer | None, outcome: str) -> tuple[Usage, str]:
         """Return tokens and where they come from; what is not known is estimated and says so."""
@@ -195,6 +219,9 @@ class Call:
         complete = outcome == "success" or refused
         if complete and usage.input_tokens is not None and usage.output_tokens is not None:
             return usage, "reported"
+        if self.admitted.front.surface not in ESTIMATED_SURFACES:
+            known = complete and (self.admitted.opening.units or (answer and answer.units))
+            return usage, "counted" if known else "none"
         if answer is None or not (answer.parts or complete):
             return Usage(), "none"
         produced = max(usage.output_tokens or 0, estimate_tokens(answer))
@@ -206,6 +233,7 @@ class Call:
                 usage.cached_input_tokens,
                 produced,
                 usage.reasoning_tokens,
+                usage.cache_write_input_tokens,
             ),
             "estimated",
         )
@@ -258,18 +286,14 @@ class Call:
                 response.cached_input_tokens,
                 response.output_tokens,
                 response.reasoning_tokens,
+                response.cache_write_input_tokens,
             ),
         )
 
 
 def plausible(usage: Usage) -> Usage:
     """Return usage without counts that cannot be true: a provider's slip is no negative cost."""
-    counts = (
-        usage.input_tokens,
-        usage.cached_input_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
-    )
+    counts = msgspec.structs.astuple(usage)
     if all(count is None or 0 <= count <= TOKENS_MAX for count in counts):
         return usage
     return Usage(*(c if c is not None and 0 <= c <= TOKENS_MAX else None for c in counts))

@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.health import Standing
 from gateway.plans import Member, Plan
+from schemas.errors import NoTargetAvailable
 
 SURFACES = frozenset(
     {
@@ -55,8 +56,16 @@ class Narrowed(msgspec.Struct, frozen=True):
 
 
 def narrow(plan: Plan, ask: Ask) -> Narrowed:
-    """Apply the filters that need no live figures."""
+    """Apply the filters that need no live figures.
+
+    Raises NoTargetAvailable when no member takes this kind of call at all.
+    """
     left, out, waived = plan.members, [], []
+    if not any(_serves(member, ask.surface) for member in left):
+        raise NoTargetAvailable(
+            f"no target of '{plan.name}' takes {ask.surface} calls",
+            action=f"Name a model for {ask.surface}: GET /api/v1/models lists what each can do.",
+        )
     for why, holds in _static(plan, ask):
         kept = [member for member in left if holds(member)]
         if not kept:

@@ -160,13 +160,14 @@ class Idempotency:
             return None
         admitted = call.admitted
         front = admitted.front
-        content_type = "application/json"
+        content_type = call.answer_type[1].decode("latin-1")
         if error is not None:
             body = None
             if status is not None and 400 <= status < 500 and status not in AGAIN:
                 body = front.write_error(error, status, admitted.request_id)
-        elif answer is None or status is None:
-            body = None
+                content_type = "application/json"
+        elif answer is None or status is None or call.record is not None:
+            body = None  # what is known by its hash alone cannot be told again
         elif admitted.opening.stream:
             body = streamed(front, answer, admitted.opening, call.receipt())
             content_type = front.stream_type.decode("latin-1")

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.content import ContentMasker
+from gateway.dialects.neutral import Usage
 from gateway.outbox import Outbox
+from gateway.pricing import cost_of
 from schemas.clock import now_us
 from schemas.event import Event
 from schemas.events.changes import PriceChanged
@@ -25,37 +27,10 @@ from schemas.events.llm import (
 )
 from schemas.events.operations import DataKeyCreated
 from schemas.identity import uuid7
-from schemas.money import token_cost_nano_usd
 from schemas.privacy import MasterKey, Sealer
 
 SETTLEMENT_BYTES = 16 * 1024
 """Room held for response and cost, beside that for the content: two slim events, many attempts."""
-
-
-def cost_of(
-    price: PriceChanged | None,
-    input_tokens: int | None,
-    cached_input_tokens: int | None,
-    output_tokens: int | None,
-) -> int | None:
-    """Return the cost in nano-USD, None when a needed price or count is unknown.
-
-    `input_tokens` includes the cached ones; these cost the cached price, or the full one where
-    no cached price is known. A count of zero needs no price.
-    """
-    if price is None or input_tokens is None or output_tokens is None:
-        return None
-    cached = min(cached_input_tokens or 0, input_tokens)
-    cached_price = price.cached_input_price
-    parts = [
-        (input_tokens - cached, price.input_price),
-        (cached, price.input_price if cached_price is None else cached_price),
-        (output_tokens, price.output_price),
-    ]
-    known = [(tokens, rate) for tokens, rate in parts if rate is not None]
-    if any(tokens for tokens, rate in parts if rate is None):
-        return None
-    return token_cost_nano_usd(known)
 
 
 def cost_entry(response: ResponseCompleted, price: PriceChanged | None) -> CostEntry:
@@ -68,9 +43,14 @@ def cost_entry(response: ResponseCompleted, price: PriceChanged | None) -> CostE
         attempt.outcome != "failed" for attempt in response.attempts
     ):
         return _line(response, "settled", None, 0)
-    cost = cost_of(
-        price, response.input_tokens, response.cached_input_tokens, response.output_tokens
+    usage = Usage(
+        response.input_tokens,
+        response.cached_input_tokens,
+        response.output_tokens,
+        response.reasoning_tokens,
+        response.cache_write_input_tokens,
     )
+    cost = cost_of(price, usage, response.units)
     return _line(response, "unpriced" if cost is None else "settled", price, cost)
 
 
@@ -87,7 +67,6 @@ def _line(
         user_id=response.user_id,
         cost_center=response.cost_center,
         organization=response.organization,
-        surface=response.surface,
         route=response.route,
         task_type=response.task_type,
         target=response.target,
@@ -104,6 +83,10 @@ def _line(
         cost_nano_usd=cost,
         price_version=price.price_version if price else None,
         basis=response.usage_basis,
+        surface=response.surface,
+        cache_write_input_tokens=response.cache_write_input_tokens,
+        cache_write_input_price=price.cache_write_input_price if price else None,
+        units=response.units,
     )
 
 

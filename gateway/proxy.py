@@ -15,11 +15,16 @@ import msgspec
 from gateway.admission import Admitted, admit, new_request_id
 from gateway.asking import Asker
 from gateway.attempts import (
+    ESTIMATED,
+    Relay,
+    content_of,
     error_headers,
     forwarded,
     is_callers,
     is_final,
     is_named,
+    note_headers,
+    relay_of,
     request_body,
     stream_headers,
     whole_answer_s,
@@ -42,7 +47,6 @@ from gateway.routing import Router
 from gateway.runs import Ticket
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
-from gateway.streaming import StreamRelay
 from gateway.upstream import Endpoint, Failed, Upstream, read_whole
 from schemas.circuits import verdict
 from schemas.errors import (
@@ -60,8 +64,6 @@ from schemas.errors import (
 from schemas.events.llm import Attempt
 from schemas.routing import Target
 
-VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
-"""Headers of a provider that its own clients read."""
 PATIENCE_S = 60.0
 """How long after its deadline a call may take to be recorded and taken by a slow client."""
 RETRY_HINT_S = 1.0
@@ -110,7 +112,7 @@ class Proxy:
         if call.ticket is None:  # what runs under a key runs to its end, for the next who asks
             client.watch()
         client.give_up_after(call.deadline_s - self._loop.time() + PATIENCE_S)
-        if call.admitted.opening.stream and front.heartbeats:
+        if call.streams and front.heartbeats:
             # A heartbeat makes later errors events, but another target can still answer.
             client.beat(self._settings.heartbeat_s, call.headers)
         try:
@@ -262,24 +264,24 @@ class Proxy:
         if provider is None:
             raise Failed(UpstreamNetwork(f"the provider {target.provider} was removed"))
         admitted, limits = call.admitted, call.plan.limits
+        own = admitted.front.answer_here(admitted.fields)
+        if own is not None and not self._upstream.offers(provider, admitted.front):
+            await self._answer_here(call, own, started_ns)
+            return
         endpoint = self._upstream.endpoint(provider, admitted.front)
         body = request_body(call, endpoint, target)
         left_s = self._left_s(call)
-        streams = admitted.opening.stream
-        first_byte_s = limits.first_token_s if streams else whole_answer_s(call, target)
+        first_byte_s = limits.first_token_s if call.streams else whole_answer_s(call, target)
         connection = await self._upstream.open(
             endpoint,
-            endpoint.target(target.model, stream=streams),
+            endpoint.target(target.model, stream=call.streams),
             body,
             forwarded(call, endpoint),
             connect_s=min(limits.connect_s, left_s),
             first_byte_s=min(first_byte_s, left_s),
         )
-        if admitted.front is endpoint.dialect:
-            call.vendor_headers = [
-                pair for pair in connection.headers.items() if pair[0].startswith(VENDOR_HEADERS)
-            ]
-        if streams:
+        note_headers(call, endpoint, connection.headers)
+        if call.streams:
             await self._stream(call, endpoint, connection, started_ns)
         else:
             await self._whole(call, endpoint, connection, started_ns)
@@ -309,18 +311,22 @@ class Proxy:
             self._cache.keep(call.cache_key, call, recorded)
         if not same:
             body = front.write_answer(answer, call.receipt())
-        await client.whole(200, [*call.headers(), JSON], body)
+        await client.whole(200, [*call.headers(), call.answer_type], body)
+
+    async def _answer_here(self, call: Call, answer: Answer, started_ns: int) -> None:
+        """Answer what the provider has no endpoint for and the gateway can tell by itself."""
+        self._note_success(call, started_ns)
+        call.client.unwatch()
+        body = call.admitted.front.write_answer(answer, None)
+        await self._settle(call, outcome="success", status=200, answer=answer, recorded=body)
+        await call.client.whole(200, [*call.headers(), ESTIMATED, JSON], body)
 
     # --- a stream ------------------------------------------------------------------------------
 
     async def _stream(
         self, call: Call, endpoint: Endpoint, connection: Connection, started_ns: int
     ) -> None:
-        admitted = call.admitted
-        guard = call.guard.stream() if call.guard is not None else None
-        relay = StreamRelay(
-            admitted.front, endpoint.dialect, admitted.opening, call.target.model, guard
-        )
+        relay = relay_of(call, endpoint, connection.headers)
         try:
             await self._pump(call, relay, connection, started_ns)
         except GuardrailBlocked as error:
@@ -340,7 +346,7 @@ class Proxy:
         await self._finish_stream(call, relay)
 
     async def _pump(
-        self, call: Call, relay: StreamRelay, connection: Connection, started_ns: int
+        self, call: Call, relay: Relay, connection: Connection, started_ns: int
     ) -> None:
         """Carry bytes until the end marker, which stays here. Raises UpstreamError."""
         client, limits = call.client, call.plan.limits
@@ -382,10 +388,11 @@ class Proxy:
             what = "sent no token" if call.first_token_us is None else "fell silent"
             raise UpstreamTimeout(f"{call.target.id} {what} in time") from None
 
-    async def _finish_stream(self, call: Call, relay: StreamRelay) -> None:
+    async def _finish_stream(self, call: Call, relay: Relay) -> None:
         client, front = call.client, call.admitted.front
         client.unwatch()
         call.answer = relay.answer()
+        call.record = relay.record(call.answer_type[1])
         await self._settle(call, outcome="success", status=200, answer=call.answer)
         if call.cache_key is not None:
             self._cache.keep(call.cache_key, call, None)
@@ -466,11 +473,7 @@ class Proxy:
         mode = call.admitted.key.content_mode or call.plan.route.content_mode
         content = None
         if mode != "none":
-            if recorded is None:
-                recorded = (
-                    b"null" if answer is None else call.admitted.front.write_answer(answer, None)
-                )
-            content = b'{"request":' + call.admitted.body + b',"response":' + recorded + b"}"
+            content = content_of(call, answer, recorded)
         moves = [] if call.hold is None else self.budgets.settle(call.hold, cost)
         sequence = self._recorder.completed(
             response, cost, content, mode=mode, moves=moves, also=also

@@ -10,10 +10,11 @@ import msgspec
 
 from gateway.canary import side
 from gateway.circuits import Circuits
+from gateway.dialects.neutral import Usage
 from gateway.filters import Ask, bound, narrow
 from gateway.health import HealthBook, Standing
-from gateway.ledger import cost_of
 from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies
+from gateway.pricing import cost_of
 from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, Weights, probabilities
 from gateway.utility import leaning, valued
@@ -122,7 +123,8 @@ class Router:
     def cost(self, target: Target, ask: Ask) -> int | None:
         """Return what a call is expected to cost at a target, in nano-USD; None when unpriced."""
         produced = self._book.standing(target.id, 1, 0).output_tokens
-        return cost_of(self._price(target), ask.input_tokens, None, _answer(ask, produced, None))
+        usage = Usage(ask.input_tokens, None, _answer(ask, produced, None))
+        return cost_of(self._price(target), usage)
 
     # --- shares ------------------------------------------------------------------------------
 
@@ -191,9 +193,7 @@ class Router:
                 quality=member.target.task_quality.get(ask.task_type or "", member.target.quality),
                 cost_nano_usd=cost_of(
                     self._price(member.target),
-                    ask.input_tokens,
-                    None,
-                    _answer(ask, item.output_tokens, usual),
+                    Usage(ask.input_tokens, None, _answer(ask, item.output_tokens, usual)),
                 )
                 if priced
                 else None,

@@ -61,6 +61,7 @@ class StreamRelay:
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._signature: str | None = None
+        self._units: dict[str, int] = {}
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
 
     def feed(self, chunk: bytes) -> bytes:
@@ -71,9 +72,9 @@ class StreamRelay:
         out: list[bytes] = []
         for frame in self._splitter.feed(chunk):
             over = self.ended
-            if over:
-                raise UpstreamProtocol("the stream went on after its end marker")
             deltas = self._guarded(self._reader.read(frame))
+            if over and deltas:
+                raise UpstreamProtocol("the stream went on after its end marker")
             for delta in deltas:
                 self._note(delta)
             if self._writer is not None:
@@ -85,9 +86,7 @@ class StreamRelay:
                         self.final = data
                     else:
                         out.append(data)
-            elif self.ended:
-                self.final = frame.raw
-            elif self.finish is not None and self._back.ends_with_connection:
+            elif self.ended or (self.finish is not None and self._back.ends_with_connection):
                 self.final += frame.raw
             elif not self._back.extra_frame(deltas, self._opening):
                 out.append(frame.raw)
@@ -113,6 +112,9 @@ class StreamRelay:
         if not self.ended:
             raise UpstreamProtocol("the stream ended without its end marker")
 
+    def record(self, content_type: bytes) -> None:
+        """Return what to keep in place of the answer: nothing, it is kept itself."""
+
     def answer(self) -> Answer:
         """Return what was said so far as a whole answer."""
         parts: list[Part] = []
@@ -125,7 +127,12 @@ class StreamRelay:
             for call_id, name, pieces in self._calls.values()
         ]
         return Answer(
-            id=self._id, model=self._model, parts=parts, finish=self.finish, usage=self.usage
+            id=self._id,
+            model=self._model,
+            parts=parts,
+            finish=self.finish,
+            usage=self.usage,
+            units=self._units,
         )
 
     def _note(self, delta: Delta) -> None:
@@ -144,6 +151,7 @@ class StreamRelay:
                 self.finish = delta.text  # type: ignore[assignment]
             case "usage":
                 self.usage = delta.usage
+                self._units = delta.units or self._units
             case "end":
                 if not self._started:
                     raise UpstreamProtocol("the stream ended before it began")

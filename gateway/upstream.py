@@ -20,6 +20,7 @@ from gateway.providers.signer import Signer, Unsigned
 from schemas.discovery import discover
 from schemas.errors import (
     ConfigurationError,
+    InvalidRequest,
     UpstreamAuthentication,
     UpstreamError,
     UpstreamNetwork,
@@ -152,6 +153,10 @@ class Upstream:
         endpoint = _endpoint(provider, front, reference)
         self._endpoints[place] = (now_s, endpoint)
         return endpoint
+
+    def offers(self, provider: ProviderChanged, front: ClientDialect) -> bool:
+        """Whether a provider has an endpoint for what clients of `front` ask."""
+        return _language(provider, front) is not None
 
     async def open(
         self,
@@ -288,10 +293,13 @@ def _hint(endpoint: Endpoint) -> str:
 
 
 def _endpoint(provider: ProviderChanged, front: ClientDialect, reference: str | None) -> Endpoint:
-    spoken = front.name in {provider.dialect, *provider.speaks}
-    language = dialect(front.name if spoken else provider.dialect, front.surface)
+    language = _language(provider, front)
     if language is None:
-        raise Failed(UpstreamRejected(f"the provider {provider.name} offers no {front.surface}"))
+        text = f"the provider {provider.name} offers no {front.surface}"
+        told = InvalidRequest(
+            text, action=f"Name a model of a provider that offers {front.surface}."
+        )
+        raise Failed(UpstreamRejected(text), told=told)
     try:
         origin = Origin.of(provider.base_url)
         secret = read_secret(reference)
@@ -323,6 +331,12 @@ def _endpoint(provider: ProviderChanged, front: ClientDialect, reference: str | 
         signer=signer,
         targets={},
     )
+
+
+def _language(provider: ProviderChanged, front: ClientDialect) -> Dialect | None:
+    """The dialect to call a provider in: the client's own where the provider speaks it."""
+    spoken = front.name in {provider.dialect, *provider.speaks}
+    return dialect(front.name if spoken else provider.dialect, front.surface)
 
 
 def _base_path(url: str) -> str:

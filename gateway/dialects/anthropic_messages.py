@@ -50,6 +50,7 @@ class AnthropicMessages(BaseDialect):
 
     name = "anthropic"
     client_paths: Mapping[str, Json] = {"/v1/messages": {}}
+    words: Mapping[str, str] = {"stop": "stop_sequences", "reasoning": "thinking"}
     default_headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
 
     def authorization(self, secret: str) -> dict[str, str]:
@@ -82,8 +83,7 @@ class AnthropicMessages(BaseDialect):
         return anthropic_request.write(chat, model, max_output_tokens)
 
     def unsaid(self, chat: Chat, model: str) -> list[str]:
-        del model
-        return anthropic_request.unsaid(chat)
+        return anthropic_request.unsaid(chat, model)
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
         del opening
@@ -102,6 +102,7 @@ class AnthropicMessages(BaseDialect):
             parts=[part for block in wire.content if (part := _part(block)) is not None],
             finish=FINISH_IN.get(wire.stop_reason or ""),
             usage=wire.usage.neutral() if wire.usage else None,
+            units=wire.usage.units() if wire.usage else {},
         )
 
     def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
@@ -161,7 +162,7 @@ def _block(part: Part) -> Json:
         case Thinking(redacted=True):
             return {"type": "redacted_thinking", "data": part.text}
         case Thinking():
-            signature = part.signature or ""
+            signature = (part.signature or "") if part.vendor == "anthropic" else ""
             return {"type": "thinking", "thinking": part.text, "signature": signature}
     raise TypeError(f"an answer holds no {type(part).__name__}")
 
@@ -180,12 +181,17 @@ def _message(message_id: str, model: str, usage: Usage) -> Json:
 
 
 def _usage(usage: Usage) -> Json:
-    cached = usage.cached_input_tokens or 0
-    return {
-        "input_tokens": max(0, (usage.input_tokens or 0) - cached),
+    cached, written = usage.cached_input_tokens or 0, usage.cache_write_input_tokens or 0
+    body: Json = {
+        "input_tokens": max(0, (usage.input_tokens or 0) - cached - written),
         "cache_read_input_tokens": cached,
         "output_tokens": usage.output_tokens or 0,
     }
+    if usage.cache_write_input_tokens is not None:
+        body["cache_creation_input_tokens"] = written
+    if usage.reasoning_tokens is not None:
+        body["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return body
 
 
 class _Reader:
@@ -206,7 +212,7 @@ class _Reader:
             case "message_start" if event.message is not None:
                 self._usage = event.message.usage or WireUsage()
                 start = Delta("start", id=event.message.id, name=event.message.model)
-                return [start, Delta("usage", usage=self._usage.neutral())]
+                return [start, self._counted(self._usage)]
             case "message_delta":
                 return self._end(event)
             case "message_stop":
@@ -244,7 +250,7 @@ class _Reader:
             case "thinking_delta":
                 return [Delta("thinking", delta.thinking)]
             case "signature_delta":
-                return [Delta("signature", delta.signature)]
+                return [Delta("signature", delta.signature, name="anthropic")]
         return []
 
     def _end(self, event: Event) -> list[Delta]:
@@ -260,8 +266,12 @@ class _Reader:
                     for name in WireUsage.__struct_fields__
                 )
             )
-            deltas.append(Delta("usage", usage=merged.neutral()))
+            deltas.append(self._counted(merged))
         return deltas
+
+    @staticmethod
+    def _counted(usage: WireUsage) -> Delta:
+        return Delta("usage", usage=usage.neutral(), units=usage.units() or None)
 
 
 class _Writer:
@@ -292,8 +302,11 @@ class _Writer:
                 return self._ensure("thinking", empty) + self._delta(
                     {"type": "thinking_delta", "thinking": delta.text}
                 )
-            case "signature":
-                return self._delta({"type": "signature_delta", "signature": delta.text})
+            case "signature" if delta.name in {"", "anthropic"}:
+                # A model whose thoughts are not shown signs a block that nothing else opened.
+                empty = {"type": "thinking", "thinking": "", "signature": ""}
+                signed = {"type": "signature_delta", "signature": delta.text}
+                return self._ensure("thinking", empty) + self._delta(signed)
             case "tool_call":
                 block: Json = {
                     "type": "tool_use",

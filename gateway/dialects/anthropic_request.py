@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.dialects.neutral import (
+    Audio,
     Chat,
     Document,
     Fields,
@@ -31,6 +32,7 @@ from gateway.dialects.reading import (
     required,
     unread,
 )
+from gateway.dialects.reasoning import takes_adaptive, takes_sampling
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
@@ -52,6 +54,8 @@ _KNOWN = frozenset(
         "top_k",
     ]
 )
+VENDOR = "anthropic"
+_JSON_ALONE = "Answer with one JSON object and nothing else."
 TEMPERATURE_MAX = 1.0
 """The other dialect goes up to 2."""
 THINKING_TOKENS_MIN = 1_024
@@ -135,6 +139,9 @@ def _part(part: Any, where: str) -> Part:
         }:
             title = part.get("title")
             return Document(kind, data, title if isinstance(title, str) else None)
+        case {"type": "document", "source": {"type": "url", "url": str(url)}}:
+            title = part.get("title")
+            return Document("", "", title if isinstance(title, str) else None, url)
         case {"type": "document", "source": {"type": "text", "data": str(text)}}:
             return Text(text)
         case {"type": "tool_use", "id": str(call_id), "name": str(name)}:
@@ -188,22 +195,19 @@ def _tool_choice(choice: Json | None) -> ToolChoice | None:
 
 def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     """Write a request for a provider."""
-    system = [
-        part for message in chat.messages if message.role == "system" for part in message.parts
-    ]
     body: Json = {
         "model": model,
         "max_tokens": chat.max_tokens or max_output_tokens or DEFAULT_MAX_TOKENS,
         "messages": _wire_messages(chat.messages),
     }
-    text = "\n\n".join(part.text for part in system if isinstance(part, Text))
-    if chat.json_mode:
-        text = f"{text}\n\nAnswer with one JSON object and nothing else.".strip()
-    if text:
+    thinking, effort = thinking_of(chat, model, body["max_tokens"])
+    if thinking is not None:
+        body["thinking"] = thinking
+    if text := _system(chat):
         body["system"] = text
-    budget = thinking_tokens(chat, body["max_tokens"])
-    # How a token is drawn cannot be changed while the model thinks.
-    body |= {"thinking": {"type": "enabled", "budget_tokens": budget}} if budget else _draw(chat)
+    if takes_sampling(model) and thinking is None:
+        # How a token is drawn cannot be changed while the model thinks.
+        body |= _draw(chat)
     stop = [text for text in chat.stop if text.strip()]
     if stop:
         body["stop_sequences"] = stop
@@ -213,11 +217,25 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         body["tools"] = [_wire_tool(tool) for tool in chat.tools]
         if chat.tool_choice is not None:
             body["tool_choice"] = _wire_choice(chat.tool_choice)
-    if chat.schema is not None:
-        body["output_config"] = {"format": {"type": "json_schema", "schema": chat.schema}}
+    if output := _wire_output(chat, effort):
+        body["output_config"] = output
     if chat.stream:
         body["stream"] = True
     return msgspec.json.encode(body)
+
+
+def _system(chat: Chat) -> str:
+    parts = [
+        part for message in chat.messages if message.role == "system" for part in message.parts
+    ]
+    text = "\n\n".join(part.text for part in parts if isinstance(part, Text))
+    return f"{text}\n\n{_JSON_ALONE}".strip() if chat.json_mode else text
+
+
+def _wire_output(chat: Chat, effort: str | None) -> Json:
+    form = chat.schema and {"type": "json_schema", "schema": chat.schema}
+    given = {"format": form, "effort": effort}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _draw(chat: Chat) -> Json:
@@ -231,15 +249,34 @@ def _draw(chat: Chat) -> Json:
     return draw
 
 
+def thinking_of(chat: Chat, model: str, max_tokens: int) -> tuple[Json | None, str | None]:
+    """Return ``thinking`` and the effort for a model: (None, None) where it is not to think, or
+    cannot be made to.
+    """
+    reasoning = chat.reasoning
+    if reasoning is None or effort_of(reasoning) == "none":
+        return None, None
+    if not takes_adaptive(model):
+        budget = thinking_tokens(chat, max_tokens)
+        return {"type": "enabled", "budget_tokens": budget} if budget else None, None
+    effort = effort_of(reasoning)
+    word = "low" if effort == "minimal" else effort
+    if _forced(chat):
+        return None, word
+    return {"type": "adaptive", **({"display": "summarized"} if reasoning.shown else {})}, word
+
+
+def _forced(chat: Chat) -> bool:
+    return chat.tool_choice is not None and chat.tool_choice.kind in {"required", "tool"}
+
+
 def thinking_tokens(chat: Chat, max_tokens: int) -> int:
     """Return the budget of thinking that this dialect can grant, 0 for none.
 
     The limit on the answer includes it; a forced tool leaves no room for it; and the turn of a
     tool call must begin with the thoughts that led to it, which other dialects do not keep.
     """
-    if chat.reasoning is None:
-        return 0
-    if chat.tool_choice is not None and chat.tool_choice.kind in {"required", "tool"}:
+    if chat.reasoning is None or _forced(chat):
         return 0
     for message in chat.messages:
         thought = any(isinstance(part, Thinking) and not _is_blank(part) for part in message.parts)
@@ -249,16 +286,18 @@ def thinking_tokens(chat: Chat, max_tokens: int) -> int:
     return budget if budget >= THINKING_TOKENS_MIN else 0
 
 
-def unsaid(chat: Chat) -> list[str]:
+def unsaid(chat: Chat, model: str) -> list[str]:
     """Return the names of what `write` leaves out or changes."""
     names = ["seed"] if chat.seed is not None else []
     names += [name for name in ("frequency_penalty", "presence_penalty") if getattr(chat, name)]
-    max_tokens = chat.max_tokens or DEFAULT_MAX_TOKENS
-    if chat.reasoning is not None and thinking_tokens(chat, max_tokens):
+    thinking, effort = thinking_of(chat, model, chat.max_tokens or DEFAULT_MAX_TOKENS)
+    if thinking is not None or not takes_sampling(model):
         names += [n for n in ("temperature", "top_p", "top_k") if getattr(chat, n) is not None]
-    elif chat.reasoning is not None and effort_of(chat.reasoning) != "none":
+    asked = chat.reasoning is not None and effort_of(chat.reasoning) != "none"
+    if asked and thinking is None and effort is None:
         names.append("reasoning")
-    if chat.temperature is not None and chat.temperature > TEMPERATURE_MAX:
+    drawn = thinking is None and takes_sampling(model)
+    if drawn and chat.temperature is not None and chat.temperature > TEMPERATURE_MAX:
         names.append("temperature")
     if any(not text.strip() for text in chat.stop):
         names.append("stop")
@@ -286,7 +325,7 @@ def _wire_messages(messages: list[Message]) -> list[Json]:
 def _is_blank(part: Part) -> bool:
     # Empty text is refused here, and so is thinking that its own vendor did not sign.
     if isinstance(part, Thinking):
-        return not part.redacted and part.signature is None
+        return part.vendor != VENDOR or not (part.redacted or part.signature)
     return isinstance(part, Text) and not part.text
 
 
@@ -302,9 +341,18 @@ def _block(part: Part) -> Json:
             )
             return {"type": "image", "source": source}
         case Document():
-            source = {"type": "base64", "media_type": part.media_type, "data": part.data}
+            source = (
+                {"type": "url", "url": part.url}
+                if part.url
+                else {"type": "base64", "media_type": part.media_type, "data": part.data}
+            )
             title = {"title": part.name} if part.name else {}
             return {"type": "document", "source": source, **title}
+        case Audio():
+            raise InvalidRequest(
+                "this target's provider takes no sound",
+                action="Send it as text, or name a target that takes audio.",
+            )
         case ToolCall():
             arguments = parse_arguments(part.arguments)
             return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}

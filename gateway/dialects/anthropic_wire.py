@@ -10,6 +10,16 @@ import msgspec
 from gateway.dialects.neutral import FinishReason, Usage
 
 
+class CacheCreation(msgspec.Struct):
+    """What was written to the cache, by how long it stays."""
+
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class OutputDetails(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
 class WireUsage(msgspec.Struct):
     """`input_tokens` excludes what was read from, or written to, the cache."""
 
@@ -17,14 +27,23 @@ class WireUsage(msgspec.Struct):
     output_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
+    output_tokens_details: OutputDetails | None = None
 
     def neutral(self) -> Usage:
         """Return the tokens in the neutral form."""
-        cached = self.cache_read_input_tokens
+        cached, written = self.cache_read_input_tokens, self.cache_creation_input_tokens
         total = self.input_tokens
         if total is not None:
-            total += (cached or 0) + (self.cache_creation_input_tokens or 0)
-        return Usage(total, cached, self.output_tokens, None)
+            total += (cached or 0) + (written or 0)
+        details = self.output_tokens_details
+        thought = details.thinking_tokens if details else None
+        return Usage(total, cached, self.output_tokens, thought, written)
+
+    def units(self) -> dict[str, int]:
+        """Return which of the tokens have a price of their own."""
+        longer = self.cache_creation and self.cache_creation.ephemeral_1h_input_tokens
+        return {"cache_write_1h_tokens": longer} if longer else {}
 
 
 class Block(msgspec.Struct):

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.dialects.neutral import Chat, Delta, Fields, Json, Opening, Receipt, Splitter
+from gateway.dialects.neutral import (
+    Answer,
+    Delta,
+    Fields,
+    Json,
+    Opening,
+    Question,
+    Receipt,
+    Splitter,
+)
 from gateway.dialects.reading import read_object
 from gateway.dialects.sse import FrameSplitter
 
@@ -22,11 +31,19 @@ class BaseDialect:
     name: str
     surface: str = "chat"
     client_paths: Mapping[str, Json] = {}
+    words: Mapping[str, str] = {}
+    params: frozenset[str] = frozenset()
+    """Which of `Chat.params` it has a word for."""
     default_headers: Mapping[str, str] = {}
     stream_type: bytes = b"text/event-stream; charset=utf-8"
     ends_with_connection: bool = False
     heartbeats: bool = True
     """Whether a comment may be sent into a silent stream."""
+
+    @property
+    def capability(self) -> str:
+        """What a target must be able to do: the surface, unless said otherwise."""
+        return self.surface
 
     def read_body(self, body: bytes, content_type: str | None) -> Fields:
         """Return a request's members, their values unread. Raises InvalidRequest."""
@@ -46,7 +63,22 @@ class BaseDialect:
         """Return what cuts a provider's stream into frames."""
         return FrameSplitter()
 
-    def unsaid(self, chat: Chat, model: str) -> list[str]:
+    def request_record(self, body: bytes, fields: Fields) -> bytes:
+        """Return the request as JSON for the record: as it came."""
+        del fields
+        return body
+
+    def answer_here(self, fields: Fields) -> Answer | None:
+        """Return the gateway's own answer where the provider offers none: there is none."""
+        del fields
+        return None
+
+    def bare(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the answer with these headers is a run of bytes: it is not."""
+        del headers
+        return False
+
+    def unsaid(self, chat: Question, model: str) -> list[str]:
         """Return the names of what `write_request` leaves out or changes: nothing."""
         del chat, model
         return []

@@ -15,6 +15,7 @@ from gateway.dialects.anthropic_request import (
     thinking_tokens,
 )
 from gateway.dialects.neutral import (
+    Audio,
     Chat,
     Document,
     Fields,
@@ -398,6 +399,8 @@ def _block(part: Part) -> Json:
                 raise _no_word(f"a document of type {part.media_type}", *_DOCUMENT_FORMATS)
             source = {"bytes": part.data}
             return {"document": {"format": form, "name": _name(part.name), "source": source}}
+        case Audio():
+            raise _no_word("sound", "text", "images", "documents")
         case ToolCall():
             arguments = parse_arguments(part.arguments)
             return {"toolUse": {"toolUseId": part.id, "name": part.name, "input": arguments}}

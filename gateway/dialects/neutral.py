@@ -31,11 +31,19 @@ class Image(msgspec.Struct, frozen=True, tag="image"):
 
 
 class Document(msgspec.Struct, frozen=True, tag="document"):
-    """A file, inline as base64."""
+    """A file, inline as base64, or (with `data` empty) by address."""
 
     media_type: str
     data: str
     name: str | None = None
+    url: str | None = None
+
+
+class Audio(msgspec.Struct, frozen=True, tag="audio"):
+    """Sound, inline as base64; `media_type` as in ``audio/wav``."""
+
+    media_type: str
+    data: str
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
@@ -53,14 +61,18 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
 
 
 class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
-    """`signature` lets its vendor verify the block later; `redacted` marks it as ciphertext."""
+    """`signature` lets its vendor verify the block later; `redacted` marks it as ciphertext.
+
+    `vendor` is the dialect whose signature it is (anthropic, openai, gemini); no other takes it.
+    """
 
     text: str
     signature: str | None = None
     redacted: bool = False
+    vendor: str = "anthropic"
 
 
-Part = Text | Image | Document | ToolCall | ToolResult | Thinking
+Part = Text | Image | Document | Audio | ToolCall | ToolResult | Thinking
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -94,8 +106,11 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
-    """A request. `schema` is a JSON schema that the answer must follow; `unread` names the members
-    of the client's own form that have no place here.
+    """A request. `schema` is a JSON schema that the answer must follow, `schema_name` its name.
+
+    `params` are further parameters under the names of OpenAI's chat (logprobs, verbosity…); a
+    dialect says in its `params` for which it has a word. `unread` names the members of the client's
+    own form that have no place here.
     """
 
     messages: list[Message]
@@ -113,27 +128,61 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     user: str | None = None
     schema: Json | None = None
+    schema_name: str = "answer"
     json_mode: bool = False
+    params: Json = {}
     unread: list[str] = []
 
 
+class Embed(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for vectors: texts, or tokens where the vendor takes them.
+
+    `kind` says what for, in Cohere's words (search_query, search_document…).
+    """
+
+    inputs: list[str | list[int]]
+    dimensions: int | None = None
+    base64: bool = False
+    kind: str | None = None
+    user: str | None = None
+    stream: bool = False
+    params: Json = {}
+    unread: list[str] = []
+
+
+Question = Any
+"""What a client asks, in the neutral form of its surface: `Chat`, `Embed`…"""
+
+
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens; None is unknown. `input_tokens` includes the cached ones."""
+    """Tokens; None is unknown. `input_tokens` includes those read from the vendor's cache and those
+    written to it.
+    """
 
     input_tokens: int | None = None
     cached_input_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer."""
+    """A whole answer. `units` counts what is not counted in tokens, or which tokens are of another
+    kind (see `gateway.pricing`).
+    """
 
     id: str
     model: str
-    parts: list[Part]
-    finish: FinishReason | None
-    usage: Usage | None
+    parts: list[Part] = []
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+    units: dict[str, int] = {}
+
+
+class Embedded(Answer, frozen=True, kw_only=True):
+    """Vectors, one per input."""
+
+    vectors: list[list[float]]
 
 
 DeltaKind = Literal[
@@ -150,7 +199,10 @@ DeltaKind = Literal[
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """One step of a stream; `index` counts the tool calls of the answer from 0."""
+    """One step of a stream; `index` counts the tool calls of the answer from 0.
+
+    A signature names its vendor. `id` "redacted" marks thinking that is ciphertext.
+    """
 
     kind: DeltaKind
     text: str = ""
@@ -158,6 +210,7 @@ class Delta(msgspec.Struct, frozen=True):
     id: str = ""
     name: str = ""
     usage: Usage | None = None
+    units: dict[str, int] | None = None
 
 
 END = Delta("end")
@@ -218,6 +271,8 @@ class Opening(msgspec.Struct, frozen=True):
     session_id: str | None = None
     task_type: str | None = None
     timeout_s: float | None = None
+    units: dict[str, int] = {}
+    """What the request itself says will be billed, as the characters to be spoken."""
 
 
 class ClientDialect(Protocol):
@@ -226,9 +281,16 @@ class ClientDialect(Protocol):
     name: str
     surface: str
     """What kind of calls it makes: chat, embeddings, images…"""
+    words: Mapping[str, str]
+    """Its own names for neutral members, where they differ (``stop``: ``stop_sequences``)."""
     client_paths: Mapping[str, Json]
     stream_type: bytes
     heartbeats: bool
+
+    @property
+    def capability(self) -> str:
+        """What a target must be able to do for it: most often the surface."""
+        ...
 
     def read_body(self, body: bytes, content_type: str | None) -> Fields:
         """Return a request's members, their values unread. Raises InvalidRequest."""
@@ -242,8 +304,16 @@ class ClientDialect(Protocol):
         """Return a request with a limit on its output, where the client named none."""
         ...
 
-    def read_request(self, fields: Fields) -> Chat:
+    def read_request(self, fields: Fields) -> Question:
         """Read a request in full. Raises InvalidRequest."""
+        ...
+
+    def request_record(self, body: bytes, fields: Fields) -> bytes:
+        """Return the request as JSON for the record."""
+        ...
+
+    def answer_here(self, fields: Fields) -> Answer | None:
+        """Return the gateway's own answer where no provider is asked; most surfaces have none."""
         ...
 
     def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
@@ -275,6 +345,8 @@ class Dialect(ClientDialect, Protocol):
     """A dialect that providers speak too."""
 
     default_headers: Mapping[str, str]
+    params: frozenset[str]
+    """Which of `Chat.params` it has a word for."""
     ends_with_connection: bool
     """Whether a stream has no end marker: after its finish reason only the connection ends."""
 
@@ -290,16 +362,22 @@ class Dialect(ClientDialect, Protocol):
         """Write the client's own request for another model, all else as it came."""
         ...
 
-    def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
-        """Write a request that came in another dialect."""
+    def write_request(self, chat: Question, model: str, max_output_tokens: int | None) -> bytes:
+        """Write a request that came in another dialect. Raises InvalidRequest for content that it
+        cannot express.
+        """
         ...
 
-    def unsaid(self, chat: Chat, model: str) -> list[str]:
+    def unsaid(self, chat: Question, model: str) -> list[str]:
         """Return the names of what `write_request` leaves out or changes."""
         ...
 
     def read_answer(self, body: bytes) -> Answer:
         """Read a whole answer. Raises UpstreamProtocol."""
+        ...
+
+    def bare(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the answer with these headers is a run of bytes rather than one of frames."""
         ...
 
     def splitter(self) -> Splitter:

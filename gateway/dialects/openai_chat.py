@@ -28,6 +28,8 @@ from gateway.dialects.neutral import (
     Usage,
 )
 from gateway.dialects.openai_wire import (
+    DETAIL_FORMATS,
+    DETAIL_VENDORS,
     FINISH_IN,
     FINISH_OUT,
     Chunk,
@@ -48,6 +50,8 @@ class OpenAIChat(BaseDialect):
     """The dialect ``openai``."""
 
     name = "openai"
+    words: Mapping[str, str] = {"reasoning": "reasoning_effort"}
+    params = openai_request.PARAMS
     client_paths: Mapping[str, Json] = {"/v1/chat/completions": {}}
 
     def path_of(self, model: str, stream: bool) -> str:
@@ -107,14 +111,19 @@ class OpenAIChat(BaseDialect):
             parts=_parts(choice.message),
             finish=FINISH_IN.get(choice.finish_reason or ""),
             usage=wire.usage.neutral() if wire.usage else None,
+            units=wire.usage.units() if wire.usage else {},
         )
 
     def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
         del receipt
-        message: Json = {"role": "assistant", "content": _text(answer.parts, Text) or None}
-        reasoning = _text(answer.parts, Thinking)
+        message: Json = {"role": "assistant", "content": _text(answer.parts) or None}
+        thoughts = [part for part in answer.parts if isinstance(part, Thinking)]
+        reasoning = "".join(part.text for part in thoughts if not part.redacted)
         if reasoning:
             message["reasoning_content"] = reasoning
+        details = [_detail(part, number) for number, part in enumerate(thoughts)]
+        if any(part.signature or part.redacted for part in thoughts):
+            message["reasoning_details"] = details
         calls = [_tool_call(part) for part in answer.parts if isinstance(part, ToolCall)]
         if calls:
             message["tool_calls"] = calls
@@ -173,8 +182,11 @@ class OpenAIChat(BaseDialect):
 def _parts(message: WireMessage) -> list[Part]:
     parts: list[Part] = []
     reasoning = message.reasoning_content or message.reasoning
-    if reasoning:
-        parts.append(Thinking(reasoning))
+    if message.reasoning_details:
+        details = [msgspec.structs.asdict(detail) for detail in message.reasoning_details]
+        parts += openai_request.thoughts(details)
+    elif reasoning:
+        parts.append(Thinking(reasoning, vendor=""))
     text = message.content or message.refusal
     if text:
         parts.append(Text(text))
@@ -186,8 +198,19 @@ def _parts(message: WireMessage) -> list[Part]:
     return parts
 
 
-def _text(parts: list[Part], kind: type[Text | Thinking]) -> str:
-    return "".join(part.text for part in parts if type(part) is kind)
+def _text(parts: list[Part]) -> str:
+    return "".join(part.text for part in parts if isinstance(part, Text))
+
+
+def _detail(part: Thinking, number: int) -> Json:
+    detail: Json = {"type": "reasoning.text", "text": part.text, "index": number}
+    if part.redacted:
+        detail = {"type": "reasoning.encrypted", "data": part.text, "index": number}
+    elif part.signature:
+        detail["signature"] = part.signature
+    if part.vendor in DETAIL_FORMATS:
+        detail["format"] = DETAIL_FORMATS[part.vendor]
+    return detail
 
 
 def _tool_call(call: ToolCall) -> Json:
@@ -202,8 +225,12 @@ def _usage(usage: Usage) -> Json:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
-    if usage.cached_input_tokens is not None:
-        body["prompt_tokens_details"] = {"cached_tokens": usage.cached_input_tokens}
+    read = {
+        "cached_tokens": usage.cached_input_tokens,
+        "cache_write_tokens": usage.cache_write_input_tokens,
+    }
+    if known := {name: count for name, count in read.items() if count is not None}:
+        body["prompt_tokens_details"] = known
     if usage.reasoning_tokens is not None:
         body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return body
@@ -242,13 +269,22 @@ class _Reader:
             if choice.finish_reason:
                 deltas.append(Delta("finish", FINISH_IN.get(choice.finish_reason, "stop")))
         if chunk.usage is not None:
-            deltas.append(Delta("usage", usage=chunk.usage.neutral()))
+            usage = chunk.usage
+            deltas.append(Delta("usage", usage=usage.neutral(), units=usage.units() or None))
         return deltas
 
     def _message(self, message: WireMessage, deltas: list[Delta]) -> None:
         reasoning = message.reasoning_content or message.reasoning
         if reasoning:
             deltas.append(Delta("thinking", reasoning))
+        for detail in message.reasoning_details or ():
+            vendor = DETAIL_VENDORS.get(detail.format or "", "")
+            if detail.type == "reasoning.encrypted":
+                deltas.append(Delta("thinking", detail.data or "", id="redacted", name=vendor))
+            elif detail.text and not reasoning:
+                deltas.append(Delta("thinking", detail.text))
+            if detail.signature:
+                deltas.append(Delta("signature", detail.signature, name=vendor))
         text = message.content or message.refusal
         if text:
             deltas.append(Delta("text", text))
@@ -267,6 +303,8 @@ class _Writer:
         self._wants_usage = wants_usage
         self._head: Json = {}
         self._usage: Usage | None = None
+        self._thoughts = 0
+        self._thought: list[str] = []
 
     def write(self, delta: Delta) -> bytes:
         match delta.kind:
@@ -280,8 +318,17 @@ class _Writer:
                 return self._chunk({"role": "assistant", "content": ""})
             case "text":
                 return self._chunk({"content": delta.text})
+            case "thinking" if delta.id == "redacted":
+                vendor = delta.name or "anthropic"
+                return self._detail(Thinking(delta.text, redacted=True, vendor=vendor))
             case "thinking":
+                self._thought.append(delta.text)
                 return self._chunk({"reasoning_content": delta.text})
+            case "signature":
+                # Whoever sends the details back sends the signed text whole.
+                text = "".join(self._thought)
+                self._thought.clear()
+                return self._detail(Thinking(text, delta.text, vendor=delta.name or "anthropic"))
             case "tool_call":
                 function = {"name": delta.name, "arguments": ""}
                 call = {
@@ -301,6 +348,11 @@ class _Writer:
             case "end":
                 return self._end()
         return b""
+
+    def _detail(self, part: Thinking) -> bytes:
+        detail = _detail(part, self._thoughts)
+        self._thoughts += 1
+        return self._chunk({"reasoning_details": [detail]})
 
     def _chunk(self, delta: Json, finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway.dialects.neutral import (
+    Audio,
     Chat,
     Document,
     Fields,
@@ -23,13 +24,14 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
+from gateway.dialects.openai_wire import DETAIL_VENDORS
 from gateway.dialects.reading import (
     effort_of,
+    further,
     member,
     read_effort,
     required,
     split_data_url,
-    unread,
 )
 from schemas.errors import InvalidRequest
 
@@ -59,14 +61,35 @@ _KNOWN = frozenset(
         "reasoning_effort",
     ]
 )
+PARAMS = frozenset(
+    [
+        "audio",
+        "logit_bias",
+        "logprobs",
+        "modalities",
+        "moderation",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "top_logprobs",
+        "verbosity",
+        "web_search_options",
+    ]
+)
+"""Further parameters of this dialect: `Chat.params` has them under these names."""
 _PLAIN = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "user")
 """What has one name in this dialect and in the neutral form."""
-_REASONING_MODEL = re.compile(r"(^|/)(o\d|gpt-5)")
+_REASONING_MODEL = re.compile(r"(^|/)(o\d|gpt-5|gpt-oss)")
 
 
 def read(fields: Fields) -> Chat:
     """Read a request in full. Raises InvalidRequest."""
     stop: str | list[str] | None = member(fields, "stop", _STOP)
+    more = further(fields, _KNOWN)
     if (member(fields, "n", int) or 1) > 1:
         raise InvalidRequest(
             "'n' must be 1: this target's provider gives one answer to a request",
@@ -90,8 +113,10 @@ def read(fields: Fields) -> Chat:
         tool_choice=_tool_choice(fields),
         user=member(fields, "user", str),
         schema=schema.get("schema") if isinstance(schema, dict) else None,
+        schema_name=str(schema.get("name") or "answer") if isinstance(schema, dict) else "answer",
         json_mode=form.get("type") == "json_object",
-        unread=unread(fields, _KNOWN),
+        params={name: value for name, value in more.items() if name in PARAMS},
+        unread=[name for name in more if name not in PARAMS],
     )
 
 
@@ -127,9 +152,12 @@ def read_messages(wires: list[Json]) -> list[Message]:
 
 def _assistant(wire: Json, where: str) -> list[Part]:
     parts: list[Part] = []
-    reasoning = wire.get("reasoning_content")
-    if isinstance(reasoning, str) and reasoning:
-        parts.append(Thinking(reasoning))
+    reasoning = wire.get("reasoning_content") or wire.get("reasoning")
+    details = wire.get("reasoning_details")
+    if isinstance(details, list) and details:
+        parts += thoughts(details)
+    elif isinstance(reasoning, str) and reasoning:
+        parts.append(Thinking(reasoning, vendor=""))
     if wire.get("content") is not None:
         parts += _content(wire["content"], where)
     for call in wire.get("tool_calls") or []:
@@ -139,6 +167,28 @@ def _assistant(wire: Json, where: str) -> list[Part]:
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidRequest(f"{where}.tool_calls is no list of function calls") from error
     return parts
+
+
+def thoughts(details: list[Any]) -> list[Part]:
+    """Read `reasoning_details`. A stream's pieces of one block, text then signature, are joined."""
+    blocks: list[Thinking] = []
+    for detail in details:
+        if not isinstance(detail, dict):
+            continue
+        vendor = DETAIL_VENDORS.get(str(detail.get("format")), "")
+        text = str(detail.get("text") or detail.get("summary") or "")
+        signature = detail.get("signature")
+        match detail.get("type"):
+            case "reasoning.encrypted":
+                blocks.append(Thinking(str(detail.get("data") or ""), None, True, vendor))
+            case "reasoning.text" if (
+                blocks and not blocks[-1].signature and not blocks[-1].redacted
+            ):
+                last = blocks[-1]
+                blocks[-1] = Thinking(last.text + text, signature or None, False, vendor)
+            case "reasoning.text" | "reasoning.summary":
+                blocks.append(Thinking(text, signature or None, False, vendor))
+    return list(blocks)
 
 
 def _content(content: object, where: str) -> list[Part]:
@@ -157,6 +207,8 @@ def _part(part: object, where: str) -> Part:
             case {"type": "image_url", "image_url": {"url": str(url)}}:
                 inline = split_data_url(url)
                 return Image(media_type=inline[0], data=inline[1]) if inline else Image(url=url)
+            case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(form)}}:
+                return Audio(f"audio/{form}", data)
             case {"type": "file", "file": {"file_data": str(data), **rest}}:
                 inline = split_data_url(data) or ("application/pdf", data)
                 name = rest.get("filename")
@@ -222,10 +274,11 @@ def write(chat: Chat, model: str) -> bytes:
     if chat.tools:
         body |= _wire_tools(chat)
     if chat.schema is not None:
-        schema = {"name": "answer", "schema": chat.schema, "strict": True}
+        schema = {"name": chat.schema_name, "schema": chat.schema, "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif chat.json_mode:
         body["response_format"] = {"type": "json_object"}
+    body |= {name: value for name, value in chat.params.items() if name in PARAMS}
     if chat.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
@@ -303,11 +356,27 @@ def _wire_content(parts: list[Part]) -> str | list[Json]:
             case Image():
                 url = part.url or f"data:{part.media_type};base64,{part.data}"
                 wires.append({"type": "image_url", "image_url": {"url": url}})
+            case Audio():
+                sound = {"data": part.data, "format": part.media_type.partition("/")[2]}
+                wires.append({"type": "input_audio", "input_audio": sound})
+            case Document(url=str(url)):
+                raise InvalidRequest(
+                    f"this target's provider takes no file by address ({url[:200]})",
+                    action="Send the file's bytes, or name a target of another vendor.",
+                )
             case Document():
                 data = f"data:{part.media_type};base64,{part.data}"
                 file = {"filename": part.name or "document", "file_data": data}
                 wires.append({"type": "file", "file": file})
     return wires
+
+
+def _wire_choice(choice: ToolChoice) -> Json:
+    named = {"type": "function", "function": {"name": choice.name}}
+    body: Json = {"tool_choice": named if choice.kind == "tool" else choice.kind}
+    if choice.parallel is not None:
+        body["parallel_tool_calls"] = choice.parallel
+    return body
 
 
 def _wire_tool(tool: Tool) -> Json:

@@ -10,19 +10,22 @@ import msgspec
 from gateway.dialects.neutral import FinishReason, Usage
 
 
-class _CachedTokens(msgspec.Struct):
+class _InputDetails(msgspec.Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
-class _ReasoningTokens(msgspec.Struct):
+class _OutputDetails(msgspec.Struct):
     reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
 class WireUsage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    prompt_tokens_details: _CachedTokens | None = None
-    completion_tokens_details: _ReasoningTokens | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
 
     def neutral(self) -> Usage:
         """Return the tokens in the neutral form."""
@@ -32,7 +35,15 @@ class WireUsage(msgspec.Struct):
             prompt.cached_tokens if prompt else None,
             self.completion_tokens,
             completion.reasoning_tokens if completion else None,
+            prompt.cache_write_tokens if prompt else None,
         )
+
+    def units(self) -> dict[str, int]:
+        """Return which of the tokens have a price of their own: those of sound."""
+        heard = self.prompt_tokens_details and self.prompt_tokens_details.audio_tokens
+        spoken = self.completion_tokens_details and self.completion_tokens_details.audio_tokens
+        units = {"input_audio_tokens": heard or 0, "output_audio_tokens": spoken or 0}
+        return {name: count for name, count in units.items() if count}
 
 
 class WireFunction(msgspec.Struct):
@@ -46,6 +57,28 @@ class WireToolCall(msgspec.Struct):
     function: WireFunction | None = None
 
 
+class WireDetail(msgspec.Struct):
+    """A piece of reasoning as OpenRouter and others write it; `format` names whose it is.
+
+    Source: https://openrouter.ai/docs/use-cases/reasoning-tokens ("Preserving reasoning blocks").
+    """
+
+    type: str = ""
+    text: str | None = None
+    summary: str | None = None
+    data: str | None = None
+    signature: str | None = None
+    format: str | None = None
+
+
+DETAIL_FORMATS = {
+    "anthropic": "anthropic-claude-v1",
+    "openai": "openai-responses-v1",
+    "gemini": "google-gemini-v1",
+}
+DETAIL_VENDORS = {name: vendor for vendor, name in DETAIL_FORMATS.items()}
+
+
 class WireMessage(msgspec.Struct):
     """A whole message or the delta of one; `reasoning*` are the words of compatible vendors."""
 
@@ -53,6 +86,7 @@ class WireMessage(msgspec.Struct):
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: list[WireDetail] | None = None
     tool_calls: list[WireToolCall] | None = None
 
 

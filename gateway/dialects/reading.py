@@ -101,6 +101,20 @@ def unread(fields: Fields, known: frozenset[str]) -> list[str]:
     ]
 
 
+def asks(fields: Fields, name: str) -> bool:
+    """Whether a member is there and asks for something."""
+    return name in fields and bytes(fields[name]).strip() not in _ASKS_NOTHING
+
+
+def further(fields: Fields, known: frozenset[str]) -> Json:
+    """Return the members that ask for something and are not among the known, decoded.
+
+    Raises InvalidRequest for one that is no JSON.
+    """
+    anything: Any = Any
+    return {name: member(fields, name, anything) for name in unread(fields, known)}
+
+
 def text_tags(values: Mapping[str, Any] | None) -> dict[str, str]:
     """Return the members of a metadata object that can be tags."""
     return {key: str(value) for key, value in (values or {}).items() if _is_tag(value)}

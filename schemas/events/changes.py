@@ -230,7 +230,8 @@ class GuardrailChanged(Change, frozen=True, kw_only=True):
 class PriceChanged(Change, frozen=True, kw_only=True):
     """Prices of a model from `valid_from_us` on, in nano-USD per million tokens.
 
-    `unit_prices` are nano-USD per unit of what is not counted in tokens (``image``…).
+    `unit_prices` are nano-USD per million of what is not counted in tokens, or of tokens that cost
+    otherwise: image, character, audio_ms, search, call, input_audio_tokens…
     """
 
     topic = PRICES

@@ -67,6 +67,8 @@ def response(admitted: RequestAdmitted, **changes: object) -> ResponseCompleted:
         "input_tokens": 100,
         "cached_input_tokens": 40,
         "output_tokens": 10,
+        "cache_write_input_tokens": None,
+        "units": {},
         "attempts": [],
     }
     return msgspec.structs.replace(sample(ResponseCompleted), **(fields | changes))

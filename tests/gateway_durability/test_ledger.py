@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from gateway.call import plausible
 from gateway.dialects.neutral import Usage
-from gateway.ledger import cost_entry, cost_of
+from gateway.ledger import cost_entry
+from gateway.pricing import cost_of
 from schemas.events.llm import Attempt, ResponseCompleted
 from tests.gateway_durability.support import PRICE, request, response
 
@@ -57,12 +58,44 @@ def test_a_call_that_never_got_an_answer_costs_nothing() -> None:
 
 def test_without_a_cached_price_cached_tokens_cost_the_full_one() -> None:
     price = msgspec.structs.replace(PRICE, cached_input_price=None)
-    assert cost_of(price, 100, 40, 0) == 100 * 2_000
+    assert cost_of(price, Usage(100, 40, 0)) == 100 * 2_000
 
 
 def test_a_price_is_needed_only_for_what_was_used() -> None:
     embedding = msgspec.structs.replace(PRICE, output_price=None)
-    assert cost_of(embedding, 100, 0, 0) == 100 * 2_000
+    assert cost_of(embedding, Usage(100, 0, 0)) == 100 * 2_000
+
+
+@pytest.mark.req("COST-01")
+def test_what_was_written_to_the_cache_costs_its_own_price() -> None:
+    usage = Usage(100, 30, 0, None, 20)
+    price = msgspec.structs.replace(PRICE, cache_write_input_price=2_500_000_000)
+    assert cost_of(price, usage) == 50 * 2_000 + 30 * 500 + 20 * 2_500
+    longer = msgspec.structs.replace(price, unit_prices={"cache_write_1h_tokens": 4_000_000_000})
+    units = {"cache_write_1h_tokens": 5}
+    assert cost_of(longer, usage, units) == 50 * 2_000 + 30 * 500 + 15 * 2_500 + 5 * 4_000
+    unknown = msgspec.structs.replace(PRICE, cache_write_input_price=None, unit_prices={})
+    assert cost_of(unknown, usage) == 70 * 2_000 + 30 * 500
+
+
+@pytest.mark.req("COST-01")
+@pytest.mark.parametrize(
+    ("units", "prices", "usage", "cost"),
+    [
+        ({"image/high/1024x1024": 2}, {"image": 40_000_000_000_000}, Usage(), 80_000_000),
+        ({"image/hd/9x9": 1}, {"image": 1, "image/hd/9x9": 7_000_000}, Usage(), 7),
+        ({"character": 100}, {"character": 15_000_000_000}, Usage(), 1_500_000),
+        ({"audio_ms": 1_500}, {"audio_ms": 100_000_000}, Usage(), 150_000),
+        ({"call": 1}, {"call": 0}, Usage(), 0),
+        ({"call": 1}, {}, Usage(), None),
+        ({"input_audio_tokens": 4}, {"input_audio_tokens": 6_000_000}, Usage(10, None, 0), 12_024),
+        ({"input_audio_tokens": 4}, {}, Usage(10, None, 0), None),
+        ({"input_image_tokens": 4}, {}, Usage(10, None, 0), 20_000),
+        ({"search": 1}, {"search": 2_000_000_000_000}, Usage(10, None, 0), 2_020_000),
+    ],
+)
+def test_units_are_priced_and_never_guessed(units, prices, usage, cost) -> None:
+    assert cost_of(msgspec.structs.replace(PRICE, unit_prices=prices), usage, units) == cost
 
 
 @given(TOKENS, TOKENS, TOKENS, PRICES, PRICES, PRICES)
@@ -72,7 +105,7 @@ def test_cost_is_the_exact_sum_rounded_once(
     price = msgspec.structs.replace(
         PRICE, input_price=p_in, cached_input_price=p_cached, output_price=p_out
     )
-    cost = cost_of(price, uncached + cached, cached, output)
+    cost = cost_of(price, Usage(uncached + cached, cached, output))
     exact = uncached * p_in + cached * p_cached + output * p_out
     assert cost is not None
     assert abs(cost * 1_000_000 - exact) <= 500_000

@@ -1,0 +1,94 @@
+"""What a call costs: tokens, and what is not counted in tokens.
+
+Units are words of the log: ``image`` (with quality and size behind it, as in
+``image/high/1024x1024``), ``character`` of speech, ``audio_ms`` of a recording, ``search`` of a
+rerank, ``call`` where the call itself is billed. Units that end in ``_tokens`` are no addition: they
+say how many of the input or output tokens are of a kind that has its own price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.dialects.neutral import Usage
+from schemas.events.changes import PriceChanged
+from schemas.money import token_cost_nano_usd
+
+ESTIMATED_SURFACES = frozenset({"chat", "embeddings"})
+"""Surfaces whose tokens can be estimated from bytes; sound and pictures cannot."""
+INPUT_KINDS = ("input_audio_tokens", "input_image_tokens", "cache_write_1h_tokens")
+OUTPUT_KINDS = ("output_audio_tokens", "output_image_tokens")
+_NEEDS_OWN_PRICE = frozenset({"input_audio_tokens", "output_audio_tokens"})
+"""Sound costs many times what text does: without its own price it has none. A picture's tokens, and
+a longer-lived cache entry, cost what the price list says for all of them.
+"""
+
+
+def cost_of(
+    price: PriceChanged | None,
+    usage: Usage,
+    units: Mapping[str, int] | None = None,
+) -> int | None:
+    """Return the cost in nano-USD, None when a needed price or count is unknown.
+
+    `usage.input_tokens` includes cached and cache-written ones, each with its own price, or the full
+    one where none is known. A count of zero needs no price. Where tokens are unknown, what is billed
+    by units costs these alone.
+    """
+    counted = {name: count for name, count in (units or {}).items() if count}
+    if usage.input_tokens == 0 and usage.output_tokens == 0 and not counted:
+        return 0
+    if price is None:
+        return None
+    parts = [
+        (count, rate)
+        for name, count in counted.items()
+        if not name.endswith("_tokens") and (rate := _unit_price(price, name)) is not None
+    ]
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return token_cost_nano_usd(parts) if parts else None
+    tokens = _token_parts(price, usage, counted)
+    if any(count for count, rate in tokens if rate is None):
+        return None
+    return token_cost_nano_usd(
+        [*parts, *((count, rate) for count, rate in tokens if rate is not None)]
+    )
+
+
+def _token_parts(
+    price: PriceChanged, usage: Usage, units: Mapping[str, int]
+) -> list[tuple[int, int | None]]:
+    inputs, outputs = usage.input_tokens or 0, usage.output_tokens or 0
+    cached = min(usage.cached_input_tokens or 0, inputs)
+    written = min(usage.cache_write_input_tokens or 0, inputs - cached)
+    special: list[tuple[int, int | None]] = []
+    for kinds, room in ((INPUT_KINDS, inputs - cached), (OUTPUT_KINDS, outputs)):
+        for name in kinds:
+            rate = price.unit_prices.get(name)
+            if rate is None and name not in _NEEDS_OWN_PRICE:
+                continue
+            count = min(units.get(name, 0), room)
+            special.append((count, rate))
+            room -= count
+            if name in INPUT_KINDS:
+                inputs -= count
+                written -= min(count, written) if name == "cache_write_1h_tokens" else 0
+            else:
+                outputs -= count
+    plain = max(0, inputs - cached - written)
+    return [
+        *special,
+        (plain, price.input_price),
+        (cached, _either(price.cached_input_price, price.input_price)),
+        (written, _either(price.cache_write_input_price, price.input_price)),
+        (outputs, price.output_price),
+    ]
+
+
+def _either(price: int | None, other: int | None) -> int | None:
+    return other if price is None else price
+
+
+def _unit_price(price: PriceChanged, name: str) -> int | None:
+    exact = price.unit_prices.get(name)
+    return price.unit_prices.get(name.partition("/")[0]) if exact is None else exact
