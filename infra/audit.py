@@ -5,19 +5,19 @@ breaks the chain at that place.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Mapping
 
 import msgspec
 
-from infra.kafka import KafkaLog
 from schemas.clock import now_us
 from schemas.codec import decode_as
 from schemas.errors import BrokerUnavailable, CorruptRecord
 from schemas.events.operations import AUDIT, AuditRecorded
 from schemas.identity import uuid7
-from schemas.log import Cursor
+from schemas.log import Cursor, Log
 
 FIRST = "0" * 64
 """What the first record of the chain names as the one before."""
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Auditor:
     """Appends records in order; those that the broker does not take wait here for it."""
 
-    def __init__(self, log: KafkaLog) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
         self._waiting: asyncio.Queue[tuple[AuditRecorded, asyncio.Event]] = asyncio.Queue()
         self._last: AuditRecorded | None = None
@@ -64,6 +64,8 @@ class Auditor:
     async def run(self, stop: asyncio.Event) -> None:
         """Write what is recorded until `stop`, then what is left while the broker takes it."""
         stopping = asyncio.create_task(stop.wait())
+        with contextlib.suppress(BrokerUnavailable):  # asked again by the first record
+            self._last, self._known = await last_record(self._log), True
         while not stop.is_set() or not self._waiting.empty():
             getting = asyncio.create_task(self._waiting.get())
             await asyncio.wait({getting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,9 +110,10 @@ def hash_of(event: AuditRecorded) -> str:
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
-async def last_record(log: KafkaLog) -> AuditRecorded | None:
+async def last_record(log: Log) -> AuditRecorded | None:
     """The chain's end as the log has it. Raises BrokerUnavailable, CorruptRecord."""
-    end = (await log.end_positions([AUDIT]))[AUDIT.name][0]
+    async with log.reader([AUDIT]) as reader:
+        end = (await reader.end_positions())[AUDIT.name][0]
     if end == 0:
         return None
     async with log.reader([AUDIT], Cursor({AUDIT.name: {0: end - 1}})) as reader:

@@ -18,6 +18,7 @@ from fastapi import APIRouter, FastAPI
 
 import projections.api
 import trainer.api
+from infra.administration import Administration
 from infra.circuits_api import CircuitBoard, circuits_router
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
@@ -26,7 +27,12 @@ from infra.settings import circuit_rules, load
 from infra.system import system_router
 from infra.words import settings_of
 from schemas import __version__
-from schemas.events.changes import KeyChanged, ProviderChanged, TargetChanged
+from schemas.events.changes import (
+    KeyChanged,
+    ProviderChanged,
+    TargetChanged,
+    TenantChanged,
+)
 from schemas.events.operations import Heartbeat
 from schemas.log import Log, TableView
 
@@ -87,14 +93,19 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         )
         for name, component in COMPONENTS.items()
     }
-    keys, heartbeats = TableView(KeyChanged), TableView(Heartbeat)
+    components["administration"] = Administration(log)
+    keys, tenants, heartbeats = (
+        TableView(KeyChanged),
+        TableView(TenantChanged),
+        TableView(Heartbeat),
+    )
     configured: list[TableView[Any]] = [TableView(ProviderChanged), TableView(TargetChanged)]
-    views: list[TableView[Any]] = [keys, heartbeats, *configured]
+    views: list[TableView[Any]] = [keys, tenants, heartbeats, *configured]
     board = CircuitBoard(circuit_rules(installation.circuits))
     views += board.views
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
     app = build(
-        Keys(keys, operator_token(settings.weir_home)),
+        Keys(keys, operator_token(settings.weir_home), tenants),
         [
             system,
             circuits_router(board),

@@ -1,6 +1,5 @@
 """Control's front door: request ids, authentication, limits, and errors in one shape (GW-16)."""
 
-import hashlib
 import hmac
 import http
 import logging
@@ -14,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from schemas.clock import now_us
+from schemas.access import Access
 from schemas.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -25,7 +24,7 @@ from schemas.errors import (
     ValidationFailed,
     WeirError,
 )
-from schemas.events.changes import KeyChanged
+from schemas.events.changes import KeyChanged, TenantChanged
 from schemas.identity import uuid7
 from schemas.log import TableView
 
@@ -54,30 +53,32 @@ _log = logging.getLogger("infra.control")
 class Keys:
     """Who calls: a key of the log by the hash of its secret, or the local operator by a token."""
 
-    def __init__(self, view: TableView[KeyChanged], operator_token: str) -> None:
+    def __init__(
+        self,
+        view: TableView[KeyChanged],
+        operator_token: str,
+        tenants: TableView[TenantChanged] | None = None,
+    ) -> None:
         self._operator = operator_token
-        self._by_hash: dict[str, KeyChanged] = {}
         self._view = view
-        view.listen(self._changed)
-
-    def _changed(self, _key: str, _event: KeyChanged | None) -> None:
-        self._by_hash = {key.secret_hash: key for key in self._view.entries.values()}
+        self._access = Access(view, tenants or TableView(TenantChanged))
 
     def identify(self, secret: str, path: str) -> KeyChanged | None:
         """The key behind a secret, None for the operator.
 
-        Raises AuthenticationFailed for one that is unknown, revoked or expired, and
-        PermissionDenied for one that lacks the path's scope; Unavailable while keys are read.
+        Raises AuthenticationFailed for one that is unknown, revoked or expired, PermissionDenied
+        for one that lacks the path's scope or whose tenant is disabled; Unavailable while keys are
+        read.
         """
         if hmac.compare_digest(secret.encode(), self._operator.encode()):
             return None
-        key = self._by_hash.get(hashlib.sha256(secret.encode()).hexdigest())
-        if key is None and not self._view.caught_up.is_set():
-            raise Unavailable("control has not read its keys yet", retry_after_seconds=1.0)
-        if key is None or key.revoked:
-            raise AuthenticationFailed("the key is unknown or revoked")
-        if key.expires_at_us is not None and key.expires_at_us <= now_us():
-            raise AuthenticationFailed("the key has expired")
+        try:
+            key = self._access.grant(secret).key
+        except AuthenticationFailed as error:
+            if self._view.caught_up.is_set():
+                raise
+            unread = "control has not read its keys yet"
+            raise Unavailable(unread, retry_after_seconds=1.0) from error
         wanted = "sql" if path in _ANALYST_PATHS else "admin"
         if not {wanted, "admin"} & set(key.scopes):
             raise PermissionDenied(f"the key lacks the scope {wanted!r}")

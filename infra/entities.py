@@ -197,7 +197,7 @@ def _price_fields(price: str, table: PriceTable) -> dict[str, Any]:
     return {
         "provider": provider,
         "model": model,
-        "valid_from_us": _microseconds(table.valid_from),
+        "valid_from_us": microseconds(table.valid_from),
         **prices,
         "unit_prices": {unit: from_usd(amount) for unit, amount in table.unit_usd.items()},
         "price_version": table.price_version,
@@ -234,7 +234,7 @@ def dated(price: str, table: PriceTable, known: Iterable[PriceChanged]) -> Price
 def _price_key(price: str, table: PriceTable | None) -> str:
     if table is None or "@" in price:
         return price
-    return f"{price}@{_microseconds(table.valid_from)}"
+    return f"{price}@{microseconds(table.valid_from)}"
 
 
 # --- all of them -------------------------------------------------------------------------------
@@ -357,6 +357,7 @@ def _usd(nano: int | None) -> Decimal | None:
     return None if nano is None else Decimal(to_usd(nano))
 
 
-def _microseconds(at: datetime | None) -> int:
+def microseconds(at: datetime | None) -> int:
+    """Microseconds since 1970."""
     assert at is not None, "`dated` says since when a price holds"
     return (at - EPOCH) // timedelta(microseconds=1)

@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -38,7 +39,11 @@ def _in_nano_usd(amount: Decimal) -> Decimal:
 Names = Annotated[list[str], BeforeValidator(_one_or_more)]
 """One text, or a list of texts."""
 Usd = Annotated[
-    Decimal, Field(ge=0, examples=["12.50"]), BeforeValidator(str), AfterValidator(_in_nano_usd)
+    Decimal,
+    Field(ge=0, examples=["12.50"]),
+    BeforeValidator(str),
+    AfterValidator(_in_nano_usd),
+    PlainSerializer(lambda amount: format(amount, "f"), return_type=str, when_used="json"),
 ]
 """An amount of US dollars."""
 Ratio = Annotated[float, Field(ge=0, le=1)]

@@ -1,0 +1,141 @@
+"""The administration over HTTP, kind by kind."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from infra.broker import Broker
+from infra.entities import KINDS
+from schemas.events.changes import BudgetChanged, LimitChanged, PriceChanged, ProviderChanged
+from schemas.identity import uuid7
+from tests.infra.administered import Control, control
+
+
+@pytest.fixture
+async def desk(broker: Broker) -> AsyncIterator[Control]:
+    async with control(broker.bootstrap) as running:
+        yield running
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "providers": {"base_url": "http://10.0.0.5/v1", "key_env": ["A_KEY", "B_KEY"]},
+    "targets": {"context_length": 8192, "task_quality": {"code": 0.7}},
+    "guardrails": {"kind": "words", "words": ["secret"]},
+    "routes": {"targets": [{"target": "a/b", "taskTypes": ["code"]}], "max_cost_usd": "0.01"},
+    "tenants": {"models": ["openai/*"], "parent": "organization:acme"},
+    "limits": {"scope": "team", "requests_per_minute": 60},
+    "prices": {"input_usd_per_million": "0.15", "output_usd_per_million": 0.6},
+}
+
+
+def name_of(plural: str) -> str:
+    unique = uuid7()
+    return {
+        "targets": f"a/{unique}",
+        "tenants": f"team:{unique}",
+        "prices": f"a/{unique}",
+    }.get(plural, unique)
+
+
+@pytest.mark.req("GEN-06", "GEN-03")
+@pytest.mark.parametrize("plural", BODIES)
+async def test_an_entity_is_made_read_changed_and_removed(desk: Control, plural: str) -> None:
+    name, body = name_of(plural), BODIES[plural]
+    made = await desk.call("POST", f"/admin/{plural}", {"id": name, **body})
+    assert made.status == 201, made.body
+    place = f"/api/v1/admin/{plural}/{made.body['id']}"
+    assert await desk.get(place) == made.body
+    assert made.headers["etag"] == '"1"'
+    twice = await desk.call("POST", f"/admin/{plural}", {"id": made.body["id"], **body})
+    if plural != "prices":  # another price holds from another time on
+        assert twice.status == 409
+    field = "price_version" if plural == "prices" else "enabled"
+    changed = await desk.call("PATCH", place, {field: "v9" if plural == "prices" else False})
+    assert changed.body == {
+        **made.body,
+        field: changed.body[field],
+        "version": 2,
+        "updated_at": changed.body["updated_at"],
+    }
+    listed = await desk.get(f"/admin/{plural}?limit=1000")
+    assert changed.body in listed["items"]
+    gone = await desk.call("DELETE", f"{place}?expected_version=2")
+    assert (gone.status, gone.body["deleted"]) == (200, True)
+    assert (await desk.call("GET", place)).status == 404
+    assert (await desk.call("DELETE", place)).body["error"]["code"] == "not_found"
+
+
+@pytest.mark.req("COST-03", "GEN-02")
+async def test_budgets_are_written_in_exact_decimals(desk: Control) -> None:
+    body = {"scope": "team", "scopeId": "search", "dailyLimitUsd": "0.000000001"}
+    made = await desk.call("POST", "/admin/cost/budgets", body)
+    assert made.status == 201
+    assert (made.body["daily_limit_usd"], made.body["on_exceeded"]) == ("0.000000001", "reroute")
+    budget = desk.administration.commands.view(BudgetChanged).entries[made.body["id"]]
+    assert (budget.daily_limit_nano_usd, budget.scope_id) == (1, "search")
+    place = f"/api/v1/admin/cost/budgets/{made.body['id']}"
+    raised = await desk.put(place, {"scope": "team", "monthly_limit_usd": 50.0})
+    assert (raised.status, raised.body["version"]) == (200, 2)
+    assert raised.body["daily_limit_usd"] is None
+    tiny = await desk.put(place, {"daily_limit_usd": "0.0000000001"})
+    assert (tiny.status, tiny.body["error"]["code"]) == (422, "validation_failed")
+    assert (await desk.call("DELETE", place)).status == 200
+
+
+@pytest.mark.req("GEN-06")
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("routes/r", {"targets": []}, "body.targets"),
+        ("routes/r", {"targets": [{"target": "a/b"}], "strateggy": "x"}, "body.strateggy"),
+        ("limits/l", {"scope": "team"}, "requests_per_minute"),
+        ("cost/budgets/b", {}, "daily_limit_usd"),
+        ("providers/own", {"dialect": "openai"}, "base_url"),
+    ],
+)
+async def test_what_is_wrong_is_named(desk: Control, path: str, body: Any, said: str) -> None:
+    answer = await desk.put(f"/admin/{path}", body)
+    assert answer.status == 422
+    assert said in " ".join(answer.body["error"]["details"])
+
+
+async def test_a_known_vendor_needs_no_address(desk: Control) -> None:
+    made = await desk.put("/admin/providers/groq", {"requestsPerMinute": 30})
+    event = desk.administration.commands.view(ProviderChanged).entries["provider:groq"]
+    assert (event.base_url, event.secret) == (made.body["base_url"], "env:GROQ_API_KEY")
+    assert event.requests_per_minute == 30
+    await desk.call("DELETE", "/admin/providers/groq")
+
+
+async def test_a_price_holds_from_now_on_unless_it_says_since_when(desk: Control) -> None:
+    name = f"p/{uuid7()}"
+    for version in ("a", "b"):
+        body = {"input_usd_per_million": 1, "output_usd_per_million": 2, "price_version": version}
+        await desk.put(f"/admin/prices/{name}", body)
+    prices = desk.administration.commands.view(PriceChanged).entries.values()
+    held = [it for it in prices if f"{it.provider}/{it.model}" == name]
+    assert [it.price_version for it in sorted(held, key=lambda it: it.valid_from_us)] == ["a", "b"]
+
+
+async def test_ids_of_limits_are_made(desk: Control) -> None:
+    made = await desk.call("POST", "/admin/limits", {"scope": "ip", "requests_per_minute": 120})
+    limit = desk.administration.commands.view(LimitChanged).entries[f"limit:{made.body['id']}"]
+    assert limit.requests_per_minute == 120
+    await desk.call("DELETE", f"/admin/limits/{made.body['id']}")
+
+
+@pytest.mark.req("GEN-06", "BEY-12")
+async def test_openapi_describes_every_command(desk: Control) -> None:
+    told = (await desk.call("GET", "/openapi.json")).body
+    assert told["openapi"].startswith("3.1")
+    paths = told["paths"]
+    for kind in KINDS:
+        path = "/api/v1/admin/" + ("cost/budgets" if kind.plural == "budgets" else kind.plural)
+        assert {"post"} <= set(paths[path])
+        assert {"put", "patch", "delete"} <= set(paths[f"{path}/{{entity_id}}"])
+        form = told["components"]["schemas"][kind.model.__name__]
+        for field in form["properties"].values():
+            assert field.get("description"), (kind.name, field)
+    assert {"get", "post"} <= set(paths["/api/v1/admin/keys"])
+    assert not any(path.startswith("/admin") for path in paths)
