@@ -13,13 +13,14 @@ from gateway.admission import authenticate, new_request_id
 from gateway.client import JSON, Client, Headers
 from gateway.control_link import ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
-from gateway.dialects.neutral import ClientDialect
+from gateway.dialects.neutral import ClientDialect, Fields
 from gateway.dialects.openai_chat import OPENAI
 from gateway.dialects.registry import Paths, dialects
 from gateway.durability import Durability
 from gateway.generate import GENERATE
 from gateway.http1 import Pool
 from gateway.idempotency import Idempotency
+from gateway.load import Load
 from gateway.outbox import OutboxSettings
 from gateway.proxy import Proxy, refuse
 from gateway.server import Server, bound
@@ -71,6 +72,7 @@ class App:
             MasterKey(settings.master_key),
         )
         self.proxy = Proxy(settings, state, durability.recorder, Upstream(pool), idempotency)
+        self.load = Load(settings.calls_max, settings.lag_s_max)
 
     async def serve(self, client: Client) -> None:
         """Serve one request."""
@@ -78,12 +80,17 @@ class App:
             found = CALLS.find(client.path)
             if found is not None:
                 front, said = found
-                if not self._state.ready:
-                    await refuse(client, front, _starting(), new_request_id())
-                else:
-                    await self.proxy.serve(client, front, said)
+                await self._call(client, front, said)
                 return
         await self._other(client)
+
+    async def _call(self, client: Client, front: ClientDialect, said: Fields | None = None) -> None:
+        refusal = self.load.refusal() if self._state.ready else _starting()
+        if refusal is not None:
+            await refuse(client, front, refusal, new_request_id())
+            return
+        with self.load:
+            await self.proxy.serve(client, front, said)
 
     async def _other(self, client: Client) -> None:
         request_id = new_request_id()
@@ -128,7 +135,7 @@ class App:
             await refuse(first, GENERATE_SOCKET, error, request_id)
             await socket.close(CLOSE_CODES.get(error.status, TRY_AGAIN_LATER), error.message)
             return
-        await socket.serve(lambda client: self.proxy.serve(client, GENERATE_SOCKET))
+        await socket.serve(lambda client: self._call(client, GENERATE_SOCKET))
 
     # --- own answers -------------------------------------------------------------------------
 
@@ -183,6 +190,9 @@ class App:
                 "refused_callers": self._state.refusals.counts,
                 "targets": [self._state.health(target) for target in self._state.targets],
                 "streams_alive": self._state.streams_alive,
+                "calls": self.load.calls,
+                "calls_refused": self.load.refused,
+                "lag_seconds": round(self.load.lag_s, 3),
             }
         )
 
@@ -265,11 +275,13 @@ async def _serve(
     server = server_of(app, settings)
     await server.listen(bound(settings.host, settings.port))
     stopping = asyncio.create_task(stop.wait())
+    watching = asyncio.create_task(app.load.watch())
     try:
         await asyncio.wait({stopping, following}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
         await server.close(settings.drain_s)
+        watching.cancel()
     if following.done() and not stop.is_set():
         following.result()
         raise RuntimeError("the gateway lost its view of the log")

@@ -56,6 +56,8 @@ class ServerLimits:
     body_s: float = 30.0
     body_bytes_per_s: int = 8 * 1024
     idle_s: float = 75.0
+    drain_idle_s: float = 1.0
+    """The same once the worker stops: how long a request that is on its way may take to arrive."""
     stall_s: float = 120.0
     """How long a caller may take nothing of what was sent."""
 
@@ -96,6 +98,7 @@ class CallerConnection(asyncio.Protocol):
                 Unavailable("the gateway has all the connections it may", retry_after_seconds=1.0)
             )
             return
+        self.closing = self._server.draining
         self._server.connections.add(self)
         self._alarm.set(self._loop.time() + self._limits.head_s)
 
@@ -237,7 +240,7 @@ class CallerConnection(asyncio.Protocol):
         elif self._in_head:
             self._alarm.set(now_s + limits.head_s)
         else:
-            self._alarm.set(now_s + limits.idle_s)
+            self._alarm.set(now_s + (limits.drain_idle_s if self.closing else limits.idle_s))
 
     def _expired(self) -> None:
         if self.paused or self._deaf:
@@ -290,7 +293,7 @@ class CallerConnection(asyncio.Protocol):
 
     def answered(self, exchange: HttpExchange) -> None:
         self.serving, self._patience_s = None, None
-        if not exchange.keep_alive or self.closing:
+        if not exchange.keep_alive:
             self._close(linger=not exchange.arrived)
         elif self._waiting:
             self._serve(self._waiting.popleft())
@@ -318,10 +321,13 @@ class CallerConnection(asyncio.Protocol):
             self._transport.close()
 
     def drain(self) -> None:
-        """Begin no further call: close at once, or after the running answer."""
+        """Close after the next answer that can say so, or when no request comes any more.
+
+        A close at once would meet a request that is on its way, and cost it.
+        """
         self.closing = True
-        if self.serving is None and not self._deaf:
-            self._close(linger=False)
+        if self.serving is None:
+            self._set_alarm()
 
     def abort(self) -> None:
         """Close at once."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
@@ -12,8 +15,20 @@ from gateway.client import Client, Headers
 from schemas.errors import ConfigurationError, WeirError
 
 BACKLOG = 2048
-CLOSE_STEPS, CLOSE_STEP_S = 200, 0.01
+HANDSHAKE_S = 0.25
+"""How long connections that were begun may take to stand when the server stops."""
+CLOSE_S, CLOSE_STEP_S = 2.0, 0.01
 """How long the last bytes of ended answers may take to be taken when the server stops."""
+_ATTACH_FILTER = 26
+"""SO_ATTACH_FILTER of Linux, which Python's `socket` does not name."""
+_DROP_SYN = [
+    (0x30, 0, 0, 13),  # load the flags of the TCP header
+    (0x54, 0, 0, 0x12),  # of them SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone:
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # all else: keep
+]
+"""A classic BPF program: (code, jump if true, jump if false, operand) each."""
 
 
 class Sockets(Protocol):
@@ -59,6 +74,8 @@ class Server:
         self.connections: set[CallerConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Server | None = None
+        self._sock: socket.socket | None = None
+        self.draining = False
 
     @property
     def full(self) -> bool:
@@ -78,29 +95,59 @@ class Server:
 
     async def listen(self, sock: socket.socket) -> None:
         """Accept connections on a bound socket."""
+        self._sock = sock
         self._listening = await self.loop.create_server(
             lambda: CallerConnection(self), sock=sock, backlog=BACKLOG
         )
 
     async def close(self, drain_s: float) -> None:
-        """Accept nothing more, let running requests end within `drain_s`, then cancel them."""
-        if self._listening is not None:
-            self._listening.close()
+        """Stop without losing a request: what `drain_s` does not suffice for is cancelled.
+
+        New connections go to other workers of the port, those that were begun are accepted. Kept
+        ones are told to close by their next answer, or are closed when no request comes.
+        """
+        until_s = self.loop.time() + drain_s
+        self.draining = True
+        self.sockets.drain()
         for connection in list(self.connections):
             connection.drain()
-        self.sockets.drain()
+        if self._listening is not None and self._sock is not None:
+            refuse_handshakes(self._sock)
+            await asyncio.sleep(min(HANDSHAKE_S, drain_s))
+            self._listening.close()
+        # Requests that are on their way on kept connections still arrive, and are served.
+        await self._gone(min(until_s, self.loop.time() + self.limits.drain_idle_s + CLOSE_STEP_S))
         if running := self._tasks | self.sockets.tasks:
-            await asyncio.wait(running, timeout=drain_s)
+            await asyncio.wait(running, timeout=max(0.0, until_s - self.loop.time()))
         if left := self._tasks | self.sockets.tasks:
             for task in left:
                 task.cancel()
             await asyncio.wait(left)
-        for _ in range(CLOSE_STEPS):
+        await self._gone(self.loop.time() + CLOSE_S)
+        for connection in list(self.connections):
+            connection.abort()
+
+    async def _gone(self, until_s: float) -> None:
+        """Wait until no connection is left, at most until then."""
+        for _ in range(int((until_s - self.loop.time()) / CLOSE_STEP_S)):
             if not self.connections and not self.sockets.connections:
                 break
             await asyncio.sleep(CLOSE_STEP_S)
-        for connection in list(self.connections):
-            connection.abort()
+
+
+def refuse_handshakes(sock: socket.socket) -> None:
+    """Let a listening socket begin no further connection; those that are begun still stand up.
+
+    The kernel shares new connections out over the sockets of a port until one is closed, and
+    resets what lies in the queue of a closed one. So its first packets are dropped for a moment:
+    their senders send them again after a second, and by then another worker gets them. Where the
+    kernel has no such filter, the few connections of the last milliseconds are reset.
+    """
+    program = b"".join(struct.pack("HBBI", *line) for line in _DROP_SYN)
+    buffer = ctypes.create_string_buffer(program)
+    option = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(buffer))
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, option)
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -27,6 +27,9 @@ class GatewaySettings:
     cache_bytes_max: int = 16 * 1024 * 1024
     """Answers that a worker keeps in memory for routes with a `cache_ttl_s`."""
     heartbeat_s: float = 15.0
+    calls_max: int = 4096
+    lag_s_max: float = 0.5
+    """A worker refuses calls beyond so many at once, and while its loop is so late throughout."""
     circuits: CircuitRules = RULES
     drain_s: float = 30.0
     """How long running requests may go on after the order to stop."""

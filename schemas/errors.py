@@ -243,6 +243,13 @@ class OutboxFull(Unavailable):
     action = "Free disk space or restore the broker; nothing accepted so far is lost."
 
 
+class Overloaded(Unavailable):
+    """The worker has as much to do as it can do well."""
+
+    code = "overloaded"
+    action = "Wait for the time in Retry-After; add gateway workers if it happens often."
+
+
 class BrokerUnavailable(Unavailable):
     code = "broker_unavailable"
     action = "Start the broker again (`weir status`); the command was not carried out."

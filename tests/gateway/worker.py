@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import http.client
 import json
 import os
@@ -29,18 +28,37 @@ from infra.kafka import KafkaLog
 from schemas.event import Event
 from schemas.events.changes import (
     Change,
-    KeyChanged,
-    PriceChanged,
-    ProviderChanged,
-    RouteChanged,
-    TargetChanged,
 )
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
-from schemas.log import Connection, TableView
+from schemas.log import Connection
 from schemas.privacy import MasterKey
+from tests.gateway.states import (
+    META,
+    SECRET,
+    key,
+    price,
+    provider,
+    put,
+    route,
+    sandbox_state,
+    target,
+)
 from tests.sandbox.served import Served
 
-SECRET = "weir-test-key"
+__all__ = [
+    "META",
+    "SECRET",
+    "Worker",
+    "key",
+    "price",
+    "provider",
+    "put",
+    "route",
+    "sandbox_state",
+    "started",
+    "target",
+]
+
 E = TypeVar("E", bound=Event)
 
 
@@ -128,77 +146,6 @@ class Worker:
 
         self.loop.call_soon_threadsafe(apply)
         assert done.wait(5)
-
-
-def put(state: GatewayState, *events: Change) -> None:
-    """Make events part of a state."""
-    views: dict[type[Event], TableView[Any]] = {
-        view.event_type: view for view in state.durable_views
-    }
-    for event in events:
-        view = views[type(event)]
-        view.entries[event.key] = event
-        view.generation += 1
-
-
-META: dict[str, Any] = {
-    "event_id": "e",
-    "occurred_at_us": 1,
-    "entity_version": 1,
-    "actor": "test",
-}
-
-
-def key(secret: str = SECRET, **fields: Any) -> KeyChanged:
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    fields = {"key_id": f"key-{digest[:6]}", "name": "test", "scopes": ["inference"], **fields}
-    return KeyChanged(**META, secret_hash=digest, **fields)
-
-
-def provider(name: str, dialect: str, url: str, **fields: Any) -> ProviderChanged:
-    fields = {"secret": "env:TEST_PROVIDER_KEY", **fields}
-    return ProviderChanged(**META, name=name, dialect=dialect, base_url=url, **fields)
-
-
-def target(name: str, model: str, **fields: Any) -> TargetChanged:
-    fields = {"capabilities": ["chat", "stream", "tools"], **fields}
-    return TargetChanged(**META, provider=name, model=model, **fields)
-
-
-def route(name: str, *targets: Any, **fields: Any) -> RouteChanged:
-    return RouteChanged(**META, name=name, targets=list(targets), **fields)
-
-
-def price(name: str, model: str, input_price: int, output_price: int) -> PriceChanged:
-    return PriceChanged(
-        **META,
-        provider=name,
-        model=model,
-        valid_from_us=0,
-        input_price=input_price,
-        output_price=output_price,
-        price_version="test-1",
-        source="test",
-    )
-
-
-def sandbox_state(url: str) -> GatewayState:
-    """A state with both vendors of the sandbox and two further bases of the OpenAI kind."""
-    state = GatewayState()
-    put(
-        state,
-        key(),
-        provider("openai", "openai", f"{url}/v1"),
-        provider("anthropic", "anthropic", url),
-        provider("a", "openai", f"{url}/a/v1"),
-        provider("b", "openai", f"{url}/b/v1"),
-        target("openai", "gpt-4o-mini"),
-        target("openai", "gpt-4o"),
-        target("anthropic", "claude-sonnet-4-5", max_output_tokens=64_000),
-        price("openai", "gpt-4o-mini", 150_000_000, 600_000_000),
-        price("anthropic", "claude-sonnet-4-5", 3_000_000_000, 15_000_000_000),
-    )
-    return state
 
 
 @contextlib.contextmanager
