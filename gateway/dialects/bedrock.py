@@ -229,10 +229,16 @@ def _block(part: Part) -> Json:
 
 
 def _usage(usage: Usage) -> Json:
-    cached, output = usage.cached_input_tokens or 0, usage.output_tokens or 0
-    fresh = max(0, (usage.input_tokens or 0) - cached)
-    body = {"inputTokens": fresh, "outputTokens": output, "totalTokens": fresh + cached + output}
-    return body | {"cacheReadInputTokens": cached} if cached else body
+    cached, written = usage.cached_input_tokens or 0, usage.cache_write_input_tokens or 0
+    total, output = usage.input_tokens or 0, usage.output_tokens or 0
+    body = {
+        "inputTokens": max(0, total - cached - written),
+        "outputTokens": output,
+        "totalTokens": total + output,
+    }
+    if cached or written:
+        body |= {"cacheReadInputTokens": cached, "cacheWriteInputTokens": written}
+    return body
 
 
 class _Reader:

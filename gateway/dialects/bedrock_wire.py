@@ -26,7 +26,7 @@ class WireUsage(msgspec.Struct, rename="camel"):
         total = self.input_tokens
         if total is not None:
             total += (cached or 0) + (self.cache_write_input_tokens or 0)
-        return Usage(total, cached, self.output_tokens, None)
+        return Usage(total, cached, self.output_tokens, None, self.cache_write_input_tokens)
 
 
 class WireToolUse(msgspec.Struct, rename="camel"):
