@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
+from gateway.lanes import Lanes
 from gateway.outbox import Segment
 from gateway.segment import CARRY_TOPIC, Entry, frames
 from schemas.connection import librdkafka_options
@@ -32,6 +33,8 @@ from schemas.errors import CorruptRecord
 from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection
 
 LINGER_SECONDS = 0.05
+HURRY_SECONDS, HURRY_POLL_SECONDS = 1.0, 0.001
+"""How long somebody who waits is kept in mind, and how often to look for what he wrote since."""
 KEEP_SECONDS = 10.0
 """How long a segment outlives its last acknowledgement."""
 RESTART_SECONDS = 1.0
@@ -73,7 +76,7 @@ def producer_options(connection: Connection, max_record_bytes: int) -> dict[str,
         "enable.gapless.guarantee": True,
         "message.timeout.ms": 0,
         "message.max.bytes": max_record_bytes + 64 * 1024,
-        "linger.ms": 0.5,  # the relay itself waits for a batch
+        "socket.nagle.disable": True,
         "batch.num.messages": 5_000,
         "queue.buffering.max.messages": IN_FLIGHT_RECORDS * 2,
         "compression.type": "none",
@@ -247,7 +250,7 @@ class Relay:
         self._doomed: dict[int, float] = {}
         self._wake = threading.Event()
         self._hurry = threading.Event()
-        self._hurried_at = 0.0
+        self._hurried_at = -HURRY_SECONDS
         self._finishing = threading.Event()
         self._give_up_at = float("inf")
         self._id = source.id.encode()
@@ -300,31 +303,32 @@ class Relay:
 
     def _session(self) -> None:
         """Relay with one producer. Raises KafkaException for an error that ends it."""
-        producer = Producer({**self._options, "error_cb": self._on_error})
+        lanes = Lanes(self._options, self._on_error)
         tail, flight = Tail(self.source, self.acked), InFlight(self.acked)
         try:
             while not self._over():
                 self._wake.clear()
                 self.source.sync()
-                self._send(producer, tail, flight)
+                self._send(lanes, tail, flight)
                 self._progress(flight)
                 if flight.error is not None:
                     raise KafkaException(flight.error)
-                self._pause(producer, flight)
+                self._pause(lanes, flight)
         finally:
             tail.close()
             # What is still queued will be sent again by the next session, or by the adopter.
-            producer.purge()
-            producer.poll(0)
+            lanes.purge()
 
-    def _send(self, producer: Any, tail: Tail, flight: InFlight) -> None:
+    def _send(self, lanes: Lanes, tail: Tail, flight: InFlight) -> None:
+        if not len(flight):
+            lanes.choose(hurried=self._hurried)
         while not flight.full and (entries := tail.batch()):
             batch = flight.add(entries)
             last_ones = {(entry.topic, entry.partition): entry.sequence for entry in entries}
             speakers = frozenset(last_ones.values())
             batch.partitions = len(speakers)
             for entry in entries:
-                producer.produce(
+                lanes.of(entry.topic).produce(
                     entry.topic,
                     value=entry.value,
                     key=entry.key,
@@ -338,7 +342,7 @@ class Relay:
                     on_delivery=batch.delivered if entry.sequence in speakers else None,
                 )
             self.sent += len(entries)
-            producer.poll(0)
+            lanes.poll()
 
     def _progress(self, flight: InFlight) -> None:
         now = time.monotonic()
@@ -356,26 +360,30 @@ class Relay:
             self._save_mark()
             self._forget(now)
 
-    def _pause(self, producer: Any, flight: InFlight) -> None:
+    def _pause(self, lanes: Lanes, flight: InFlight) -> None:
         """Wait for a batch to gather, or for acknowledgements when somebody needs them."""
-        if time.monotonic() - self._hurried_at < 1.0 and (len(flight) or self._wake.is_set()):
-            producer.poll(0.001)
+        if self._hurried and (len(flight) or self._wake.is_set()):
+            lanes.poll(HURRY_POLL_SECONDS)
         elif len(flight):
             self._hurry.wait(LINGER_SECONDS)
-            producer.poll(0)
+            lanes.poll()
         else:
-            producer.poll(0)
+            lanes.poll()
             if self.away:
-                self._look_for_broker(producer)
+                self._look_for_broker(lanes)
             if self._wake.wait(MARK_SECONDS):
                 self._hurry.wait(LINGER_SECONDS)
         self._hurry.clear()
         self._progress(flight)
 
-    def _look_for_broker(self, producer: Any) -> None:
+    @property
+    def _hurried(self) -> bool:
+        return time.monotonic() - self._hurried_at < HURRY_SECONDS
+
+    def _look_for_broker(self, lanes: Lanes) -> None:
         # With nothing to send no acknowledgement would tell that the broker is back.
         with contextlib.suppress(KafkaException):
-            producer.list_topics(timeout=PROBE_SECONDS)
+            lanes.ask_broker(PROBE_SECONDS)
             self._broker_is_back()
 
     def _broker_is_back(self) -> None:
