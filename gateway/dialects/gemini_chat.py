@@ -1,0 +1,344 @@
+"""Gemini's generateContent, as clients and as providers (Gemini API, Vertex AI) speak it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.dialects import gemini_request, gemini_wire, gemini_written
+from gateway.dialects.base import BaseDialect
+from gateway.dialects.gemini_request import config_of, take
+from gateway.dialects.gemini_wire import (
+    FINISH_OUT,
+    OWN_SIGNATURE,
+    STATUS_NAME,
+    Candidate,
+    FunctionCall,
+    Response,
+    fault_of,
+    finish_of,
+    foreign_signature,
+    read_response,
+)
+from gateway.dialects.neutral import (
+    Answer,
+    Chat,
+    Delta,
+    Fields,
+    FinishReason,
+    Json,
+    Opening,
+    Part,
+    Receipt,
+    StreamReader,
+    StreamWriter,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+)
+from gateway.dialects.reading import member, parse_arguments, required, text_tags
+from gateway.dialects.sse import Frame, write_frame
+from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
+
+_SAID_BY_PATH = frozenset(["model", "stream"])
+_encode = msgspec.json.encode
+
+
+class GeminiChat(BaseDialect):
+    """The dialect ``gemini``. Its streams have no end marker: the last frame is the one with the
+    finish reason, and a stream that ends before it was cut.
+    """
+
+    name = "gemini"
+    client_paths: Mapping[str, Json] = {
+        "/v1beta/models/{model}:generateContent": {},
+        "/v1beta/models/{model}:streamGenerateContent": {"stream": True},
+        "/v1/models/{model}:generateContent": {},
+        "/v1/models/{model}:streamGenerateContent": {"stream": True},
+    }
+    ends_with_connection = True
+    heartbeats = False
+    """The vendor's own client takes a comment for the beginning of an error."""
+
+    def authorization(self, secret: str) -> dict[str, str]:
+        return {"x-goog-api-key": secret}
+
+    def path_of(self, model: str, stream: bool) -> str:
+        place = quote(model, safe="/") if "/" in model else f"models/{quote(model, safe='')}"
+        verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        return f"/{place}:{verb}"
+
+    # --- requests ----------------------------------------------------------------------------
+
+    def open(self, fields: Fields) -> Opening:
+        required(fields, "contents", msgspec.Raw)
+        limit = take(config_of(fields), "maxOutputTokens")
+        return Opening(
+            model=required(fields, "model", str),
+            stream=bool(member(fields, "stream", bool)),
+            wants_usage=True,
+            max_tokens=limit if isinstance(limit, int) else None,
+            has_tools="tools" in fields,
+            tags=text_tags(member(fields, "labels", dict)),
+            user_id=None,
+        )
+
+    def read_request(self, fields: Fields) -> Chat:
+        return gemini_request.read(fields)
+
+    def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
+        del max_output_tokens
+        return gemini_written.write(chat, model)
+
+    def unsaid(self, chat: Chat, model: str) -> list[str]:
+        return gemini_written.unsaid(chat, model)
+
+    def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
+        del model, opening  # the path says both
+        return _encode({name: fields[name] for name in fields if name not in _SAID_BY_PATH})
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def read_answer(self, body: bytes) -> Answer:
+        try:
+            wire = read_response(body)
+        except msgspec.DecodeError as error:
+            raise UpstreamProtocol(f"the answer is no generated content: {error}") from error
+        candidate = _first(wire)
+        if candidate is None:
+            raise UpstreamProtocol("the answer has neither candidates nor a reason for none")
+        parts: list[Part] = []
+        for delta in _deltas(candidate, 0):
+            _gather(parts, delta)
+        calls = any(isinstance(part, ToolCall) for part in parts)
+        return Answer(
+            id=wire.response_id,
+            model=wire.model_version,
+            parts=parts,
+            finish=finish_of(candidate.finish_reason, calls=calls),
+            usage=wire.usage_metadata.neutral() if wire.usage_metadata else None,
+        )
+
+    def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
+        del receipt
+        parts = [_wire_part(part) for part in answer.parts]
+        body = _chunk(parts, answer.finish or "stop", answer.usage or Usage())
+        return _encode({**body, "modelVersion": answer.model, "responseId": answer.id})
+
+    # --- streams -----------------------------------------------------------------------------
+
+    def stream_reader(self) -> StreamReader:
+        return _Reader()
+
+    def stream_writer(self, opening: Opening) -> StreamWriter:
+        del opening
+        return _Writer()
+
+    # --- errors ------------------------------------------------------------------------------
+
+    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
+        return gemini_wire.read_error(status, headers, body)
+
+    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
+        name = STATUS_NAME.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
+        info: Json = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": error.code.upper(),
+            "domain": "weir",
+            "metadata": {"request_id": request_id},
+        }
+        details = [info]
+        if error.retry_after_seconds is not None:
+            delay = f"{error.retry_after_seconds:.3f}".rstrip("0").rstrip(".") + "s"
+            details.append(
+                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
+            )
+        body = {"code": status, "message": error.message, "status": name, "details": details}
+        return _encode({"error": body})
+
+    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
+        return write_frame(self.write_error(error, status, request_id))
+
+
+def _first(wire: Response) -> Candidate | None:
+    """Return the answer that is followed; a refused prompt has none, which is an answer too."""
+    for candidate in wire.candidates:
+        if candidate.index == 0:
+            return candidate
+    feedback = wire.prompt_feedback
+    if feedback is not None and feedback.block_reason:
+        return Candidate(finish_reason="SAFETY")
+    return None
+
+
+def _deltas(candidate: Candidate, calls: int) -> list[Delta]:
+    """Return what the parts of a candidate say; `calls` were made before."""
+    deltas: list[Delta] = []
+    for part in candidate.content.parts:
+        call = part.function_call
+        if call is not None:
+            if part.thought_signature:
+                # It belongs to the call, and has to stand before it when it comes back.
+                deltas.append(Delta("signature", OWN_SIGNATURE + part.thought_signature))
+            deltas += _call(call, calls)
+            calls += 1
+        elif part.text:
+            deltas.append(Delta("thinking" if part.thought else "text", part.text))
+    return deltas
+
+
+def _call(call: FunctionCall, index: int) -> list[Delta]:
+    if not call.name:
+        raise UpstreamProtocol("a function call of the answer has no name")
+    # Older models number no calls, but every other dialect needs a name for each.
+    call_id = call.id or f"call_{os.urandom(12).hex()}"
+    arguments = bytes(call.args).decode()
+    return [
+        Delta("tool_call", index=index, id=call_id, name=call.name),
+        Delta("arguments", "{}" if arguments == "null" else arguments, index=index),
+    ]
+
+
+def _gather(parts: list[Part], delta: Delta) -> None:
+    """Add a step to the parts of a whole answer."""
+    last = parts[-1] if parts else None
+    match delta.kind, last:
+        case "text", Text():
+            parts[-1] = Text(last.text + delta.text)
+        case "text", _:
+            parts.append(Text(delta.text))
+        case "thinking", Thinking(signature=None):
+            parts[-1] = Thinking(last.text + delta.text)
+        case "thinking", _:
+            parts.append(Thinking(delta.text))
+        case "signature", Thinking(signature=None):
+            parts[-1] = Thinking(last.text, delta.text)
+        case "signature", _:
+            parts.append(Thinking("", delta.text))
+        case "tool_call", _:
+            parts.append(ToolCall(delta.id, delta.name, "{}"))
+        case "arguments", ToolCall():
+            parts[-1] = ToolCall(last.id, last.name, delta.text)
+
+
+def _wire_part(part: Part) -> Json:
+    match part:
+        case Text():
+            return {"text": part.text}
+        case ToolCall():
+            arguments = parse_arguments(part.arguments)
+            return {"functionCall": {"id": part.id, "name": part.name, "args": arguments}}
+        case Thinking():
+            thought: Json = {"text": "" if part.redacted else part.text, "thought": True}
+            signature = foreign_signature(part)
+            return {**thought, "thoughtSignature": signature} if signature else thought
+    raise TypeError(f"an answer holds no {type(part).__name__}")
+
+
+def _chunk(parts: list[Json], finish: FinishReason | None, usage: Usage | None) -> Json:
+    candidate: Json = {"content": {"parts": parts, "role": "model"}, "index": 0}
+    if finish is not None:
+        candidate["finishReason"] = FINISH_OUT[finish]
+    body: Json = {"candidates": [candidate]}
+    if usage is not None:
+        body["usageMetadata"] = _usage(usage)
+    return body
+
+
+def _usage(usage: Usage) -> Json:
+    prompt, output = usage.input_tokens or 0, usage.output_tokens or 0
+    thoughts = usage.reasoning_tokens or 0
+    body: Json = {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": max(0, output - thoughts),
+        "totalTokenCount": prompt + output,
+    }
+    if usage.cached_input_tokens is not None:
+        body["cachedContentTokenCount"] = usage.cached_input_tokens
+    if thoughts:
+        body["thoughtsTokenCount"] = thoughts
+    return body
+
+
+class _Reader:
+    """Reads steps; only the first of several candidates is followed."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._calls = 0
+
+    def read(self, frame: Frame) -> list[Delta]:
+        try:
+            wire = read_response(frame.data)
+        except msgspec.DecodeError as error:
+            raise UpstreamProtocol(f"a stream frame is no generated content: {error}") from error
+        if wire.error is not None:
+            raise fault_of(wire.error, wire.error.code or 500)
+        deltas: list[Delta] = []
+        if not self._started:
+            self._started = True
+            deltas.append(Delta("start", id=wire.response_id, name=wire.model_version))
+        if (candidate := _first(wire)) is not None:
+            said = _deltas(candidate, self._calls)
+            self._calls += sum(delta.kind == "tool_call" for delta in said)
+            deltas += said
+            finish = finish_of(candidate.finish_reason, calls=self._calls > 0)
+            if finish is not None:
+                deltas.append(Delta("finish", finish))
+        if wire.usage_metadata is not None:
+            deltas.append(Delta("usage", usage=wire.usage_metadata.neutral()))
+        return deltas
+
+
+class _Writer:
+    """Writes steps. A call goes out whole, since this dialect cuts no arguments; so does the end,
+    with reason and usage in one frame.
+    """
+
+    def __init__(self) -> None:
+        self._head: Json = {}
+        self._finish: FinishReason = "stop"
+        self._usage: Usage | None = None
+        self._calls: dict[int, tuple[str, str, list[str]]] = {}
+
+    def write(self, delta: Delta) -> bytes:
+        match delta.kind:
+            case "start":
+                self._head = {"modelVersion": delta.name, "responseId": delta.id}
+            case "text":
+                return self._step([{"text": delta.text}])
+            case "thinking":
+                thought = Thinking(delta.text, redacted=delta.id == "redacted")
+                return self._step([_wire_part(thought)])
+            case "signature":
+                return self._step([_wire_part(Thinking("", delta.text))])
+            case "tool_call":
+                self._calls[delta.index] = (delta.id, delta.name, [])
+            case "arguments":
+                self._calls[delta.index][2].append(delta.text)
+            case "finish":
+                self._finish = delta.text  # type: ignore[assignment]
+            case "usage":
+                self._usage = delta.usage
+            case "end":
+                return self._end()
+        return b""
+
+    def _step(self, parts: list[Json]) -> bytes:
+        return write_frame(_encode({**_chunk(parts, None, None), **self._head}))
+
+    def _end(self) -> bytes:
+        # Providers may interleave parallel calls: they are whole only now.
+        calls = [
+            _wire_part(ToolCall(call_id, name, "".join(pieces)))
+            for call_id, name, pieces in self._calls.values()
+        ]
+        body = _chunk(calls or [{"text": ""}], self._finish, self._usage or Usage())
+        return write_frame(_encode({**body, **self._head}))
+
+
+GEMINI = GeminiChat()
