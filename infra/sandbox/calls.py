@@ -24,7 +24,7 @@ class Frame(NamedTuple):
     tokens: int = 0
     text: str = ""
     kind: str = ""
-    """`end` for the end marker, `usage` for a frame with the final usage, `wait` for hidden tokens."""
+    """`end` for the end marker, `usage` for a frame with the final usage, `usage+end` for both."""
     reasoning: int = 0
 
 
@@ -189,8 +189,8 @@ async def serve_stream(
         _enter(exchange, bill, frames[: pacing.played], written=True)
     if fault is None or fault.kind != "cut":
         last = frames[: pacing.played]
-        exchange.row.usage_sent = any(frame.kind == "usage" for frame in last)
-        exchange.row.complete = any(frame.kind == "end" for frame in last)
+        exchange.row.usage_sent = any("usage" in frame.kind for frame in last)
+        exchange.row.complete = any("end" in frame.kind for frame in last)
         await exchange.write(b"", more=False)
 
 
@@ -208,7 +208,7 @@ def _middle(frames: list[Frame], fault: Fault) -> int:
 
 def _spoil(frames: list[Frame], fault: Fault, broken: Frame) -> list[Frame]:
     if fault.kind == "missing_end_marker":
-        return [frame for frame in frames if frame.kind != "end"]
+        return [frame for frame in frames if "end" not in frame.kind]
     at = _middle(frames, fault)
     if fault.kind == "error_event":
         return [*frames[:at], broken]

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Dialect = Literal["openai", "anthropic", "bedrock"]
+Dialect = Literal["openai", "anthropic", "bedrock", "gemini", "cohere"]
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -14,10 +14,12 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dialect: Dialect
     snapshot: str = ""
     """The dated name that answers carry; empty means `name` itself."""
-    kind: Literal["chat", "embedding"] = "chat"
+    kind: Literal["chat", "embedding", "rerank"] = "chat"
     context_tokens: int = 128_000
     output_tokens_max: int = 16_384
     reasoning: bool = False
+    signs_calls: bool = False
+    """Whether it numbers its calls, and wants its signature back with them."""
     tunable: bool = False
     dimensions: int = 0
     first_token_ms: float = 20.0
@@ -31,6 +33,59 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.snapshot or self.name
 
 
+FURTHER: tuple[Model, ...] = (
+    Model(
+        "gemini-2.5-flash",
+        "gemini",
+        context_tokens=1_048_576,
+        output_tokens_max=65_536,
+        reasoning=True,
+        per_token_ms=0.5,
+    ),
+    Model(
+        "gemini-2.5-flash-lite",
+        "gemini",
+        context_tokens=1_048_576,
+        output_tokens_max=65_536,
+        per_token_ms=0.2,
+    ),
+    Model(
+        "gemini-2.5-pro",
+        "gemini",
+        context_tokens=1_048_576,
+        output_tokens_max=65_536,
+        reasoning=True,
+    ),
+    Model(
+        "gemini-3.8-flash",
+        "gemini",
+        context_tokens=1_048_576,
+        output_tokens_max=65_536,
+        reasoning=True,
+        signs_calls=True,
+        per_token_ms=0.5,
+    ),
+    Model(
+        "gemini-embedding-001", "gemini", kind="embedding", context_tokens=2_048, dimensions=3_072
+    ),
+    Model("command-a-03-2025", "cohere", context_tokens=256_000, output_tokens_max=8_192),
+    Model(
+        "command-r7b-12-2024",
+        "cohere",
+        context_tokens=128_000,
+        output_tokens_max=4_096,
+        per_token_ms=0.5,
+    ),
+    Model(
+        "command-a-reasoning-08-2025",
+        "cohere",
+        context_tokens=256_000,
+        output_tokens_max=32_768,
+        reasoning=True,
+    ),
+    Model("embed-v4.0", "cohere", kind="embedding", context_tokens=128_000, dimensions=1_536),
+    Model("rerank-v3.5", "cohere", kind="rerank", context_tokens=4_096),
+)
 MODELS: tuple[Model, ...] = (
     Model("gpt-4o", "openai", "gpt-4o-2024-08-06", tunable=True, first_token_ms=30.0),
     Model("gpt-4o-mini", "openai", "gpt-4o-mini-2024-07-18", tunable=True, per_token_ms=0.5),
@@ -163,6 +218,7 @@ MODELS: tuple[Model, ...] = (
         reasoning=True,
     ),
     Model("amazon.nova-lite-v1:0", "bedrock", context_tokens=300_000, output_tokens_max=10_000),
+    *FURTHER,
 )
 
 

@@ -28,6 +28,8 @@ from infra.sandbox.control import Control
 from infra.sandbox.errors import ApiError, invalid
 from infra.sandbox.exchange import Disconnected, Exchange, Protocol, Receive, Scope, Send
 from infra.sandbox.files import Files
+from infra.sandbox.gemini import GeminiWire
+from infra.sandbox.google_tokens import GOOGLE_TOKENS
 from infra.sandbox.models import MODELS, Catalogue, Dialect, Model
 from infra.sandbox.prompts import PromptCache
 from infra.sandbox.requests import BadBody
@@ -35,7 +37,7 @@ from infra.sandbox.settings import SandboxSettings
 from infra.sandbox.tuning import Tuning
 from infra.sandbox.wire import Wire
 
-WIRES: tuple[Wire, ...] = (BedrockWire(),)
+WIRES: tuple[Wire, ...] = (BedrockWire(), GeminiWire(), GOOGLE_TOKENS)
 STOP_WAIT_S = 2.0
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75

@@ -14,6 +14,8 @@ import anthropic
 import openai
 import pytest
 import uvloop
+from google import genai
+from google.genai import types as genai_types
 from pydantic import BaseModel
 
 from infra.broker import free_port
@@ -57,6 +59,11 @@ class Served:
         return anthropic.Anthropic(
             base_url=f"{self.url}{base}", api_key="sk-ant-sandbox", max_retries=0, **options
         )
+
+    def gemini(self, base: str = "", key: str = "sk-sandbox-test") -> genai.Client:
+        """The official client against this sandbox."""
+        options = genai_types.HttpOptions(base_url=f"{self.url}{base}")
+        return genai.Client(api_key=key, http_options=options)
 
     def post(self, path: str, body: Any, headers: dict[str, str], timeout_s: float = 5) -> Answered:
         """POST without any client's help, to see what the socket shows."""
