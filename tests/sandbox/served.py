@@ -62,7 +62,7 @@ class Served:
 
     def gemini(self, base: str = "", key: str = "sk-sandbox-test") -> genai.Client:
         """The official client against this sandbox."""
-        options = genai_types.HttpOptions(base_url=f"{self.url}{base}")
+        options = genai_types.HttpOptions(base_url=f"{self.url}{base}", api_version="v1beta")
         return genai.Client(api_key=key, http_options=options)
 
     def post(self, path: str, body: Any, headers: dict[str, str], timeout_s: float = 5) -> Answered:
