@@ -61,6 +61,7 @@ class StreamRelay:
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._signature: str | None = None
+        self._vendor = "anthropic"
         self._units: dict[str, int] = {}
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
 
@@ -119,7 +120,7 @@ class StreamRelay:
         """Return what was said so far as a whole answer."""
         parts: list[Part] = []
         if self._thoughts:
-            parts.append(Thinking("".join(self._thoughts), self._signature))
+            parts.append(Thinking("".join(self._thoughts), self._signature, vendor=self._vendor))
         if self._texts:
             parts.append(Text("".join(self._texts)))
         parts += [
@@ -164,7 +165,7 @@ class StreamRelay:
             case "thinking":
                 self._thoughts.append(delta.text)
             case "signature":
-                self._signature = delta.text
+                self._signature, self._vendor = delta.text, delta.name or self._vendor
             case "tool_call":
                 self._calls[delta.index] = (delta.id, delta.name, [])
             case "arguments":

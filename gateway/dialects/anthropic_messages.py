@@ -16,9 +16,11 @@ from gateway.dialects.anthropic_wire import (
     Event,
     WireError,
     WireUsage,
+    own_thoughts,
     read_error_body,
     read_event,
     read_message,
+    sealed,
 )
 from gateway.dialects.base import BaseDialect
 from gateway.dialects.neutral import (
@@ -87,7 +89,7 @@ class AnthropicMessages(BaseDialect):
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
         del opening
-        return _encode({**fields, "model": model})
+        return _encode({**fields, "messages": own_thoughts(fields["messages"]), "model": model})
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ def _block(part: Part) -> Json:
         case Thinking(redacted=True):
             return {"type": "redacted_thinking", "data": part.text}
         case Thinking():
-            signature = (part.signature or "") if part.vendor == "anthropic" else ""
+            signature = sealed(part.signature, part.vendor)
             return {"type": "thinking", "thinking": part.text, "signature": signature}
     raise TypeError(f"an answer holds no {type(part).__name__}")
 
@@ -302,10 +304,11 @@ class _Writer:
                 return self._ensure("thinking", empty) + self._delta(
                     {"type": "thinking_delta", "thinking": delta.text}
                 )
-            case "signature" if delta.name in {"", "anthropic"}:
+            case "signature":
                 # A model whose thoughts are not shown signs a block that nothing else opened.
                 empty = {"type": "thinking", "thinking": "", "signature": ""}
-                signed = {"type": "signature_delta", "signature": delta.text}
+                signature = sealed(delta.text, delta.name)
+                signed = {"type": "signature_delta", "signature": signature}
                 return self._ensure("thinking", empty) + self._delta(signed)
             case "tool_call":
                 block: Json = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.dialects.anthropic_wire import VENDOR, unsealed
 from gateway.dialects.neutral import (
     Audio,
     Chat,
@@ -54,7 +55,6 @@ _KNOWN = frozenset(
         "top_k",
     ]
 )
-VENDOR = "anthropic"
 _JSON_ALONE = "Answer with one JSON object and nothing else."
 TEMPERATURE_MAX = 1.0
 """The other dialect goes up to 2."""
@@ -153,8 +153,8 @@ def _part(part: Any, where: str) -> Part:
             seen = [item for item in parts if isinstance(item, Text | Image)]
             return ToolResult(call_id, seen, bool(part.get("is_error")))
         case {"type": "thinking", "thinking": str(text)}:
-            signed = part.get("signature")
-            return Thinking(text, signed if isinstance(signed, str) else None)
+            signature, vendor = unsealed(str(part.get("signature") or ""))
+            return Thinking(text, signature or None, vendor=vendor)
         case {"type": "redacted_thinking", "data": str(data)}:
             return Thinking(data, redacted=True)
     given = part.get("type") if isinstance(part, dict) else None

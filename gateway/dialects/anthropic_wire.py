@@ -5,6 +5,8 @@ Source: Anthropic API reference, "Messages" (create, streaming messages, errors)
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from gateway.dialects.neutral import FinishReason, Usage
@@ -18,6 +20,10 @@ class CacheCreation(msgspec.Struct):
 
 class OutputDetails(msgspec.Struct):
     thinking_tokens: int | None = None
+
+
+VENDOR = "anthropic"
+"""Whose signatures stand in this dialect without a mark."""
 
 
 class WireUsage(msgspec.Struct):
@@ -95,6 +101,40 @@ class ErrorBody(msgspec.Struct):
     error: WireError
 
 
+def sealed(signature: str | None, vendor: str) -> str:
+    """Return a signature as this dialect's clients keep it: another vendor's is marked as such."""
+    if not signature:
+        return ""
+    return signature if vendor in {"", VENDOR} else f"{vendor}:{signature}"
+
+
+def unsealed(signature: str) -> tuple[str, str]:
+    """Return (signature, vendor) of what a client of this dialect sent back."""
+    vendor, mark, rest = signature.partition(":")
+    return (rest, vendor) if mark else (signature, VENDOR)
+
+
+def own_thoughts(messages: msgspec.Raw) -> msgspec.Raw:
+    """Return messages without the thoughts of another vendor, which this one refuses: those that
+    are marked as such, and those that nobody signed.
+
+    They are there when several vendors answered the turns of one conversation.
+    """
+    if not _FOREIGN.search(bytes(messages)):
+        return messages
+    wires = msgspec.json.decode(messages)
+    for wire in wires if isinstance(wires, list) else ():
+        if isinstance(wire, dict) and isinstance(wire.get("content"), list):
+            wire["content"] = [block for block in wire["content"] if not _is_foreign(block)]
+    return msgspec.Raw(msgspec.json.encode(wires))
+
+
+def _is_foreign(block: object) -> bool:
+    signature = block.get("signature") if isinstance(block, dict) else None
+    return isinstance(signature, str) and (not signature or unsealed(signature)[1] != VENDOR)
+
+
+_FOREIGN = re.compile(rb'"signature"\s*:\s*"([a-z]+:|")')
 read_message = msgspec.json.Decoder(WireMessage).decode
 read_event = msgspec.json.Decoder(Event).decode
 read_error_body = msgspec.json.Decoder(ErrorBody).decode

@@ -13,8 +13,8 @@ from gateway.dialects.base import BaseDialect
 from gateway.dialects.gemini_request import config_of, take
 from gateway.dialects.gemini_wire import (
     FINISH_OUT,
-    OWN_SIGNATURE,
     STATUS_NAME,
+    VENDOR,
     Candidate,
     FunctionCall,
     Response,
@@ -60,6 +60,13 @@ class GeminiChat(BaseDialect):
         "/v1/models/{model}:generateContent": {},
         "/v1/models/{model}:streamGenerateContent": {"stream": True},
     }
+    words: Mapping[str, str] = {
+        "stop": "stopSequences",
+        "max_tokens": "maxOutputTokens",
+        "top_k": "topK",
+        "top_p": "topP",
+        "reasoning": "thinkingConfig",
+    }
     ends_with_connection = True
     heartbeats = False
     """The vendor's own client takes a comment for the beginning of an error."""
@@ -86,6 +93,12 @@ class GeminiChat(BaseDialect):
             tags=text_tags(member(fields, "labels", dict)),
             user_id=None,
         )
+
+    def limited(self, fields: Fields, model: str, max_tokens: int) -> Fields:
+        del model
+        config = {**config_of(fields), "maxOutputTokens": max_tokens}
+        rest = {name: raw for name, raw in fields.items() if name != "generation_config"}
+        return {**rest, "generationConfig": msgspec.Raw(_encode(config))}
 
     def read_request(self, fields: Fields) -> Chat:
         return gemini_request.read(fields)
@@ -183,7 +196,7 @@ def _deltas(candidate: Candidate, calls: int) -> list[Delta]:
         if call is not None:
             if part.thought_signature:
                 # It belongs to the call, and has to stand before it when it comes back.
-                deltas.append(Delta("signature", OWN_SIGNATURE + part.thought_signature))
+                deltas.append(Delta("signature", part.thought_signature, name=VENDOR))
             deltas += _call(call, calls)
             calls += 1
         elif part.text:
@@ -212,13 +225,13 @@ def _gather(parts: list[Part], delta: Delta) -> None:
         case "text", _:
             parts.append(Text(delta.text))
         case "thinking", Thinking(signature=None):
-            parts[-1] = Thinking(last.text + delta.text)
+            parts[-1] = Thinking(last.text + delta.text, vendor=VENDOR)
         case "thinking", _:
-            parts.append(Thinking(delta.text))
+            parts.append(Thinking(delta.text, vendor=VENDOR))
         case "signature", Thinking(signature=None):
-            parts[-1] = Thinking(last.text, delta.text)
+            parts[-1] = Thinking(last.text, delta.text, vendor=VENDOR)
         case "signature", _:
-            parts.append(Thinking("", delta.text))
+            parts.append(Thinking("", delta.text, vendor=VENDOR))
         case "tool_call", _:
             parts.append(ToolCall(delta.id, delta.name, "{}"))
         case "arguments", ToolCall():
@@ -315,7 +328,8 @@ class _Writer:
                 thought = Thinking(delta.text, redacted=delta.id == "redacted")
                 return self._step([_wire_part(thought)])
             case "signature":
-                return self._step([_wire_part(Thinking("", delta.text))])
+                thought = Thinking("", delta.text, vendor=delta.name or "anthropic")
+                return self._step([_wire_part(thought)])
             case "tool_call":
                 self._calls[delta.index] = (delta.id, delta.name, [])
             case "arguments":

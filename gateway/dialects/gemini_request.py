@@ -7,13 +7,16 @@ FunctionDeclaration, Schema, ToolConfig).
 
 from __future__ import annotations
 
+import itertools
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import msgspec
 
-from gateway.dialects.gemini_wire import JSON_TYPE, REDACTED, neutral_signature
+from gateway.dialects.gemini_wire import JSON_TYPE, VENDOR, signed_thought
 from gateway.dialects.neutral import (
+    Audio,
     Chat,
     Document,
     Effort,
@@ -184,12 +187,16 @@ def _messages(fields: Fields) -> list[Message]:
         for content in _entries(fields, name)
     ]
     contents = _Contents()
+    wires: list[tuple[Literal["user", "assistant"], Json, str]] = []
     for number, content in enumerate(_entries(fields, "contents")):
         role = content.get("role") or "user"
         if role not in {"user", "model", "function"}:
             raise InvalidRequest(f"contents[{number}].role must be user or model")
-        parts = contents.parts(content, f"contents[{number}]")
-        messages.append(Message("assistant" if role == "model" else "user", parts))
+        wires.append(("assistant" if role == "model" else "user", content, f"contents[{number}]"))
+    # The vendor's client keeps a streamed answer as one content for every frame.
+    for kind, group in itertools.groupby(wires, key=lambda wire: wire[0]):
+        parts = contents.turn((content, where) for _, content, where in group)
+        messages.append(Message(kind, parts))
     return messages
 
 
@@ -201,6 +208,14 @@ class _Contents:
         self._open: list[tuple[str, str]] = []
         self._thought: str = ""
 
+    def turn(self, contents: Iterable[tuple[Json, str]]) -> list[Part]:
+        """Return the parts of neighbours of one role. Raises InvalidRequest."""
+        self._thought = ""
+        parts = [part for content, where in contents for part in self.parts(content, where)]
+        if self._thought:
+            parts.append(Thinking(self._thought, vendor=VENDOR))
+        return parts
+
     def parts(self, content: Json, where: str) -> list[Part]:
         """Return the parts of one content. Raises InvalidRequest."""
         wires = content.get("parts")
@@ -208,12 +223,9 @@ class _Contents:
             wires = [wires]
         if not isinstance(wires, list) or not all(isinstance(wire, dict) for wire in wires):
             raise InvalidRequest(f"{where}.parts must be a list of parts")
-        self._thought = ""
         parts: list[Part] = []
         for number, wire in enumerate(wires):
             parts += self._part(wire, f"{where}.parts[{number}]")
-        if self._thought:
-            parts.append(Thinking(self._thought))
         return parts
 
     def _part(self, wire: Json, where: str) -> list[Part]:
@@ -237,10 +249,7 @@ class _Contents:
         if not isinstance(signature, str) or not signature:
             return []
         text, self._thought = self._thought, ""
-        neutral = neutral_signature(signature)
-        if neutral.startswith(REDACTED):
-            return [Thinking(neutral.removeprefix(REDACTED), redacted=True)]
-        return [Thinking(text, neutral)]
+        return [signed_thought(text, signature)]
 
     def _call(self, name: str, wire: Json) -> ToolCall:
         call_id = wire.get("id") or f"call_{self._calls}"
@@ -277,6 +286,8 @@ def _media(wire: Json, where: str) -> Part:
         if isinstance(kind, str) and isinstance(data, str):
             if kind.startswith("image/"):
                 return Image(media_type=kind, data=data)
+            if kind.startswith("audio/"):
+                return Audio(kind, data)
             if kind.startswith(("application/", "text/")):
                 name = take(inline, "displayName")
                 return Document(kind, data, name if isinstance(name, str) else None)
@@ -284,8 +295,10 @@ def _media(wire: Json, where: str) -> Part:
         kind, url = str(take(file, "mimeType") or "image/"), take(file, "fileUri")
         # An address at the vendor's own store means nothing to others.
         known = isinstance(url, str) and url.startswith(("https://", "http://"))
-        if known and kind.startswith("image/") and "googleapis.com" not in str(url):
-            return Image(url=url)
+        if known and "googleapis.com" not in str(url):
+            if kind.startswith("image/"):
+                return Image(url=url)
+            return Document(kind, "", url=str(url))
     raise InvalidRequest(
         f"{where} holds {', '.join(sorted(wire)) or 'nothing'}, which this target's provider "
         "does not take",

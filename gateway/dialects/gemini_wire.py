@@ -23,12 +23,12 @@ from schemas.errors import (
     UpstreamRateLimited,
 )
 
-OWN_SIGNATURE = "gemini:"
-"""Marks a signature in the neutral form as Gemini's: no other vendor can verify it."""
+VENDOR = "gemini"
+"""Whose signatures these are, in the neutral form."""
 _FOREIGN_SIGNATURE = b"weir:"
 """Marks, for Gemini's clients, a signature that another vendor gave."""
-REDACTED = "redacted:"
-"""Marks, in place of a signature, a thought that came as ciphertext."""
+_REDACTED = "redacted"
+"""Marks a thought that came as ciphertext, which stands in the signature's place."""
 JSON_TYPE = "application/json"
 UNSIGNED = "skip_thought_signature_validator"
 """What the vendor takes in place of the signature of a call that it did not make itself."""
@@ -168,21 +168,30 @@ def foreign_signature(thought: Thinking) -> str | None:
     """Return what lets another vendor's thought come back as it was, as base64: that is what
     Gemini's clients hold.
     """
-    signature = REDACTED + thought.text if thought.redacted else thought.signature
-    if not signature:
+    proof = thought.text if thought.redacted else thought.signature
+    if not proof:
         return None
-    return base64.b64encode(_FOREIGN_SIGNATURE + signature.encode()).decode()
+    if thought.vendor == VENDOR:
+        return proof
+    kind = _REDACTED if thought.redacted else ""
+    told = f"{thought.vendor}:{kind}:{proof}".encode()
+    return base64.b64encode(_FOREIGN_SIGNATURE + told).decode()
 
 
-def neutral_signature(signature: str) -> str:
-    """Return a signature that a client of this dialect sent back, in the neutral form."""
+def signed_thought(text: str, signature: str) -> Thinking:
+    """Return the thought of a signature that a client of this dialect sent back."""
     try:
         plain = base64.b64decode(signature.translate(_STANDARD), validate=True)
     except (binascii.Error, ValueError):
-        return OWN_SIGNATURE + signature
-    if plain.startswith(_FOREIGN_SIGNATURE):
-        return plain[len(_FOREIGN_SIGNATURE) :].decode("utf-8", "replace")
-    return OWN_SIGNATURE + signature
+        return Thinking(text, signature, vendor=VENDOR)
+    if not plain.startswith(_FOREIGN_SIGNATURE):
+        return Thinking(text, signature, vendor=VENDOR)
+    told = plain[len(_FOREIGN_SIGNATURE) :].decode("utf-8", "replace")
+    vendor, _, rest = told.partition(":")
+    kind, _, proof = rest.partition(":")
+    if kind == _REDACTED:
+        return Thinking(proof, redacted=True, vendor=vendor)
+    return Thinking(text, proof, vendor=vendor)
 
 
 _STANDARD = str.maketrans("-_", "+/")

@@ -11,8 +11,9 @@ import re
 
 import msgspec
 
-from gateway.dialects.gemini_wire import JSON_TYPE, OWN_SIGNATURE, UNSIGNED
+from gateway.dialects.gemini_wire import JSON_TYPE, UNSIGNED
 from gateway.dialects.neutral import (
+    Audio,
     Chat,
     Document,
     Effort,
@@ -131,8 +132,8 @@ def _wire_parts(parts: list[Part], names: dict[str, str], model: str) -> list[Js
     signature = None if _WITHOUT_THOUGHTS.search(model) or _WITH_BUDGET.search(model) else UNSIGNED
     for part in parts:
         match part:
-            case Thinking(signature=str(signed)) if signed.startswith(OWN_SIGNATURE):
-                signature = signed.removeprefix(OWN_SIGNATURE)
+            case Thinking(signature=str(signed), vendor="gemini"):
+                signature = signed
             case Thinking():
                 continue  # thoughts of another vendor, or without the proof that they are its own
             case ToolCall():
@@ -156,7 +157,9 @@ def _wire_part(part: Part) -> Json:
         case Image(url=str(url)):
             kind = mimetypes.guess_type(url.partition("?")[0])[0] or "image/jpeg"
             return {"fileData": {"fileUri": url, "mimeType": kind}}
-        case Image() | Document():
+        case Document(url=str(url)):
+            return {"fileData": {"fileUri": url, "mimeType": part.media_type}}
+        case Image() | Document() | Audio():
             return {"inlineData": {"mimeType": part.media_type, "data": part.data}}
     raise TypeError(f"a message holds no {type(part).__name__}")
 

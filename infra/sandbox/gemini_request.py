@@ -223,9 +223,20 @@ def check(request: GenerateRequest, model: Model) -> None:
     _check_history(request.contents, model)
 
 
+def _turns(contents: list[Content]) -> list[Content]:
+    """Neighbours of one role count as one turn: the vendor's client keeps a stream's frames apart."""
+    turns: list[Content] = []
+    for content in contents:
+        if turns and turns[-1].role == content.role and content.parts:
+            turns[-1] = Content([*turns[-1].parts, *content.parts], content.role)
+        else:
+            turns.append(content)
+    return turns
+
+
 def _check_history(contents: list[Content], model: Model) -> None:
     open_calls = 0
-    for index, content in enumerate(contents):
+    for index, content in enumerate(_turns(contents)):
         if content.role not in (None, "user", "model", "function"):
             raise invalid("Please use a valid role: user, model.")
         if not content.parts:
