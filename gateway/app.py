@@ -17,6 +17,7 @@ from gateway.dialects.neutral import ClientDialect, Fields
 from gateway.dialects.openai_chat import OPENAI
 from gateway.dialects.registry import Paths, dialects
 from gateway.durability import Durability
+from gateway.freshness import Freshness
 from gateway.generate import GENERATE
 from gateway.http1 import Pool
 from gateway.idempotency import Idempotency
@@ -190,6 +191,7 @@ class App:
                 "refused_callers": self._state.refusals.counts,
                 "targets": [self._state.health(target) for target in self._state.targets],
                 "streams_alive": self._state.streams_alive,
+                "state_age_seconds": round(self._state.freshness.age_s, 1),
                 "calls": self.load.calls,
                 "calls_refused": self.load.refused,
                 "lag_seconds": round(self.load.lag_s, 3),
@@ -233,7 +235,7 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
 
     Raises ConfigurationError when the address cannot be bound.
     """
-    state = GatewayState(settings.data_dir / "views.cache")
+    state = GatewayState(settings.data_dir / "views.cache", Freshness(settings.stale_s_max))
     start_s = START_FROM_CACHE_S if state.load() else START_S
     outbox = OutboxSettings(folder=settings.outbox_dir, max_bytes=settings.outbox_bytes_max)
     master = MasterKey(settings.master_key)
@@ -267,6 +269,7 @@ async def _first_state(
 async def _all_caught_up(state: GatewayState) -> None:
     for view in state.durable_views:
         await view.caught_up.wait()
+    state.freshness.heard()
 
 
 async def _serve(

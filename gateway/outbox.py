@@ -38,21 +38,23 @@ RESERVED = "admitted"
 """The ledger's line that says what a call holds of budgets now."""
 RETRY_SECONDS = 0.1
 _ID_HEX = 16
+OUTBOX_BYTES_MAX = 12 * 1024**3
+"""Eight hours at 50 requests/s of 8.9 KB each. A chat of 1.8 KB answered by 150 tokens takes 6.1 KB."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OutboxSettings:
-    """Where outboxes lie and how large one may grow; sizes in bytes, times in seconds.
+    """Where outboxes lie and how much all of the folder may hold; sizes in bytes, times in seconds.
 
-    The default holds eight hours at 50 requests/s of 5 KB each. `write_patience_s` is how long a
+    `max_bytes` bounds the outboxes of all workers of the machine together, dead ones included. `write_patience_s` is how long a
     finished answer waits for a disk that refuses even its reserved room, `replicated_patience_s`
     for Kafka's acknowledgement.
     """
 
     folder: Path
-    max_bytes: int = 8 * 1024**3
+    max_bytes: int = OUTBOX_BYTES_MAX
     segment_bytes: int = 16 * 1024**2
     chunk_bytes: int = 1024**2
     max_record_bytes: int = 15 * 1024**2
@@ -75,7 +77,8 @@ class Segment:
 class Outbox:
     """Appends events; all methods but `sync` and `acknowledge` belong to the event loop's thread.
 
-    `reserved` room is held by admitted requests until they are settled. Sequences start at 1;
+    `reserved` room is held by admitted requests until they are settled, `bytes_beside` is what the
+    outboxes of other workers held when somebody looked last. Sequences start at 1;
     `written`, `synced` and `acked` are the highest for which that and all before it is true.
     """
 
@@ -86,6 +89,7 @@ class Outbox:
         self.segments: list[Segment] = []
         self.written = self.synced = self.acked = 0
         self.reserved = 0
+        self.bytes_beside = 0
         self.refused = 0
         self.failing: OSError | None = None
         self.wake: Callable[[], None] = lambda: None
@@ -113,8 +117,13 @@ class Outbox:
 
     @property
     def bytes_used(self) -> int:
-        """Bytes on the disk, room allocated ahead included."""
+        """Bytes of its own on the disk, room allocated ahead included."""
         return sum(segment.end for segment in self.segments[:-1]) + self._allocated
+
+    @property
+    def share(self) -> float:
+        """How full the bound is, with what other workers' outboxes hold."""
+        return (self.bytes_used + self.bytes_beside) / self.settings.max_bytes
 
     def reserve(self, size: int) -> None:
         """Hold room for later settlements. Raises OutboxFull: the bound, or the disk, is reached."""
@@ -123,8 +132,9 @@ class Outbox:
         current = self.segments[-1]
         needed = current.end + self._pending_bytes + self.reserved + size
         if needed > self._allocated:
-            if self.bytes_used - self._allocated + needed > self.settings.max_bytes:
-                self._refuse(f"the outbox holds {self.bytes_used} bytes, its limit")
+            held = self.bytes_used + self.bytes_beside
+            if held - self._allocated + needed > self.settings.max_bytes:
+                self._refuse(f"the outboxes hold {held} bytes, their limit")
             try:
                 self._allocated = self._allocate(self._descriptor, self._allocated, needed)
             except OSError as error:

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
+from pathlib import Path
 
 from gateway.outbox import Outbox
 from gateway.relay import Relay
@@ -44,10 +46,17 @@ class OutboxWatch:
     async def watch(self) -> None:
         """Check every second until cancelled."""
         for number in itertools.count():
+            await self.look_beside()
             self.check()
             if number % BEAT_CHECKS == 0 and not self._relay.away:
                 self.beat()
             await asyncio.sleep(CHECK_SECONDS)
+
+    async def look_beside(self) -> None:
+        """Note what the outboxes of other workers hold: the disk is one, and so is the bound."""
+        folder = self._outbox.settings.folder
+        beside = await asyncio.to_thread(bytes_beside, folder, self._outbox.id)
+        self._outbox.bytes_beside = beside
 
     def beat(self) -> None:
         """Record a heartbeat whose lag is what Kafka does not have yet."""
@@ -63,9 +72,9 @@ class OutboxWatch:
 
     def check(self) -> None:
         """Compare the figures with the limits and record what changed."""
-        share = self._outbox.bytes_used / self._outbox.settings.max_bytes
+        share = self._outbox.share
         for limit, severity in LEVELS:
-            message = f"the outbox is {share:.0%} full"
+            message = f"the outboxes are {share:.0%} full"
             self._set(f"outbox_{limit:.0%}", severity, share >= limit, message, share, limit)
         self._away_checks = self._away_checks + 1 if self._relay.away else 0
         away = self._away_checks * CHECK_SECONDS
@@ -102,3 +111,22 @@ async def stopped(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+def bytes_beside(folder: Path, own_id: str) -> int:
+    """Return how many bytes other outboxes of a folder hold, those of dead workers included."""
+    held = 0
+    for outbox in os.scandir(folder):
+        if outbox.name == own_id or not outbox.is_dir():
+            continue
+        # Whoever relays it may delete a file, or all of it, while we look.
+        with contextlib.suppress(FileNotFoundError):
+            held += sum(_size(entry) for entry in os.scandir(outbox))
+    return held
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return 0

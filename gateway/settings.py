@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.freshness import STALE_S_MAX
+from gateway.outbox import OUTBOX_BYTES_MAX
 from schemas.circuits import RULES, CircuitRules
 
 
@@ -20,13 +22,15 @@ class GatewaySettings:
     outbox_dir: Path
     master_key: bytes
     body_bytes_max: int = 32 * 1024 * 1024
-    outbox_bytes_max: int = 8 * 1024**3
+    outbox_bytes_max: int = OUTBOX_BYTES_MAX
     answer_bytes_max: int = 64 * 1024 * 1024
     connections_max: int = 1024
     ca_file: str | None = None
     cache_bytes_max: int = 16 * 1024 * 1024
     """Answers that a worker keeps in memory for routes with a `cache_ttl_s`."""
     heartbeat_s: float = 15.0
+    stale_s_max: float = STALE_S_MAX
+    """With keys and routes older than this, because Kafka is away, nobody is let in."""
     calls_max: int = 4096
     lag_s_max: float = 0.5
     """A worker refuses calls beyond so many at once, and while its loop is so late throughout."""

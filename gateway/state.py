@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gateway.access import Refusals
+from gateway.freshness import Freshness
 from gateway.runs import Runs
 from schemas import codec
 from schemas.access import Access, Grant
@@ -86,7 +87,8 @@ class Index(Generic[T]):
 class GatewayState:
     """Lookups over table views; all of it belongs to the event loop's thread."""
 
-    def __init__(self, cache_file: Path | None = None) -> None:
+    def __init__(self, cache_file: Path | None = None, freshness: Freshness | None = None) -> None:
+        self.freshness = freshness or Freshness()
         self.keys = TableView(KeyChanged)
         self._tenants = TableView(TenantChanged)
         self.refusals = Refusals()
@@ -102,6 +104,7 @@ class GatewayState:
         self._health = TableView(HealthRow)
         self._circuits = TableView(CircuitChanged)
         self._heartbeats = TableView(Heartbeat)
+        self._heartbeats.listen(self._beaten)
         self._guardrails = TableView(GuardrailChanged)
         self.runs = Runs()
         self._closed = TableView(OutboxClosed)
@@ -154,7 +157,8 @@ class GatewayState:
     # --- lookups ---------------------------------------------------------------------------
 
     def authenticate(self, secret: str) -> Grant:
-        """Return what a secret opens. Raises as `schemas.access.Access.grant`."""
+        """Return what a secret opens. Raises as `schemas.access.Access.grant`, and StateTooOld."""
+        self.freshness.check()
         return self.access.grant(secret)
 
     def health(self, target_id: str) -> TargetHealth:
@@ -291,6 +295,10 @@ class GatewayState:
                 await saver
             self._try_save()
 
+    def _beaten(self, _: str, beat: Heartbeat | None) -> None:
+        if beat is not None:
+            self.freshness.heard(beat.occurred_at_us)
+
     def _forget(self) -> None:
         self.runs.runs.clear()
         for view in self.views:
@@ -307,6 +315,10 @@ class GatewayState:
     def _try_save(self) -> None:
         try:
             self.save()
+            if self._cache_file is not None and self._saved_generation >= 0:
+                # Its time of change is when the log was last heard: a restart makes nothing younger.
+                heard_ns = self.freshness.heard_us * 1_000
+                os.utime(self._cache_file, ns=(heard_ns, heard_ns))
         except OSError as error:
             _log.warning("the view cache could not be written: %s", error)
 
@@ -342,6 +354,7 @@ class GatewayState:
             return False
         try:
             data = self._cache_file.read_bytes()
+            heard_ns = self._cache_file.stat().st_mtime_ns
         except OSError:
             return False
         start = len(_CACHE_MAGIC) + 4
@@ -368,4 +381,5 @@ class GatewayState:
             if view.event_type.type in loaded:
                 view.cursor, view.entries = loaded[view.event_type.type]
                 view.generation += 1
+        self.freshness.began(heard_ns // 1_000)
         return True

@@ -88,7 +88,7 @@ class WeirSettings(BaseSettings):
     feedback_window_hours: float = Field(default=24, gt=0, le=48)
     feedback_cooldown_hours: float = Field(default=24, ge=0)
     circuits: dict[str, float] = {}
-    outbox_bytes_max: int = Field(4 * 1024**3, ge=1024**2)
+    outbox_bytes_max: int = Field(12 * 1024**3, ge=1024**2)
     body_bytes_max: int = Field(32 * 1024**2, ge=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     kafka: KafkaTable = KafkaTable()

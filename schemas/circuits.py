@@ -20,8 +20,10 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 OUTCOMES_KEPT = 16
 BUCKET_S = 5
 BUCKETS_KEPT = 8
-NOT_COUNTED = frozenset({"request", "context", "filter", "rate_limit"})
-"""The caller's own errors, and a vendor's request to slow down: both come from a target in order."""
+COUNTED = frozenset({"timeout", "server", "network", "protocol", "authentication", "model"})
+"""Error classes that speak against a target. Not those of a caller's own errors, nor of a limit or
+a quota (429): a target that says so is in order.
+"""
 
 _SECOND_US = 1_000_000
 
@@ -101,9 +103,7 @@ def verdict(attempt: Attempt) -> bool | None:
     """Whether an attempt speaks for its target, against it (False), or says nothing (None)."""
     if attempt.outcome == "success":
         return True
-    if attempt.outcome == "cancelled" or attempt.error_class in NOT_COUNTED:
-        return None
-    return False
+    return False if attempt.error_class in COUNTED else None
 
 
 def merged(rows: Iterable[CircuitRow]) -> Evidence:

@@ -9,6 +9,7 @@ from gateway.outbox_watch import AWAY_SECONDS, OutboxWatch
 from gateway.relay import Relay
 from gateway.segment import frames, segment_paths
 from schemas import codec
+from schemas.errors import OutboxFull
 from schemas.event import Event
 from schemas.events.operations import AlertChanged, Heartbeat
 from schemas.log import Connection
@@ -50,6 +51,29 @@ async def test_alerts_at_half_and_four_fifths_once_per_crossing(tmp_path: Path) 
         ("outbox_80%", "critical", "open"),
     ]
     os.close(outbox.close())
+
+
+@pytest.mark.req("BEY-19")
+async def test_outboxes_of_dead_workers_count_towards_the_bound(tmp_path: Path) -> None:
+    room = settings(tmp_path, max_bytes=1_000_000, chunk_bytes=10_000)
+    living, dead = Outbox(room, "/gw/u"), room.folder / "dead"
+    dead.mkdir()
+    (dead / "segment").write_bytes(bytes(700_000))
+    watch = OutboxWatch("gateway-0", living, Relay(living, Connection("127.0.0.1:1"), 10**6))
+    living.reserve(100_000)
+    await watch.look_beside()
+    watch.check()
+    await living.durable("written")
+    assert alerts(living) == [
+        ("outbox_50%", "warning", "open"),
+        ("outbox_80%", "critical", "open"),
+    ]
+    with pytest.raises(OutboxFull):
+        living.reserve(300_000)
+    (dead / "segment").unlink()
+    await watch.look_beside()
+    living.reserve(300_000)
+    os.close(living.close())
 
 
 @pytest.mark.req("EVT-05")
