@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from gateway.call import Call
 from gateway.client import JSON, STREAM_HEADERS, Headers
+from gateway.dialects import quirks
 from gateway.dialects.neutral import Answer, ClientDialect
 from gateway.health import CALLER_ERRORS
 from gateway.pouring import ByteRelay, recorded
@@ -44,17 +45,26 @@ def request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
     fields, front = admitted.fields, admitted.front
     if call.hold is not None and call.hold.max_tokens is not None:
         fields = front.limited(fields, target.model, call.hold.max_tokens)
-    if front is back:
+    words = endpoint.provider.quirks if quirks.concern(back) else []
+    if front is back and not words:
         call.dropped = []
         return back.forward_request(fields, target.model, admitted.opening)
     try:
-        chat = front.read_request(fields)
-        unsaid = [name for name in chat.params if name not in back.params]
-        unsaid += back.unsaid(chat, target.model)
-        call.dropped = [*chat.unread, *(front.words.get(name, name) for name in unsaid)]
-        if call.dropped and call.plan.route.unsupported == ERROR:
-            raise _refusal(call.dropped, target, back)
-        return back.write_request(chat, target.model, target.max_output_tokens)
+        if front is back:
+            body, unsaid = back.forward_request(fields, target.model, admitted.opening), []
+        else:
+            chat = front.read_request(fields)
+            unsaid = [name for name in chat.params if name not in back.params]
+            unsaid += back.unsaid(chat, target.model)
+            unsaid = [*chat.unread, *(front.words.get(name, name) for name in unsaid)]
+            body = back.write_request(chat, target.model, target.max_output_tokens)
+        if words:
+            body, lost = quirks.apply(words, body)
+            unsaid += lost
+        call.dropped = unsaid
+        if unsaid and call.plan.route.unsupported == ERROR:
+            raise _refusal(unsaid, target, back)
+        return body
     except InvalidRequest as error:
         raise Failed(UpstreamRejected(error.message), told=error) from error
 

@@ -27,7 +27,7 @@ from pydantic_settings import (
 )
 
 from infra.tables import ProviderTable, RouteTable
-from infra.vendors import SANDBOX_SECRET, VENDORS, Model, Vendor
+from infra.vendors import SANDBOX_SECRET, VENDORS, Model, Vendor, fill
 from schemas import __version__
 from schemas.circuits import CircuitRules
 from schemas.errors import ConfigurationError
@@ -184,9 +184,13 @@ def load(**overrides: Any) -> WeirSettings:
 def require_known_words(
     providers: Mapping[str, ProviderTable], routes: Mapping[str, RouteTable]
 ) -> None:
-    """A misspelled dialect or strategy must not become another one. Raises ConfigurationError."""
+    """A misspelled dialect, quirk or strategy must not become another one.
+
+    Raises ConfigurationError.
+    """
     if not (providers or routes):
         return
+    from gateway.dialects import quirks
     from gateway.dialects.registry import dialects
     from gateway.strategies.base import Strategy
     from schemas.discovery import discover
@@ -203,6 +207,12 @@ def require_known_words(
         for name in sorted(names - known):
             raise ConfigurationError(
                 f"{table} asks for the {word} {name!r}; there are: {', '.join(sorted(known))}"
+            )
+    for name, it in providers.items():
+        for quirk in quirks.unknown(it.quirks):
+            known_words = ", ".join([*sorted(quirks.WORDS), f"{quirks.DROP}PARAMETER"])
+            raise ConfigurationError(
+                f"[providers.{name}] asks for the quirk {quirk!r}; there are: {known_words}"
             )
 
 
@@ -254,7 +264,11 @@ def configured_providers(
         provider
         for vendor in VENDORS
         if (table := settings.providers.get(vendor.name, ProviderTable())).enabled
-        and (provider := _of_vendor(vendor, table, environment))
+        and (
+            provider := _of_vendor(
+                vendor, table, environment, asked=vendor.name in settings.providers
+            )
+        )
     ]
     for name, table in settings.providers.items():
         if name in vendors or not table.enabled:
@@ -277,33 +291,54 @@ def configured_providers(
 
 
 def _of_vendor(
-    vendor: Vendor, table: ProviderTable, environment: Mapping[str, str]
+    vendor: Vendor, table: ProviderTable, environment: Mapping[str, str], *, asked: bool
 ) -> ConfiguredProvider | None:
     """The vendor as configured, None where nothing asks for it.
 
     A vendor that needs a key is asked for by its key, one that needs none by its address or by
-    a table in the file.
+    a table in the file; one with identities (of a machine, of an account) by a table too.
+
+    Raises ConfigurationError for a table that lacks what the vendor's address needs.
     """
-    named = secrets_of(table, vendor.key_variable)
+    usual = [name for name in (vendor.key_variable, *vendor.more_keys) if name]
+    named = secrets_of(table, next((name for name in usual if environment.get(name)), None))
     secrets = tuple(
         secret
         for secret in named
         if not secret.startswith("env:") or environment.get(secret.removeprefix("env:"))
     )
-    base_url = table.base_url or environment.get(vendor.url_variable)
-    has_key = bool(secrets)
-    if not has_key and (vendor.key_variable or not (base_url or table.model_fields_set)):
+    given = table.base_url or environment.get(vendor.url_variable)
+    unkeyed = vendor.key_variable is None and (given or table.model_fields_set)
+    if not (secrets or unkeyed or (asked and vendor.identity)):
         return None
+    base_url = given or fill(vendor.base_url, environment)
+    options = {name: fill(text, environment) for name, text in vendor.options.items()}
+    if not secrets and vendor.identity:
+        options["auth"] = vendor.identity
+    options |= table.options
+    missing = [name for name, text in (("base_url", base_url), *options.items()) if text is None]
+    if base_url is None or missing:
+        if not asked:
+            return None  # a key that other programs use too
+        raise ConfigurationError(
+            f"[providers.{vendor.name}] of {TOML_FILE} needs {missing[0]}, or one of the variables "
+            f"{', '.join(sorted(vendor.variables))}"
+        )
     names = table.models
     models = vendor.models if names is None else tuple(Model(name) for name in names)
+    merged = {
+        "options": options,
+        "quirks": [*vendor.quirks, *(word for word in table.quirks if word not in vendor.quirks)],
+        "speaks": [*vendor.speaks, *(name for name in table.speaks if name not in vendor.speaks)],
+    }
     return ConfiguredProvider(
         vendor.name,
         table.dialect or vendor.dialect,
-        base_url or vendor.base_url,
+        base_url,
         secrets,
         table.price_provider or vendor.price_provider,
         models,
-        table,
+        table.model_copy(update=merged),
     )
 
 
@@ -353,9 +388,7 @@ def fingerprint(settings: WeirSettings, environment: Mapping[str, str]) -> str:
     relevant = {
         name: value
         for name, value in environment.items()
-        if name.startswith("WEIR_")
-        or name in {vendor.key_variable for vendor in VENDORS}
-        or name in {vendor.url_variable for vendor in VENDORS}
+        if name.startswith("WEIR_") or any(name in vendor.variables for vendor in VENDORS)
     }
     facts = [__version__, settings.model_dump(mode="json"), sorted(relevant.items())]
     text = msgspec.json.encode(facts)

@@ -1,15 +1,27 @@
 """The vendors that Weir knows by name: rows of data, chosen by the variables that their own clients read.
 
-A vendor that speaks OpenAI's dialect is one more row here, or a table in `weir.toml`.
+A vendor that speaks a known dialect is one more row here, or a table in `weir.toml`; the row runs
+the whole conformance suite (tests/gateway/test_conformance.py). What a row says of a vendor stands on
+its `page`; what its words in `quirks` do is said in gateway/dialects/quirks.py.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 SANDBOX_SECRET = "WEIR_SANDBOX_KEY"  # noqa: S105 - the name of a variable
 """The variable that holds the sandbox's key; the sandbox takes any."""
 
 LOCAL_PROVIDER = "local"
 """The model server: tuned and local models, behind OpenAI's dialect."""
+
+PLAIN = ("chat", "stream", "tools")
+STRUCTURED = (*PLAIN, "structured")
+FULL = (*STRUCTURED, "vision")
+REASONING = (*STRUCTURED, "reasoning")
+FULL_REASONING = (*FULL, "reasoning")
+
+_VARIABLE = re.compile(r"\{([A-Z][A-Z0-9_|]*)\}")
 
 
 @dataclass(frozen=True)
@@ -19,13 +31,19 @@ class Model:
     name: str
     context_length: int | None = None
     max_output_tokens: int | None = None
-    capabilities: tuple[str, ...] = ("chat", "stream", "tools")
+    capabilities: tuple[str, ...] = PLAIN
     quality: float | None = None
 
 
 @dataclass(frozen=True)
 class Vendor:
-    """How to reach a vendor. `key_variable` None: it needs no key."""
+    """How to reach a vendor.
+
+    `key_variable` None: it needs no key. `base_url` and `options` may name variables of the
+    environment (``{AWS_REGION}``, ``{A|B}`` the first that is set). `identity` is the way of
+    authentication without a key, for a vendor that a table of the file asks for. `offers` is what
+    the vendor's best models can, `page` where it is written.
+    """
 
     name: str
     dialect: str
@@ -34,6 +52,37 @@ class Vendor:
     url_variable: str
     price_provider: str | None = None
     models: tuple[Model, ...] = ()
+    more_keys: tuple[str, ...] = ()
+    identity: str | None = None
+    speaks: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    quirks: tuple[str, ...] = ()
+    offers: tuple[str, ...] = FULL_REASONING
+    page: str = ""
+
+    @property
+    def variables(self) -> set[str]:
+        """Every variable of the environment that changes this row."""
+        named = {self.key_variable or "", self.url_variable, *self.more_keys}
+        for text in (self.base_url, *self.options.values()):
+            for names in _VARIABLE.findall(text):
+                named.update(names.split("|"))
+        return named - {""}
+
+
+def fill(text: str, environment: Mapping[str, str]) -> str | None:
+    """Return a text with its variables' values, None when one is not set."""
+    missing = []
+
+    def value(match: re.Match[str]) -> str:
+        for name in match[1].split("|"):
+            if environment.get(name):
+                return environment[name].rstrip("/")
+        missing.append(match[1])
+        return ""
+
+    filled = _VARIABLE.sub(value, text)
+    return None if missing else filled
 
 
 VENDORS = (
@@ -45,12 +94,13 @@ VENDORS = (
         "OPENAI_BASE_URL",
         "openai",
         (
-            Model("gpt-4o-mini", 128_000, 16_384),
-            Model("gpt-4o", 128_000, 16_384),
-            Model("gpt-4.1-nano", 1_047_576, 32_768),
-            Model("gpt-4.1-mini", 1_047_576, 32_768),
-            Model("gpt-4.1", 1_047_576, 32_768),
+            Model("gpt-4o-mini", 128_000, 16_384, FULL),
+            Model("gpt-4o", 128_000, 16_384, FULL),
+            Model("gpt-4.1-nano", 1_047_576, 32_768, FULL),
+            Model("gpt-4.1-mini", 1_047_576, 32_768, FULL),
+            Model("gpt-4.1", 1_047_576, 32_768, FULL),
         ),
+        page="https://platform.openai.com/docs/api-reference/chat",
     ),
     Vendor(
         "anthropic",
@@ -60,10 +110,50 @@ VENDORS = (
         "ANTHROPIC_BASE_URL",
         "anthropic",
         (
-            Model("claude-haiku-4-5", 200_000, 64_000),
-            Model("claude-sonnet-4-5", 200_000, 64_000),
-            Model("claude-opus-4-5", 200_000, 64_000),
+            Model("claude-haiku-4-5", 200_000, 64_000, FULL_REASONING),
+            Model("claude-sonnet-4-5", 200_000, 64_000, FULL_REASONING),
+            Model("claude-opus-4-5", 200_000, 64_000, FULL_REASONING),
         ),
+        page="https://docs.anthropic.com/en/api/messages",
+    ),
+    Vendor(
+        # Its models are the deployments of the resource: their names are the operator's.
+        "azure",
+        "openai",
+        "{AZURE_OPENAI_ENDPOINT}/openai/v1",
+        "AZURE_OPENAI_API_KEY",
+        "AZURE_OPENAI_BASE_URL",
+        "azure",
+        identity="azure",
+        options={"auth": "api-key"},
+        page="https://learn.microsoft.com/azure/foundry/openai/api-version-lifecycle",
+    ),
+    Vendor(
+        "azure-deployments",
+        "openai",
+        "{AZURE_OPENAI_ENDPOINT}/openai/deployments/{model}",
+        "AZURE_OPENAI_API_KEY",
+        "AZURE_OPENAI_DEPLOYMENTS_URL",
+        "azure",
+        identity="azure",
+        options={"auth": "api-key", "query": "api-version={OPENAI_API_VERSION}"},
+        page="https://learn.microsoft.com/azure/foundry/openai/reference",
+    ),
+    Vendor(
+        "bedrock",
+        "bedrock",
+        "https://bedrock-runtime.{AWS_REGION|AWS_DEFAULT_REGION}.amazonaws.com",
+        "AWS_BEARER_TOKEN_BEDROCK",
+        "AWS_ENDPOINT_URL_BEDROCK_RUNTIME",
+        "aws",
+        (
+            Model("amazon.nova-micro-v1:0", 128_000, 10_000, PLAIN),
+            Model("amazon.nova-lite-v1:0", 300_000, 10_000, (*PLAIN, "vision")),
+            Model("amazon.nova-pro-v1:0", 300_000, 10_000, (*PLAIN, "vision")),
+        ),
+        identity="aws",
+        options={"auth": "aws", "region": "{AWS_REGION|AWS_DEFAULT_REGION}"},
+        page="https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html",
     ),
     Vendor(
         "mistral",
@@ -72,7 +162,24 @@ VENDORS = (
         "MISTRAL_API_KEY",
         "MISTRAL_BASE_URL",
         "mistral",
-        (Model("mistral-small-latest", 128_000), Model("mistral-large-latest", 128_000)),
+        (
+            Model("mistral-small-latest", 128_000, None, FULL),
+            Model("mistral-large-latest", 128_000, None, FULL),
+        ),
+        quirks=(
+            "max_tokens",
+            "no_stream_options",
+            "system_role",
+            "random_seed",
+            "short_tool_ids",
+            "no_thoughts",
+            "drop:user",
+            "drop:logit_bias",
+            "drop:store",
+            "drop:verbosity",
+            "drop:safety_identifier",
+        ),
+        page="https://docs.mistral.ai/api",
     ),
     Vendor(
         "groq",
@@ -81,7 +188,44 @@ VENDORS = (
         "GROQ_API_KEY",
         "GROQ_BASE_URL",
         "groq",
-        (Model("llama-3.3-70b-versatile", 131_072, 32_768),),
+        (
+            Model("llama-3.3-70b-versatile", 131_072, 32_768, PLAIN),
+            Model("openai/gpt-oss-120b", 131_072, 65_536, REASONING),
+            Model("openai/gpt-oss-20b", 131_072, 65_536, REASONING),
+        ),
+        quirks=(
+            "drop:logprobs",
+            "drop:top_logprobs",
+            "drop:logit_bias",
+            "no_names",
+            "reasoning_field",
+        ),
+        page="https://console.groq.com/docs/openai",
+    ),
+    Vendor(
+        "together",
+        "openai",
+        "https://api.together.xyz/v1",
+        "TOGETHER_API_KEY",
+        "TOGETHER_BASE_URL",
+        "together",
+        (
+            Model("meta-llama/Llama-3.3-70B-Instruct-Turbo", 131_072, None, STRUCTURED),
+            Model("openai/gpt-oss-120b", 131_072, None, REASONING),
+        ),
+        quirks=("max_tokens", "system_role"),
+        page="https://docs.together.ai/docs/openai-api-compatibility",
+    ),
+    Vendor(
+        "fireworks",
+        "openai",
+        "https://api.fireworks.ai/inference/v1",
+        "FIREWORKS_API_KEY",
+        "FIREWORKS_BASE_URL",
+        "fireworks",
+        (Model("accounts/fireworks/models/gpt-oss-120b", 131_072, None, REASONING),),
+        quirks=("max_tokens", "system_role"),
+        page="https://docs.fireworks.ai/tools-sdks/openai-compatibility",
     ),
     Vendor(
         "deepseek",
@@ -90,7 +234,23 @@ VENDORS = (
         "DEEPSEEK_API_KEY",
         "DEEPSEEK_BASE_URL",
         "deepseek",
-        (Model("deepseek-chat", 128_000, 8_192),),
+        (
+            Model("deepseek-v4-flash", 1_000_000, None, (*PLAIN, "reasoning")),
+            Model("deepseek-v4-pro", 1_000_000, None, (*PLAIN, "reasoning")),
+        ),
+        quirks=("max_tokens", "system_role", "json_object", "drop:parallel_tool_calls"),
+        offers=(*PLAIN, "reasoning"),
+        page="https://api-docs.deepseek.com/api/create-chat-completion",
+    ),
+    Vendor(
+        "xai",
+        "openai",
+        "https://api.x.ai/v1",
+        "XAI_API_KEY",
+        "XAI_BASE_URL",
+        "x-ai",
+        (Model("grok-4.3", 1_000_000, None, FULL_REASONING),),
+        page="https://docs.x.ai/docs/api-reference",
     ),
     Vendor(
         "openrouter",
@@ -99,7 +259,74 @@ VENDORS = (
         "OPENROUTER_API_KEY",
         "OPENROUTER_BASE_URL",
         "openrouter",
+        page="https://openrouter.ai/docs/api-reference/overview",
     ),
-    Vendor("ollama", "openai", "http://127.0.0.1:11434/v1", None, "OLLAMA_BASE_URL"),
-    Vendor("vllm", "openai", "http://127.0.0.1:8000/v1", None, "VLLM_BASE_URL"),
+    Vendor(
+        "perplexity",
+        "openai",
+        "https://api.perplexity.ai",
+        "PERPLEXITY_API_KEY",
+        "PERPLEXITY_BASE_URL",
+        "perplexity",
+        (
+            Model("sonar", 128_000, None, ("chat", "stream", "structured", "vision")),
+            Model("sonar-pro", 200_000, 8_000, ("chat", "stream", "structured", "vision")),
+        ),
+        quirks=("max_tokens", "system_role", "alternate_turns"),
+        offers=("chat", "stream", "structured", "vision"),
+        page="https://docs.perplexity.ai/guides/chat-completions-guide",
+    ),
+    Vendor(
+        "huggingface",
+        "openai",
+        "https://router.huggingface.co/v1",
+        "HF_TOKEN",
+        "HF_BASE_URL",
+        quirks=("max_tokens", "system_role"),
+        page="https://huggingface.co/docs/inference-providers/tasks/chat-completion",
+    ),
+    Vendor(
+        "nvidia",
+        "openai",
+        "https://integrate.api.nvidia.com/v1",
+        "NVIDIA_API_KEY",
+        "NVIDIA_BASE_URL",
+        quirks=("max_tokens", "system_role"),
+        page="https://docs.nvidia.com/nim/large-language-models/latest/api-reference.html",
+    ),
+    Vendor(
+        "ollama",
+        "openai",
+        "http://127.0.0.1:11434/v1",
+        None,
+        "OLLAMA_BASE_URL",
+        quirks=("max_tokens", "system_role"),
+        page="https://docs.ollama.com/api/openai-compatibility",
+    ),
+    Vendor(
+        "vllm",
+        "openai",
+        "http://127.0.0.1:8000/v1",
+        None,
+        "VLLM_BASE_URL",
+        page="https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
+    ),
+    Vendor(
+        "llamacpp",
+        "openai",
+        "http://127.0.0.1:8080/v1",
+        None,
+        "LLAMACPP_BASE_URL",
+        quirks=("max_tokens", "system_role"),
+        page="https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md",
+    ),
+    Vendor(
+        "lmstudio",
+        "openai",
+        "http://127.0.0.1:1234/v1",
+        None,
+        "LMSTUDIO_BASE_URL",
+        quirks=("max_tokens", "system_role"),
+        page="https://lmstudio.ai/docs/app/api/endpoints/openai",
+    ),
 )

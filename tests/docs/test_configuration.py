@@ -15,7 +15,6 @@ from infra.settings import (
     load,
 )
 from infra.tables import ProviderTable, RouteTable
-from infra.vendors import VENDORS
 from infra.words import settings_of
 from schemas.discovery import discover
 from schemas.errors import ConfigurationError
@@ -60,25 +59,12 @@ def test_no_variable_is_documented_that_nothing_reads() -> None:
     [("Providers", ProviderTable), ("Routes", RouteTable), ("Kafka", KafkaTable)],
 )
 def test_every_field_of_a_table_is_documented(title: str, model: type[BaseModel]) -> None:
-    vendors = {vendor.name for vendor in VENDORS}
-    table = {name: text for name, text in documented(title).items() if name not in vendors}
+    table = documented(title)
     assert set(table) == set(model.model_fields)
     for name, field in model.model_fields.items():
         if table[name] in UNLIKE or name == "dialect":
             continue
         assert code(table[name])[0] == literal(field.default), name
-
-
-def test_every_vendor_is_documented_with_its_variables() -> None:
-    found = {
-        code(row[0])[0]: (row[1], *(code(cell)[0] if code(cell) else None for cell in row[2:4]))
-        for row in rows(section(PAGE, "Providers"))
-        if len(row) == 4
-    }
-    assert found == {
-        vendor.name: (vendor.dialect, vendor.key_variable, vendor.url_variable)
-        for vendor in VENDORS
-    }
 
 
 def test_every_strategy_is_documented() -> None:

@@ -150,3 +150,38 @@ def test_an_unknown_word_is_an_error_and_never_a_guess() -> None:
 
     with pytest.raises(ConfigurationError, match="moon_phase"):
         fill(Wanting, {"port": 1})
+
+
+@pytest.mark.req("PROV-04")
+def test_a_vendors_address_is_filled_from_its_variables(tmp_path: Path) -> None:
+    key = {"AWS_BEARER_TOKEN_BEDROCK": "k"}
+    assert configured_providers(load(), key) == []  # a key alone may be another program's
+    [bedrock] = configured_providers(load(), {**key, "AWS_DEFAULT_REGION": "eu-west-1"})
+    assert bedrock.base_url == "https://bedrock-runtime.eu-west-1.amazonaws.com"
+    assert bedrock.table.options == {"auth": "aws", "region": "eu-west-1"}
+    azure = {"AZURE_OPENAI_API_KEY": "k", "AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/"}
+    [by_v1] = configured_providers(load(), azure)
+    assert by_v1.base_url == "https://r.openai.azure.com/openai/v1"
+    both = configured_providers(load(), {**azure, "OPENAI_API_VERSION": "2024-10-21"})
+    assert both[1].base_url == "https://r.openai.azure.com/openai/deployments/{model}"
+    assert both[1].table.options["query"] == "api-version=2024-10-21"
+
+
+@pytest.mark.req("PROV-04")
+def test_an_identity_is_asked_for_by_a_table(tmp_path: Path) -> None:
+    account = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "eu-west-1"}
+    assert configured_providers(load(), account) == []
+    (tmp_path / "weir.toml").write_text('[providers.bedrock]\nmodels = ["m"]\n')
+    [bedrock] = configured_providers(load(), account)
+    assert (bedrock.secrets, bedrock.table.options["auth"]) == ((), "aws")
+    with pytest.raises(ConfigurationError, match="AWS_REGION"):
+        configured_providers(load(), {})
+
+
+def test_quirks_of_a_table_are_known_and_join_the_vendors(tmp_path: Path) -> None:
+    (tmp_path / "weir.toml").write_text('[providers.ollama]\nquirks = ["no_names"]\n')
+    [ollama] = configured_providers(load(), {})
+    assert ollama.table.quirks == ["max_tokens", "system_role", "no_names"]
+    (tmp_path / "weir.toml").write_text('[providers.ollama]\nquirks = ["no_name"]\n')
+    with pytest.raises(ConfigurationError, match="no_names"):
+        load()
