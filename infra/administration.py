@@ -6,10 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from infra.admin_config import config_router
 from infra.admin_desk import PREFIXES, Desk
 from infra.admin_entities import entity_router
 from infra.admin_keys import key_router
 from infra.audit import Auditor
+from infra.change_sets import ChangeSets
 from infra.commands import Commands
 from infra.entities import BUDGET, KINDS
 from schemas.events.changes import Change, KeyChanged
@@ -31,6 +33,7 @@ class Administration:
         self.commands = Commands(log, EVENTS)
         self._auditor = Auditor(log)
         self.desk = Desk(self.commands, self._auditor)
+        self._sets = ChangeSets(log, self.commands)
 
     @property
     def routers(self) -> Sequence[APIRouter]:
@@ -40,6 +43,7 @@ class Administration:
     def _below(self, prefix: str, *, in_schema: bool = True) -> list[APIRouter]:
         outer = APIRouter(prefix=f"{prefix}/admin", include_in_schema=in_schema)
         outer.include_router(key_router(self.desk))
+        outer.include_router(config_router(self.desk, self._sets))
         for kind in KINDS:
             # What a budget has spent is told by the projections, together with the budget.
             outer.include_router(entity_router(self.desk, kind, reads=kind is not BUDGET))
@@ -48,7 +52,7 @@ class Administration:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log and write the audit until `stop`."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._log.follow(self.commands.views, stop))
+            group.create_task(self._log.follow(self.commands.views, stop, at_once=True))
             group.create_task(self._auditor.run(stop))
 
     def ready(self) -> str | None:

@@ -67,6 +67,11 @@ class Commands:
         self._views = {kind: CommandView(kind) for kind in event_types}
 
     @property
+    def kinds(self) -> tuple[type[Change], ...]:
+        """The kinds that it changes."""
+        return tuple(self._views)
+
+    @property
     def views(self) -> list[TableView[Any]]:
         """Every view, for `Log.follow`."""
         return list(self._views.values())

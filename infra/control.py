@@ -139,6 +139,7 @@ def build(keys: Keys, routers: Sequence[APIRouter]) -> FastAPI:
     app = FastAPI(
         title="Weir",
         version=__version__,
+        separate_input_output_schemas=False,  # one name for one form
         summary="Administration and analytics of an event-sourced LLM gateway.",
         docs_url=None,  # its page loads scripts from a CDN: empty without a network
         redoc_url=None,

@@ -10,7 +10,7 @@ import msgspec
 from pydantic import BaseModel
 
 from infra.commands import facts
-from infra.settings import secrets_of
+from infra.settings import require_known_words, secrets_of
 from infra.tables import (
     BudgetTable,
     GuardrailTable,
@@ -23,7 +23,7 @@ from infra.tables import (
     TenantTable,
 )
 from infra.vendors import VENDORS
-from schemas.errors import ValidationFailed
+from schemas.errors import ConfigurationError, ValidationFailed
 from schemas.events.changes import (
     BudgetChanged,
     Change,
@@ -39,6 +39,8 @@ from schemas.events.changes import (
 from schemas.money import from_usd, to_usd
 
 TENANTS = ("organization", "team", "project", "user", "cost_center")
+BY_HAND = "administrator"
+"""The source of prices that are in no list."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VENDORS = {vendor.name: vendor for vendor in VENDORS}
 _USD = ("daily_limit", "monthly_limit", "total_limit")
@@ -69,6 +71,7 @@ class Kind(Generic[C, T]):
 
 def provider_fields(name: str, table: ProviderTable) -> dict[str, Any]:
     """A provider's event; what a known vendor's table leaves out is the vendor's usual."""
+    _known(require_known_words, {name: table}, {})
     vendor = _VENDORS.get(name)
     base_url = table.base_url or (vendor.base_url if vendor else None)
     if base_url is None:
@@ -121,6 +124,7 @@ def _target_table(event: TargetChanged) -> TargetTable:
 
 def route_fields(name: str, table: RouteTable) -> dict[str, Any]:
     """A route's event."""
+    _known(require_known_words, {}, {name: table})
     return {
         "name": name,
         "targets": [RouteTarget(**entry.model_dump()) for entry in table.targets],
@@ -201,7 +205,7 @@ def _price_fields(price: str, table: PriceTable) -> dict[str, Any]:
         **prices,
         "unit_prices": {unit: from_usd(amount) for unit, amount in table.unit_usd.items()},
         "price_version": table.price_version,
-        "source": "administrator",
+        "source": BY_HAND,
     }
 
 
@@ -339,6 +343,14 @@ KINDS: tuple[Kind[Any, Any], ...] = (
     PRICE,
 )
 """In the order in which they are written: what others name comes first."""
+
+
+def _known(check: Callable[..., None], *tables: dict[str, Any]) -> None:
+    """What stops a start when it stands in a file is the caller's mistake in a command."""
+    try:
+        check(*tables)
+    except ConfigurationError as error:
+        raise ValidationFailed(error.message) from error
 
 
 def _plain(table: BaseModel, but: set[str] | None = None) -> dict[str, Any]:

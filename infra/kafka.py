@@ -241,23 +241,29 @@ class KafkaLog:
         finally:
             await consumer.stop()
 
-    async def follow(self, views: Sequence[TableView[Any]], stop: asyncio.Event) -> None:
+    async def follow(
+        self, views: Sequence[TableView[Any]], stop: asyncio.Event, *, at_once: bool = False
+    ) -> None:
         """Keep views up to date until `stop`; sets each view's `caught_up` at the first end.
+
+        `at_once` reads each record as it comes, which is for views that seldom change.
 
         A broker that is away is waited for. A record that cannot be decoded becomes a dead
         letter and leaves its key as it was. Raises LogTruncated or WrongLog.
         """
         while not stop.is_set():
             try:
-                await self._follow(views, stop)
+                await self._follow(views, stop, 1 if at_once else _VIEW_FETCH_BYTES_MIN)
             except BrokerUnavailable as error:
                 _log.warning("following pauses: %s", error.message)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), _RETRY_S)
 
-    async def _follow(self, views: Sequence[TableView[Any]], stop: asyncio.Event) -> None:
+    async def _follow(
+        self, views: Sequence[TableView[Any]], stop: asyncio.Event, fetch_bytes_min: int
+    ) -> None:
         topics = list({view.topic.name: view.topic for view in views}.values())
-        async with self._reader(topics, _earliest(views), _VIEW_FETCH_BYTES_MIN) as reader:
+        async with self._reader(topics, _earliest(views), fetch_bytes_min) as reader:
             by_topic: dict[str, list[tuple[TableView[Any], Deduplicator]]] = {}
             for view in views:
                 view.cursor.cluster_id = reader.cursor.cluster_id

@@ -249,6 +249,11 @@ class Log(Protocol):
         """Open a reader of whole topics from a cursor (None: from the beginning)."""
         ...
 
-    async def follow(self, views: Sequence[TableView[Event]], stop: asyncio.Event) -> None:
-        """Keep views up to date until `stop`; sets each view's `caught_up` at the first end."""
+    async def follow(
+        self, views: Sequence[TableView[Event]], stop: asyncio.Event, *, at_once: bool = False
+    ) -> None:
+        """Keep views up to date until `stop`; sets each view's `caught_up` at the first end.
+
+        `at_once` reads each record as it comes, which is for views that seldom change.
+        """
         ...

@@ -14,7 +14,7 @@ class ConfigurationApplied(Change, frozen=True, kw_only=True):
     """A change set begins: what it will write carries its id as correlation id.
 
     It comes first, so of two that were made of one version only one writes anything. `manages` are
-    the entities (``event type|key``) that the file names; those that its next version no longer
+    the entities (``kind|id``) that the file names; those that its next version no longer
     names are removed. `reverts` is the change set whose effect this one takes back.
     """
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from infra.broker import Broker
 from infra.entities import KINDS
@@ -11,8 +12,10 @@ from schemas.events.changes import BudgetChanged, LimitChanged, PriceChanged, Pr
 from schemas.identity import uuid7
 from tests.infra.administered import Control, control
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(broker: Broker) -> AsyncIterator[Control]:
     async with control(broker.bootstrap) as running:
         yield running
