@@ -15,6 +15,7 @@ from schemas.clock import now_us
 from schemas.errors import AuthenticationFailed, InvalidRequest, PermissionDenied
 from schemas.events.changes import KeyChanged
 from schemas.identity import uuid7
+from schemas.trace import checked
 
 KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"x-amz-security-token")
 """What the vendors' clients send a key in, beside ``Authorization: Bearer``."""
@@ -114,7 +115,7 @@ async def admit(
         user_id=opening.user_id or key.user_id,
         session_id=opening.session_id or client.header(b"x-weir-session-id"),
         task_type=opening.task_type or client.header(b"x-weir-task-type"),
-        traceparent=client.header(b"traceparent"),
+        traceparent=checked(client.header(b"traceparent")),
         input_tokens_estimate=max(1, len(body) // BYTES_PER_TOKEN),
     )
 

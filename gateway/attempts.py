@@ -21,6 +21,7 @@ from schemas.errors import (
     WeirError,
 )
 from schemas.routing import Target
+from schemas.trace import trace_of
 
 Relay = StreamRelay | ByteRelay
 VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
@@ -117,8 +118,13 @@ def whole_answer_s(call: Call, target: Target) -> float:
 
 
 def forwarded(call: Call, endpoint: Endpoint) -> Headers:
-    headers = [(b"x-weir-request-id", call.admitted.request_id.encode())]
-    if call.admitted.front is endpoint.dialect:
+    """Return the headers that differ per call."""
+    admitted = call.admitted
+    headers = [(b"x-weir-request-id", admitted.request_id.encode())]
+    if admitted.traceparent is not None:
+        trace = trace_of(admitted.request_id, admitted.traceparent)
+        headers.append((b"traceparent", trace.header(call.tries).encode()))
+    if admitted.front is endpoint.dialect:
         given = call.client.headers
         headers += [(name, given[name]) for name in FORWARDED_HEADERS if name in given]
     return headers

@@ -119,6 +119,7 @@ class Call:
             reason=decision.reason,
             task_confidence=self.ask.confidence,
             complexity=self.ask.complexity,
+            traceparent=admitted.traceparent,
         )
 
     def completion(

@@ -38,7 +38,7 @@ TARGETS_MAX = 10_000
 """Unlisted models pass through, so their paths must not fill the memory."""
 KEY_FAULTS = frozenset({"authentication", "rate_limit", "quota"})
 """Errors for which another key of the same provider may do better."""
-FORWARDED_HEADERS = (b"anthropic-beta", b"openai-beta", b"traceparent")
+FORWARDED_HEADERS = (b"anthropic-beta", b"openai-beta")
 _UNSAFE = re.compile(r"[\r\n\0]")
 
 

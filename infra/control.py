@@ -7,6 +7,7 @@ key of the log, or by the local operator's token; errors are those of `schemas.e
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from infra.administration import Administration
 from infra.circuits_api import CircuitBoard, circuits_router
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
+from infra.metrics import metrics_router
 from infra.secret_files import operator_token
 from infra.settings import circuit_rules, load
 from infra.system import system_router
@@ -36,6 +38,7 @@ from schemas.events.changes import (
 from schemas.events.operations import Heartbeat
 from schemas.log import Log, TableView
 
+SPANS_WANTED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _CAUGHT_UP_S = 10.0
 _log = logging.getLogger(__name__)
 
@@ -99,6 +102,8 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         TableView(TenantChanged),
         TableView(Heartbeat),
     )
+    projected = components["projections"]
+    assert isinstance(projected, projections.api.Projections)
     configured: list[TableView[Any]] = [TableView(ProviderChanged), TableView(TargetChanged)]
     views: list[TableView[Any]] = [keys, tenants, heartbeats, *configured]
     board = CircuitBoard(circuit_rules(installation.circuits))
@@ -109,6 +114,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         [
             system,
             circuits_router(board),
+            metrics_router(projected, heartbeats),
             *(router for part in components.values() for router in part.routers),
         ],
     )
@@ -127,6 +133,12 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         group.create_task(log.follow(views, stop))
         for component in components.values():
             group.create_task(component.run(stop))
+        if any(os.environ.get(name) for name in SPANS_WANTED):
+            from infra.spans import SpanSender, otlp_exporter  # a tenth of a second
+
+            file = settings.weir_home / "spans.json"
+            sender = SpanSender(projected.projector, otlp_exporter(), file)
+            group.create_task(sender.run(stop))
         await _caught_up(views, stop)
         group.create_task(_stop_server(server, stop))
         await server.serve()

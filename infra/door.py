@@ -36,7 +36,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-weir-request-id"
 _OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
-_ANALYST_PATHS = frozenset({"/sql", "/api/v1/sql"})
+_SCOPES = {"/sql": "sql", "/api/v1/sql": "sql", "/metrics": "metrics"}
+"""Paths for which less than an administrator's key will do."""
 _BODY_BYTES_MAX = 1024 * 1024
 """Administration needs no more; model calls never come here."""
 
@@ -79,7 +80,7 @@ class Keys:
                 raise
             unread = "control has not read its keys yet"
             raise Unavailable(unread, retry_after_seconds=1.0) from error
-        wanted = "sql" if path in _ANALYST_PATHS else "admin"
+        wanted = _SCOPES.get(path, "admin")
         if not {wanted, "admin"} & set(key.scopes):
             raise PermissionDenied(f"the key lacks the scope {wanted!r}")
         return key

@@ -1,7 +1,7 @@
 -- projection: costs
 -- The ledger, one row per line: admitted, settled, corrected, unpriced, abandoned.
 -- event: weir.llm.cost.entered
--- version: 1
+-- version: 2
 -- grain: event_id
 -- audit settled_once: SELECT request_id FROM costs WHERE entry = 'settled' GROUP BY request_id HAVING count(*) > 1
 -- audit unpriced_has_no_cost: SELECT event_id FROM costs WHERE entry = 'unpriced' AND cost_nano_usd IS NOT NULL
@@ -30,6 +30,13 @@ SELECT
     cost_nano_usd,
     price_version,
     basis,
+    organization,
+    surface,
+    cache_write_input_tokens,
+    cache_write_input_price,
+    units,
+    cache_saved_nano_usd,
+    budgets,
     log_topic,
     log_partition,
     log_offset,

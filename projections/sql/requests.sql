@@ -1,7 +1,7 @@
 -- projection: requests
 -- One row per admitted request: who asked what of whom, and how likely that choice was.
 -- event: weir.llm.request.admitted
--- version: 1
+-- version: 2
 -- grain: event_id
 -- audit admitted_once: SELECT request_id FROM requests GROUP BY request_id HAVING count(*) > 1
 -- audit propensity_is_a_probability: SELECT event_id FROM requests WHERE NOT propensity BETWEEN 0 AND 1
@@ -36,6 +36,13 @@ SELECT
     worker,
     outbox_id,
     decision_us,
+    organization,
+    surface,
+    reason,
+    task_confidence,
+    complexity,
+    budgets,
+    traceparent,
     log_topic,
     log_partition,
     log_offset,

@@ -92,6 +92,8 @@ class RequestAdmitted(CallEvent, frozen=True, kw_only=True):
     task_confidence: float | None = None
     complexity: str | None = None
     budgets: list[str] = msgspec.field(default_factory=list)
+    traceparent: str | None = None
+    """The caller's trace context, as W3C writes it."""
 
 
 class ResponseCompleted(CallEvent, frozen=True, kw_only=True):
