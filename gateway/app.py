@@ -10,6 +10,7 @@ import msgspec
 
 from gateway import feedback, models_api
 from gateway.admission import authenticate, new_request_id
+from gateway.attempts import refuse
 from gateway.client import JSON, Client, Headers
 from gateway.control_link import ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
@@ -23,7 +24,7 @@ from gateway.http1 import Pool
 from gateway.idempotency import Idempotency
 from gateway.load import Load
 from gateway.outbox import OutboxSettings
-from gateway.proxy import Proxy, refuse
+from gateway.proxy import Proxy
 from gateway.server import Server, bound
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState

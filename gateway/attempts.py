@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.call import Call
-from gateway.client import JSON, STREAM_HEADERS, Headers
+from gateway.client import JSON, STREAM_HEADERS, Client, Headers
 from gateway.dialects import quirks
 from gateway.dialects.neutral import Answer, ClientDialect
 from gateway.health import CALLER_ERRORS
@@ -135,9 +135,10 @@ def note_headers(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes])
     call.answer_type, call.vendor_headers = JSON, []
     if call.admitted.front is endpoint.dialect:
         call.answer_type = (JSON[0], headers.get(JSON[0], JSON[1]))
-        call.vendor_headers = [
-            pair for pair in headers.items() if pair[0].startswith(VENDOR_HEADERS)
-        ]
+        # Where we limit the caller ourselves, the provider's limits on us would contradict it.
+        own = call.client.limit_headers
+        telling = VENDOR_HEADERS[-1:] if own else VENDOR_HEADERS
+        call.vendor_headers = [pair for pair in headers.items() if pair[0].startswith(telling)]
 
 
 def relay_of(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> Relay:
@@ -167,3 +168,12 @@ def error_headers(front: ClientDialect, error: WeirError, status: int) -> Header
     if error.retry_after_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
     return headers
+
+
+async def refuse(client: Client, front: ClientDialect, error: WeirError, request_id: str) -> None:
+    """Answer a request that was not admitted, in the caller's dialect."""
+    body = front.write_error(error, error.status, request_id)
+    encoded = request_id.encode()
+    ids = [(b"x-weir-request-id", encoded), (b"x-request-id", encoded), (b"request-id", encoded)]
+    headers = [*ids, *client.limit_headers, *error_headers(front, error, error.status)]
+    await client.whole(error.status, headers, body)

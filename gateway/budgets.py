@@ -229,7 +229,7 @@ class Budgets:
             ("user", call.admitted.user_id),
             ("team", key.team),
             ("project", key.project),
-            ("organization", key.organization),
+            ("organization", call.admitted.grant.organization or key.organization),
             ("cost_center", key.cost_center),
         )
         found: list[tuple[BudgetChanged, str]] = []

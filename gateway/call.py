@@ -162,6 +162,9 @@ class Call:
             cost = msgspec.structs.replace(cost, cache_saved_nano_usd=self.hit.cost_nano_usd)
         response = msgspec.structs.replace(response, cost_nano_usd=cost.cost_nano_usd)
         self.response = response
+        passed = self.client.passed
+        if passed is not None and usage.input_tokens is not None:
+            passed.tokens_used = usage.input_tokens + (usage.output_tokens or 0)
         return response, cost
 
     def _price(self, state: GatewayState) -> PriceChanged | None:
@@ -252,6 +255,7 @@ class Call:
             (b"x-weir-route", _header_value(self.plan.name)),
             (b"x-weir-attempts", b"%d" % self.tries),
             *self.vendor_headers,
+            *self.client.limit_headers,
         ]
         if self.circuit != CLOSED:
             headers.append((b"x-weir-circuit", self.circuit.encode()))

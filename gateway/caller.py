@@ -89,6 +89,12 @@ class CallerConnection(asyncio.Protocol):
         self._patience_s: float | None = None
         self._drained: asyncio.Future[None] | None = None
 
+    @property
+    def peer(self) -> str | None:
+        """The caller's address."""
+        address = self._transport.get_extra_info("peername")
+        return str(address[0]) if address else None
+
     # --- asyncio.Protocol ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.alarm import Alarm
 from gateway.dialects.sse import HEARTBEAT
+
+if TYPE_CHECKING:
+    from gateway.limits import Pass
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -25,7 +28,8 @@ STREAM_HEADERS: Headers = [
 class Client(ABC):
     """Reads one request and writes its answer; notices when the caller leaves.
 
-    `path` is decoded, `raw_path` as it came; header names are in lower case.
+    `path` is decoded, `raw_path` as it came; header names are in lower case. `passed` is what the
+    call took of its limits, `limit_headers` what the caller is told of them.
     """
 
     def __init__(
@@ -39,8 +43,15 @@ class Client(ABC):
         self.headers = dict(header_list)
         self.started = False
         self.left = False
+        self.passed: Pass | None = None
+        self.limit_headers: Headers = []
         self._serving: asyncio.Task[Any] | None = None
         self._heart: Heart | None = None
+
+    @property
+    def peer(self) -> str | None:
+        """The caller's address, None where it is not known."""
+        return None
 
     def header(self, name: bytes) -> str | None:
         """Return a header's text (lower-case name), None when absent."""

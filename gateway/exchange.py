@@ -29,6 +29,11 @@ class Wire(Protocol):
     paused: bool
     """Whether the caller is slow to take what was sent."""
 
+    @property
+    def peer(self) -> str | None:
+        """The caller's address."""
+        ...
+
     def send(self, data: bytes) -> None:
         """Send bytes, unless the connection is closed."""
         ...
@@ -93,6 +98,10 @@ class HttpExchange(Client):
         self._waiter: asyncio.Future[None] | None = None
         self._chunked = False
         self._held = b""
+
+    @property
+    def peer(self) -> str | None:
+        return self._wire.peer
 
     # --- the request, called by the connection -------------------------------------------------
 

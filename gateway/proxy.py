@@ -24,6 +24,7 @@ from gateway.attempts import (
     is_final,
     is_named,
     note_headers,
+    refuse,
     relay_of,
     request_body,
     stream_headers,
@@ -43,6 +44,7 @@ from gateway.health import HealthBook
 from gateway.http1 import Connection
 from gateway.idempotency import Idempotency, Replay
 from gateway.ledger import Recorder
+from gateway.limits import Limits
 from gateway.routing import Router
 from gateway.runs import Ticket
 from gateway.settings import GatewaySettings
@@ -95,13 +97,21 @@ class Proxy:
         self.router = Router(state, self.book, circuits=self.circuits)
         self.asker = Asker()
         self.budgets = Budgets(state, recorder.outbox)
+        self.limits = Limits(state, recorder.outbox)
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, client: Client, front: ClientDialect, said: Fields | None = None) -> None:
         """Serve one call; `said` are members of the request that its path says."""
+        try:
+            await self._serve(client, front, said or {})
+        finally:
+            if client.passed is not None:
+                self.limits.ended(client.passed)
+
+    async def _serve(self, client: Client, front: ClientDialect, said: Fields) -> None:
         request_id = new_request_id()
         try:
-            call = await self._admit(client, front, said or {}, request_id)
+            call = await self._admit(client, front, said, request_id)
         except WeirError as error:
             if not client.left:
                 await refuse(client, front, error, request_id)
@@ -142,6 +152,8 @@ class Proxy:
         admitted = await admit(
             client, front, said, self._state, request_id, self._settings.body_bytes_max
         )
+        if self.limits.any:
+            await self.limits.admit(client, admitted)
         ticket = await self._idempotency.enter(client, admitted)
         if isinstance(ticket, Replay):
             return ticket
@@ -474,7 +486,7 @@ class Proxy:
         content = None
         if mode != "none":
             content = content_of(call, answer, recorded)
-        moves = [] if call.hold is None else self.budgets.settle(call.hold, cost)
+        moves = self.budgets.settle(call.hold, cost) if call.hold is not None else ()
         sequence = self._recorder.completed(
             response, cost, content, mode=mode, moves=moves, also=also
         )
@@ -482,11 +494,3 @@ class Proxy:
 
     def _left_s(self, call: Call) -> float:
         return max(0.001, call.deadline_s - self._loop.time())
-
-
-async def refuse(client: Client, front: ClientDialect, error: WeirError, request_id: str) -> None:
-    """Answer a request that was not admitted, in the caller's dialect."""
-    body = front.write_error(error, error.status, request_id)
-    encoded = request_id.encode()
-    ids = [(b"x-weir-request-id", encoded), (b"x-request-id", encoded), (b"request-id", encoded)]
-    await client.whole(error.status, [*ids, *error_headers(front, error, error.status)], body)

@@ -40,6 +40,7 @@ from schemas.events.changes import (
 )
 from schemas.events.circuits import CircuitChanged
 from schemas.events.escrow import EscrowRow
+from schemas.events.limits import LimitUsage
 from schemas.events.operations import Heartbeat, OutboxClosed
 from schemas.events.tables import HealthRow
 from schemas.log import Cursor, Log, TableView
@@ -97,6 +98,7 @@ class GatewayState:
         self.budgets = TableView(BudgetChanged)
         self.limits = TableView(LimitChanged)
         self.escrow = TableView(EscrowRow)
+        self.usage = TableView(LimitUsage)
         self._routes = TableView(RouteChanged)
         self._targets = TableView(TargetChanged)
         self._providers = TableView(ProviderChanged)
@@ -145,6 +147,7 @@ class GatewayState:
             self._circuits,
             self._heartbeats,
             self.escrow,
+            self.usage,
             self.runs,
             self._closed,
         ]

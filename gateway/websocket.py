@@ -226,6 +226,11 @@ class Exchange(Client):
         if secret is not None:
             self.headers.setdefault(b"authorization", b"Bearer " + secret.encode("latin-1"))
 
+    @property
+    def peer(self) -> str | None:
+        address = self._socket.scope.get("client")
+        return str(address[0]) if address else None
+
     async def body(self, bytes_max: int) -> bytes:
         """Return the message. Raises PayloadTooLarge."""
         if len(self._body) > bytes_max:
