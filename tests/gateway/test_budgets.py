@@ -1,6 +1,7 @@
 """Hard budgets on the path of a call: reserved beforehand, settled exactly, never overdrawn."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,6 +69,14 @@ class Keeper:
                     Record(EscrowMoved.topic.name, number, offset, 0, row.key, row.value, ())
                 )
 
+    def spends(self, nano_usd: int) -> bool:
+        """Whether this much is soon counted as spent: folding runs behind the answer."""
+        for _ in range(100):
+            if self._view.entries and spent_in(self.row(), "total") == nano_usd:
+                return True
+            time.sleep(0.02)
+        return False
+
     def row(self, budget_id: str = "b") -> EscrowRow:
         (found,) = [row for row in self._view.entries.values() if row.entity == budget_id]
         return found
@@ -111,9 +120,8 @@ def test_a_call_is_reserved_settled_and_counted_to_the_nano_dollar(
     assert admitted.reserved_nano_usd is not None
     assert cost.cost_nano_usd is not None
     assert cost.cost_nano_usd <= admitted.reserved_nano_usd
-    row = keeper.row()
-    assert spent_in(row, "total") == cost.cost_nano_usd
-    (node,) = row.days[0].nodes
+    assert keeper.spends(cost.cost_nano_usd)
+    (node,) = keeper.row().days[0].nodes
     assert node.granted - node.returned >= node.spent == cost.cost_nano_usd
 
 
@@ -174,10 +182,11 @@ def test_a_budget_that_only_alerts_counts_and_blocks_nobody(kept: tuple[Worker, 
     worker, keeper = kept
     worker.change(budget(0.000001, on_exceeded="alert_only", scope="team", scope_id=None))
     assert ask(worker)[0] == 200  # the key has no team
+    before = costs(worker)
     worker.change(budget(0.000001, on_exceeded="alert_only"))
     for _ in range(2):
         assert ask(worker)[0] == 200
-    assert spent_in(keeper.row(), "total") > 1_000
+    assert keeper.spends(costs(worker) - before)
     assert [name.rpartition("|")[2] for name in keeper.row().alerts] == ["exceeded", "warning"]
 
 
@@ -262,7 +271,7 @@ def test_what_failed_and_what_the_caller_left_give_their_reservation_back(
     worker.call(headers["x-weir-request-id"])
     lease = next(iter(worker.app.proxy.budgets._escrow._leases.values()))
     assert (lease.reserved, lease.spent) == (0, 0)
-    assert spent_in(keeper.row(), "total") == 0
+    assert keeper.spends(0)
 
 
 @pytest.mark.req("BEY-07")
