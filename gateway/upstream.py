@@ -335,8 +335,10 @@ def _endpoint(provider: ProviderChanged, front: ClientDialect, reference: str | 
 
 def _language(provider: ProviderChanged, front: ClientDialect) -> Dialect | None:
     """The dialect to call a provider in: the client's own where the provider speaks it."""
-    spoken = front.name in {provider.dialect, *provider.speaks}
-    return dialect(front.name if spoken else provider.dialect, front.surface)
+    spoken = [provider.dialect, *provider.speaks]
+    names = [front.name, *spoken] if front.name in spoken else spoken
+    found = (dialect(name, front.surface) for name in names)
+    return next((language for language in found if language is not None), None)
 
 
 def _base_path(url: str) -> str:

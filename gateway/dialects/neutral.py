@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -180,9 +180,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Embedded(Answer, frozen=True, kw_only=True):
-    """Vectors, one per input."""
+    """Vectors, one per input. They are large: `read` makes them when another dialect asks for them."""
 
-    vectors: list[list[float]]
+    read: Callable[[], list[list[float]]]
+
+    @property
+    def vectors(self) -> list[list[float]]:
+        """The vectors in the order of the inputs. Raises UpstreamProtocol for broken ones."""
+        return self.read()
 
 
 DeltaKind = Literal[

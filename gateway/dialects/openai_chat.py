@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from gateway.dialects import openai_request
-from gateway.dialects.base import BaseDialect
 from gateway.dialects.neutral import (
     END,
     Answer,
@@ -27,6 +26,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     Usage,
 )
+from gateway.dialects.openai_base import OpenAIBase
 from gateway.dialects.openai_wire import (
     DETAIL_FORMATS,
     DETAIL_VENDORS,
@@ -36,17 +36,16 @@ from gateway.dialects.openai_wire import (
     WireMessage,
     read_chunk,
     read_completion,
-    read_error_body,
 )
 from gateway.dialects.reading import classify, member, required, text_tags
 from gateway.dialects.sse import Frame, write_frame
-from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
+from schemas.errors import UpstreamProtocol
 
 _DONE = b"[DONE]"
 _encode = msgspec.json.encode
 
 
-class OpenAIChat(BaseDialect):
+class OpenAIChat(OpenAIBase):
     """The dialect ``openai``."""
 
     name = "openai"
@@ -157,26 +156,6 @@ class OpenAIChat(BaseDialect):
             and all(delta.kind == "usage" for delta in deltas)
             and bool(deltas)
         )
-
-    # --- errors ------------------------------------------------------------------------------
-
-    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
-        try:
-            error = read_error_body(body).error
-        except msgspec.DecodeError:
-            return classify(status, "", "", headers)
-        if isinstance(error, str):
-            return classify(status, "", error, headers)
-        return classify(status, str(error.code or error.type or ""), error.message, headers)
-
-    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
-        del request_id  # the header carries it
-        kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else error.type
-        body = {"message": error.message, "type": kind, "param": None, "code": error.code}
-        return _encode({"error": body})
-
-    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
-        return write_frame(self.write_error(error, status, request_id))
 
 
 def _parts(message: WireMessage) -> list[Part]:

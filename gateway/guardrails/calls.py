@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.call import Call
+from gateway.dialects.multipart import FormFields
 from gateway.dialects.neutral import Answer, Dialect, Text
 from gateway.upstream import Failed
 from schemas.errors import GuardrailBlocked, UpstreamRejected
@@ -19,7 +20,10 @@ def check_request(call: Call) -> None:
         fields = call.guard.request(admitted.fields)
     except GuardrailBlocked as error:
         raise blocked(error) from error
-    if fields != admitted.fields:
+    if isinstance(admitted.fields, FormFields):
+        form = admitted.fields.replaced(fields)
+        call.admitted = msgspec.structs.replace(admitted, fields=form)
+    elif fields != admitted.fields:
         body = msgspec.json.encode(fields)
         call.admitted = msgspec.structs.replace(admitted, fields=fields, body=body)
 

@@ -51,6 +51,9 @@ class Row(msgspec.Struct):
     output_tokens: int = 0
     """All output, reasoning included."""
     reasoning_tokens: int = 0
+    units: dict[str, int] = {}
+    """What is billed beside tokens (image, character, audio_ms, call), and input tokens of another
+    kind (input_audio_tokens, input_image_tokens)."""
     usage_sent: bool = False
     """Whether the final usage was written to the client."""
     complete: bool = False
@@ -78,6 +81,7 @@ class Totals(msgspec.Struct):
     cache_write_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    units: dict[str, int] = {}
 
 
 class Books:
@@ -113,6 +117,8 @@ class Books:
         totals.cache_write_tokens += row.cache_write_tokens
         totals.output_tokens += row.output_tokens
         totals.reasoning_tokens += row.reasoning_tokens
+        for name, count in row.units.items():
+            totals.units[name] = totals.units.get(name, 0) + count
 
     def flush(self) -> None:
         """Write what is pending to the file."""

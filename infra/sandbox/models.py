@@ -6,6 +6,10 @@ import msgspec
 
 Dialect = Literal["openai", "anthropic", "bedrock", "gemini", "cohere"]
 
+Kind = Literal[
+    "chat", "completion", "embedding", "image", "speech", "transcription", "moderation", "rerank"
+]
+
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model. Latencies are what it shows when no behaviour says otherwise."""
@@ -14,7 +18,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dialect: Dialect
     snapshot: str = ""
     """The dated name that answers carry; empty means `name` itself."""
-    kind: Literal["chat", "embedding", "rerank"] = "chat"
+    kind: Kind = "chat"
     context_tokens: int = 128_000
     output_tokens_max: int = 16_384
     reasoning: bool = False
@@ -146,6 +150,14 @@ MODELS: tuple[Model, ...] = (
     Model(
         "text-embedding-3-large", "openai", kind="embedding", context_tokens=8_192, dimensions=3_072
     ),
+    Model("gpt-3.5-turbo-instruct", "openai", kind="completion", context_tokens=4_096),
+    Model("gpt-image-1", "openai", kind="image"),
+    Model("dall-e-3", "openai", kind="image"),
+    Model("tts-1", "openai", kind="speech"),
+    Model("gpt-4o-mini-tts", "openai", kind="speech"),
+    Model("whisper-1", "openai", kind="transcription"),
+    Model("gpt-4o-transcribe", "openai", kind="transcription"),
+    Model("omni-moderation-latest", "openai", kind="moderation"),
     Model(
         "claude-3-5-haiku-latest",
         "anthropic",

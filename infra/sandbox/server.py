@@ -18,6 +18,7 @@ from infra.sandbox import (
     anthropic_wire,
     listings,
     openai_chat,
+    openai_media,
     openai_request,
     openai_wire,
 )
@@ -37,6 +38,7 @@ from infra.sandbox.settings import SandboxSettings
 from infra.sandbox.tuning import Tuning
 from infra.sandbox.wire import Wire
 
+ROUTES = openai_media.ROUTES
 WIRES: tuple[Wire, ...] = (BedrockWire(), GeminiWire(), GOOGLE_TOKENS)
 STOP_WAIT_S = 2.0
 BACKLOG = 2_048
@@ -64,6 +66,7 @@ class Sandbox:
             ("POST", "messages"): self._messages,
             ("POST", "messages/count_tokens"): self._count_tokens,
             ("POST", "embeddings"): self._embeddings,
+            **{place: functools.partial(serve, desk=self) for place, serve in ROUTES.items()},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ from typing import Protocol
 from infra.sandbox.behaviour import Behaviours, Lane
 from infra.sandbox.errors import ApiError
 from infra.sandbox.exchange import Exchange
-from infra.sandbox.models import Catalogue, Dialect
+from infra.sandbox.models import Catalogue, Dialect, Model
 from infra.sandbox.prompts import PromptCache
 from infra.sandbox.requests import BadBody
 from infra.sandbox.settings import SandboxSettings
@@ -18,6 +18,14 @@ class Desk(Protocol):
     catalogue: Catalogue
     behaviours: Behaviours
     cache: PromptCache
+
+    def model(self, exchange: Exchange, name: str, dialect: Dialect) -> Model:
+        """The model that a call names.
+
+        Raises:
+            ApiError: 404 when there is none.
+        """
+        ...
 
 
 class Wire(Protocol):

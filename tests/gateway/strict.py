@@ -30,7 +30,7 @@ def check(value: Any, kind: Any, *, allow: Iterable[str] = ()) -> None:
     `allow` are members that other vendors brought into the dialect and that are wanted here.
     """
     problem = fault(value, kind, frozenset(allow))
-    assert problem is None, problem
+    assert problem is None, problem[:500]
 
 
 def fault(
