@@ -32,12 +32,16 @@ class Price(msgspec.Struct, frozen=True):
     input: Decimal
     cached_input: Decimal
     output: Decimal
+    cache_write: Decimal | None = None
+    """None: what is written to the cache costs as any input."""
 
     def nano_usd(self, row: Book) -> int:
         """Return what the tokens of a row cost, rounded once, half to even."""
         cached = int(row["cached_input_tokens"])
+        written = int(row.get("cache_write_tokens", 0))
         usd = (
-            (int(row["input_tokens"]) - cached) * self.input
+            (int(row["input_tokens"]) - cached - written) * self.input
+            + written * (self.input if self.cache_write is None else self.cache_write)
             + cached * self.cached_input
             + int(row["output_tokens"]) * self.output
         ) / TOKENS_PER_PRICE
@@ -58,7 +62,8 @@ def price_list(path: Path = PRICE_LIST) -> dict[str, Price]:
     """Return the prices by model name and by dated name."""
     prices = {}
     for name, row in json.loads(path.read_text("utf-8"))["models"].items():
-        price = Price(Decimal(row["input"]), Decimal(row["cached_input"]), Decimal(row["output"]))
+        tokens = [Decimal(row[part]) for part in ("input", "cached_input", "output")]
+        price = Price(*tokens, Decimal(row["cache_write"]) if "cache_write" in row else None)
         prices[name] = price
         if row["snapshot"]:
             prices[row["snapshot"]] = price

@@ -15,6 +15,17 @@ from schemas.identity import uuid7
 from schemas.money import price_from_usd_per_million
 
 SOURCE = "genai-prices"
+TOKEN_KINDS = {
+    "input_audio_mtok": "input_audio_tokens",
+    "input_image_mtok": "input_image_tokens",
+    "output_audio_mtok": "output_audio_tokens",
+    "output_image_mtok": "output_image_tokens",
+}
+MS_PER_HOUR = 3_600_000
+FREE = frozenset({("openai", "moderation")})
+"""Models that the list names without any price because their vendor takes none
+(https://developers.openai.com/api/docs/guides/moderation: free of charge)."""
+FREE_NAMES = ("omni-moderation-latest",)
 
 
 def price_version() -> str:
@@ -23,11 +34,10 @@ def price_version() -> str:
 
 
 def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChanged]:
-    """Every text price of these vendors' models, under every exact name that the list gives them.
+    """Every price of these vendors' models, under every exact name that the list gives them.
 
-    A price without an input and an output part (audio hours, searches) is left out: a model
-    whose price is unknown is settled as `unpriced`, never as free. Of tiered prices the base is
-    taken, the tier for short prompts.
+    What the list has no price for is left out: a model whose price is unknown is settled as
+    `unpriced`, never as free. Of tiered prices the base is taken, the tier for short prompts.
     """
     wanted = set(price_providers)
     events: dict[str, PriceChanged] = {}
@@ -35,12 +45,32 @@ def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChange
         if provider.id not in wanted:
             continue
         for model in provider.models:
-            for name in (model.id, *_names(model.match)):
+            free = (provider.id, model.id) in FREE
+            for name in (model.id, *_names(model.match), *(FREE_NAMES if free else ())):
                 for valid_from_us, price in _dated(model.prices):
-                    event = _event(provider.id, name, valid_from_us, price, actor)
+                    units = {"call": 0} if free else _units(provider.id, vars(price))
+                    event = _event(provider.id, name, valid_from_us, price, units, actor)
                     if event is not None:
                         events.setdefault(event.key, event)
     return list(events.values())
+
+
+def _units(provider: str, fields: dict[str, Any]) -> dict[str, int]:
+    """Prices of what is not counted in tokens, or of tokens of another kind, per million of each."""
+    units = {
+        name: price
+        for part, name in TOKEN_KINDS.items()
+        if (price := _nano(fields.get(part))) is not None
+    }
+    if (characters := _nano(fields.get("input_mchars"))) is not None:
+        units["character"] = characters
+    hours = fields.get("input_audio_hours") or fields.get("audio_hours")
+    if isinstance(hours, Decimal):
+        units["audio_ms"] = price_from_usd_per_million(hours * 1_000_000 / MS_PER_HOUR)
+    base, written = _nano(fields.get("input_mtok")), fields.get("cache_write_mtok")
+    if provider == "anthropic" and base is not None and written is not None:
+        units["cache_write_1h_tokens"] = 2 * base
+    return units
 
 
 def _names(clause: Any) -> Iterator[str]:
@@ -70,12 +100,16 @@ def _dated(prices: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _event(
-    provider: str, name: str, valid_from_us: int, price: Any, actor: str
+    provider: str, name: str, valid_from_us: int, price: Any, units: dict[str, int], actor: str
 ) -> PriceChanged | None:
     fields = vars(price)
     input_price, output_price = _nano(fields.get("input_mtok")), _nano(fields.get("output_mtok"))
     if input_price is None and output_price is None:
-        return None
+        if not units:
+            return None
+    elif output_price is None:
+        # An embedding has no output part: nothing is produced, nothing is paid for it.
+        output_price = 0
     return PriceChanged(
         event_id=uuid7(),
         occurred_at_us=now_us(),
@@ -86,10 +120,11 @@ def _event(
         valid_from_us=valid_from_us,
         input_price=input_price,
         cached_input_price=_nano(fields.get("cache_read_mtok")),
-        # An embedding has no output part: nothing is produced, nothing is paid for it.
-        output_price=0 if output_price is None else output_price,
+        output_price=output_price,
         price_version=price_version(),
         source=SOURCE,
+        cache_write_input_price=_nano(fields.get("cache_write_mtok")),
+        unit_prices=units,
     )
 
 

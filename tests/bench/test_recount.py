@@ -29,7 +29,14 @@ def _cost(event: str, request: str, nano: int | None) -> Raw:
     return Raw("c", 0, 0, 0, request, "weir.llm.cost.entered", "o", 1, body)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+BY_TOKEN = [
+    model
+    for model in MODELS
+    if model.kind in {"chat", "embedding"} and model.dialect in {"openai", "anthropic"}
+]
+
+
+@pytest.mark.parametrize("model", BY_TOKEN, ids=lambda model: model.name)
 def test_the_price_list_is_the_vendors(model) -> None:
     for name in {model.name, model.reported}:
         price = price_list()[name]
@@ -41,6 +48,8 @@ def test_the_price_list_is_the_vendors(model) -> None:
         assert price.input == usd(input_tokens=1_000)
         assert price.output == usd(output_tokens=1_000)
         assert price.cached_input == usd(input_tokens=1_000, cache_read_tokens=1_000)
+        if price.cache_write is not None:
+            assert price.cache_write == usd(input_tokens=1_000, cache_write_tokens=1_000)
 
 
 def test_cached_tokens_have_their_own_price() -> None:
