@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from gateway import feedback, models_api
+from gateway import feedback, generate_batch, models_api
 from gateway.admission import authenticate, new_request_id
 from gateway.attempts import refuse
 from gateway.client import JSON, Client, Headers
@@ -22,6 +22,7 @@ from gateway.freshness import Freshness
 from gateway.generate import GENERATE
 from gateway.http1 import Pool
 from gateway.idempotency import Idempotency
+from gateway.inner import InnerCall
 from gateway.load import Load
 from gateway.outbox import OutboxSettings
 from gateway.proxy import Proxy
@@ -100,6 +101,8 @@ class App:
         try:
             if client.method == "POST" and client.path in feedback.PATHS:
                 await self._feedback(client, request_id)
+            elif client.method == "POST" and client.path in generate_batch.PATHS:
+                await self._batch(client)
             elif client.method == "GET" and client.path == "/health":
                 await client.whole(200, [JSON], self._health())
             elif client.method == "GET" and _is_models(client.path):
@@ -148,6 +151,16 @@ class App:
         body = await client.body(FEEDBACK_BYTES_MAX)
         status, headers, answer = await self._durability.feedback.handle(body, key, request_id)
         await client.whole(status, [*headers, (b"x-weir-request-id", request_id.encode())], answer)
+
+    async def _batch(self, client: Client) -> None:
+        if not self._state.ready:
+            raise _starting()
+        authenticate(client, self._state)
+
+        async def call(inner: InnerCall) -> None:
+            await self._call(inner, GENERATE)
+
+        await generate_batch.serve(client, call, self._settings.body_bytes_max)
 
     async def _models(self, client: Client, front: ClientDialect) -> None:
         if not self._state.ready:

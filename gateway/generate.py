@@ -47,16 +47,16 @@ class Generate(msgspec.Struct, frozen=True, rename="camel"):
     timeout_seconds: float | None = None
 
 
-_NAMES = {wire: wire for wire in Generate.__struct_encode_fields__} | dict(
+NAMES = {wire: wire for wire in Generate.__struct_encode_fields__} | dict(
     zip(Generate.__struct_fields__, Generate.__struct_encode_fields__, strict=True)
 )
 
 
 def read_generate(fields: Fields) -> Generate:
     """Return the request, its ranges checked. Raises ValidationFailed naming every fault."""
-    unknown = [name for name in fields if name not in _NAMES]
+    unknown = [name for name in fields if name not in NAMES]
     faults = [f"{name}: unknown field" for name in unknown]
-    body = {_NAMES[name]: value for name, value in fields.items() if name in _NAMES}
+    body = {NAMES[name]: value for name, value in fields.items() if name in NAMES}
     try:
         request = msgspec.json.decode(_encode(body), type=Generate)
     except msgspec.ValidationError as error:
