@@ -160,7 +160,8 @@ class Call:
             cost = msgspec.structs.replace(cost, budgets=self.hold.names)
         if self.hit is not None:
             cost = msgspec.structs.replace(cost, cache_saved_nano_usd=self.hit.cost_nano_usd)
-        response = msgspec.structs.replace(response, cost_nano_usd=cost.cost_nano_usd)
+        # Nobody has seen this event yet: to complete it here costs less than to copy it.
+        msgspec.structs.force_setattr(response, "cost_nano_usd", cost.cost_nano_usd)
         self.response = response
         passed = self.client.passed
         if passed is not None and usage.input_tokens is not None:
@@ -172,10 +173,11 @@ class Call:
 
     def price_of(self, state: GatewayState, target: Target) -> PriceChanged | None:
         """Return a target's price when the request came in."""
-        if target.id not in self._prices:
+        name = target.id
+        if name not in self._prices:
             at_us = self.admitted.received_us
-            self._prices[target.id] = state.price(target.provider, target.model, at_us)
-        return self._prices[target.id]
+            self._prices[name] = state.price(target.provider, target.model, at_us)
+        return self._prices[name]
 
     def common(self) -> dict[str, Any]:
         """Return what every event of this call repeats."""

@@ -20,6 +20,7 @@ from schemas.routing import TargetHealth
 
 MEMORY = 0.9
 HALF_LIFE_S = 30.0
+FADE_STEP_S = 0.05
 GUESS_CALLS = 2.0
 GUESS_CALLS_MIN = 0.2
 FULL_EXPERIENCE = 8.0
@@ -44,7 +45,9 @@ class Experience(msgspec.Struct):
     cool_until_s: float = 0.0
 
     def fade(self, now_s: float) -> None:
-        """Forget by time."""
+        """Forget by time, in steps that are worth it."""
+        if now_s - self.seen_s < FADE_STEP_S:
+            return
         factor = 0.5 ** ((now_s - self.seen_s) / HALF_LIFE_S)
         self.calls *= factor
         self.good *= factor

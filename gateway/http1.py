@@ -165,12 +165,16 @@ class Connection(asyncio.Protocol):
             self.abort()  # bytes that nobody asked for: the connection is out of step
             return
         self.answered = True
+        if not self._has_head:
+            self._header_bytes += len(data)  # perhaps with the first bytes of the body
         try:
             self._parser.feed_data(data)
         except UpstreamError as error:
             self.interrupt(error)
         except (httptools.HttpParserError, zlib.error) as error:
             self.interrupt(UpstreamProtocol(f"{self.origin.host} broke HTTP/1.1: {error}"))
+        if self._header_bytes > HEADER_BYTES_MAX and not self._has_head:
+            self.interrupt(self._too_many_headers())
 
     def eof_received(self) -> bool:
         if self._busy and self._has_head and not self.complete and self._ends_by_close():
@@ -191,14 +195,13 @@ class Connection(asyncio.Protocol):
     # --- httptools callbacks -------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > HEADER_BYTES_MAX:
-            raise UpstreamProtocol(f"{self.origin.host} sent headers beyond {HEADER_BYTES_MAX} B")
         self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         if self.complete:
             raise UpstreamProtocol(f"{self.origin.host} answered twice")
+        if self._header_bytes > HEADER_BYTES_MAX and _size(self.headers) > HEADER_BYTES_MAX:
+            raise self._too_many_headers()
         status = self._parser.get_status_code()
         if status < 200:
             return
@@ -238,6 +241,9 @@ class Connection(asyncio.Protocol):
             self._release()
         self._wake()
 
+    def _too_many_headers(self) -> UpstreamProtocol:
+        return UpstreamProtocol(f"{self.origin.host} sent headers beyond {HEADER_BYTES_MAX} B")
+
     # --- inside --------------------------------------------------------------------------------
 
     async def _progress(self, wait_s: float) -> None:
@@ -276,6 +282,10 @@ class Connection(asyncio.Protocol):
             self._pool.release(self)
         else:
             self.abort()
+
+
+def _size(headers: dict[bytes, bytes]) -> int:
+    return sum(len(name) + len(value) for name, value in headers.items())
 
 
 class Pool:

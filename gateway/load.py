@@ -58,7 +58,7 @@ class Load:
         """Return why a further call is refused, None when it is welcome."""
         if self.calls >= self._calls_max:
             reason = f"{self.calls} calls are in progress"
-        elif self.lag_s > self._lag_s_max and self.calls >= CALLS_FLOOR:
+        elif self.calls >= CALLS_FLOOR and self.lag_s > self._lag_s_max:
             reason = f"the gateway is {self.lag_s:.1f} s behind"
         else:
             self._told = False

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -74,6 +75,15 @@ class Segment:
         self.last = last
 
 
+class _Kind(NamedTuple):
+    """What the records of one event class share."""
+
+    topic: str
+    partitions: int
+    headers: codec.Headers
+    encode: Callable[[Event], bytes]
+
+
 class Outbox:
     """Appends events; all methods but `sync` and `acknowledge` belong to the event loop's thread.
 
@@ -104,6 +114,7 @@ class Outbox:
         self._syncing: asyncio.Future[None] | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._open: dict[str, bytes] = {}
+        self._kinds: dict[type[Event], _Kind] = {}
         self._retired: deque[int] = deque()
         self._folder_changed = True
         self._places: dict[str, tuple[bytes, dict[int, int]]] = {}
@@ -170,26 +181,18 @@ class Outbox:
         OutboxFull, or PayloadTooLarge for a record that Kafka would not take; nothing of the
         group is appended then.
         """
-        entries, sequence = [], self._sequence
+        entries, sequence, bytes_max = [], self._sequence, self.settings.max_record_bytes
+        links = codec.link_headers(correlation_id, causation_id, traceparent)
         for event in events:
             sequence += 1
-            value = codec.encode(event)
-            if len(value) > self.settings.max_record_bytes:
-                raise PayloadTooLarge(
-                    f"an event of {len(value)} bytes exceeds {self.settings.max_record_bytes}"
-                )
-            key, partition = self._place(event.key, event.topic.partitions)
-            headers = codec.headers(
-                event,
-                self._source,
-                correlation_id=correlation_id,
-                causation_id=causation_id,
-                traceparent=traceparent,
-            )
+            kind = self._kinds.get(type(event)) or self._kind(type(event))
+            value = kind.encode(event)
+            if len(value) > bytes_max:
+                raise PayloadTooLarge(f"an event of {len(value)} bytes exceeds {bytes_max}")
+            key, partition = self._place(event.key, kind.partitions)
+            headers = [*kind.headers, *codec.event_headers(event), *links]
             time_ms = event.occurred_at_us // 1000
-            entries.append(
-                Entry(sequence, event.topic.name, partition, key, value, headers, time_ms)
-            )
+            entries.append(Entry(sequence, kind.topic, partition, key, value, headers, time_ms))
         data = frame(entries)
         if not settles:
             self.reserve(len(data))
@@ -203,6 +206,16 @@ class Outbox:
             self._loop.call_soon(self._planned_flush)
         return sequence
 
+    def _kind(self, event_type: type[Event]) -> _Kind:
+        topic = event_type.topic
+        kind = self._kinds[event_type] = _Kind(
+            topic.name,
+            topic.partitions,
+            codec.type_headers(event_type, self._source),
+            codec.encoder(event_type),
+        )
+        return kind
+
     def _place(self, key: str, partitions: int) -> tuple[bytes, int]:
         # The events of one request share its key: hash it once, for each partition count.
         encoded, places = self._places.get(key) or (key.encode(), {1: 0})
@@ -215,11 +228,8 @@ class Outbox:
         for event, entry in zip(events, entries, strict=True):
             if isinstance(event, RequestAdmitted):
                 self._open[event.request_id] = entry.value
-                topic = event.topic
-                self._places[event.request_id] = (
-                    entry.key,
-                    {1: 0, topic.partitions: entry.partition},
-                )
+                places = {1: 0, event.topic.partitions: entry.partition}
+                self._places[event.request_id] = (entry.key, places)
             elif isinstance(event, ResponseCompleted):
                 self._open.pop(event.request_id, None)
                 self._places.pop(event.request_id, None)

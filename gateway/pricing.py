@@ -35,6 +35,8 @@ def cost_of(
     one where none is known. A count of zero needs no price. Where tokens are unknown, what is billed
     by units costs these alone.
     """
+    if price is not None and not units and not price.unit_prices:
+        return _plain_cost(price, usage)
     counted = {name: count for name, count in (units or {}).items() if count}
     if usage.input_tokens == 0 and usage.output_tokens == 0 and not counted:
         return 0
@@ -53,6 +55,24 @@ def cost_of(
     return token_cost_nano_usd(
         [*parts, *((count, rate) for count, rate in tokens if rate is not None)]
     )
+
+
+def _plain_cost(price: PriceChanged, usage: Usage) -> int | None:
+    """The same where nothing but plain tokens is counted and priced, as nearly always."""
+    inputs, outputs = usage.input_tokens, usage.output_tokens
+    if inputs is None or outputs is None:
+        return None
+    cached = min(usage.cached_input_tokens or 0, inputs)
+    written = min(usage.cache_write_input_tokens or 0, inputs - cached)
+    parts = [(inputs - cached - written, price.input_price), (outputs, price.output_price)]
+    if cached:
+        parts.append((cached, _either(price.cached_input_price, price.input_price)))
+    if written:
+        parts.append((written, _either(price.cache_write_input_price, price.input_price)))
+    known = [(count, rate) for count, rate in parts if rate is not None]
+    if len(known) < len(parts) and any(count for count, rate in parts if rate is None):
+        return None
+    return token_cost_nano_usd(known)
 
 
 def _token_parts(

@@ -79,7 +79,9 @@ class Index(Generic[T]):
 
     def __call__(self) -> T:
         # Generations only grow, so their sum changes whenever one of them does.
-        stamp = sum(view.generation for view in self._views)
+        stamp = 0
+        for view in self._views:
+            stamp += view.generation
         if stamp != self._stamp:
             self._value, self._stamp = self._build(), stamp
         return self._value

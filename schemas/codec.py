@@ -80,14 +80,15 @@ def _decoder(event_type: type[Event]) -> Decoder:
 
 
 @cache
-def _encoder(event_type: type[Event]) -> Encoder:
+def encoder(event_type: type[Event]) -> Encoder:
+    """Return the function from an event of this class to its record value."""
     writer = writer_of(event_type)
     return encoder_of(writer.schema, writer.prefix)
 
 
 def encode(event: Event) -> bytes:
     """Return the record value of an event."""
-    return _encoder(type(event))(event)
+    return encoder(type(event))(event)
 
 
 def decode(value: bytes) -> Event:
@@ -148,46 +149,54 @@ def headers(
     `correlation_id` is the request or run that the event belongs to, `causation_id` the event
     that caused it.
     """
-    pairs = [
-        *_constant_headers(type(event)),
-        ("ce_source", source.encode()),
-        ("ce_id", event.event_id.encode()),
-        ("ce_time", _timestamp(event.occurred_at_us).encode()),
+    return [
+        *type_headers(type(event), source),
+        *event_headers(event),
+        *link_headers(correlation_id, causation_id, traceparent),
     ]
-    if correlation_id:
-        pairs.append(("ce_correlationid", correlation_id.encode()))
-    if causation_id:
-        pairs.append(("ce_causationid", causation_id.encode()))
-    if traceparent:
-        pairs.append(("ce_traceparent", traceparent.encode()))
-    return pairs
 
 
 @cache
-def _constant_headers(event_type: type[Event]) -> Headers:
+def type_headers(event_type: type[Event], source: str) -> Headers:
+    """Return the headers that all events of a type from one producer share."""
     return [
         ("content-type", CONTENT_TYPE),
         ("ce_specversion", b"1.0"),
         ("ce_type", event_type.type.encode()),
         ("ce_dataschema", f"urn:weir:schema:{event_type.type}:v{event_type.version}".encode()),
+        ("ce_source", source.encode()),
     ]
 
 
-def _timestamp(time_us: int) -> str:
-    seconds, fraction = divmod(time_us, 1_000_000)
-    return f"{_second(seconds)}.{fraction:06d}Z"
+def event_headers(event: Event) -> Headers:
+    """Return the headers that an event has for itself."""
+    return [("ce_id", event.event_id.encode()), ("ce_time", _timestamp(event.occurred_at_us))]
 
 
-_last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+def link_headers(
+    correlation_id: str | None, causation_id: str | None, traceparent: str | None
+) -> Headers:
+    """Return the headers that the events of one cause share."""
+    pairs = (
+        ("ce_correlationid", correlation_id),
+        ("ce_causationid", causation_id),
+        ("ce_traceparent", traceparent),
+    )
+    return [(name, value.encode()) for name, value in pairs if value]
 
 
-def _second(seconds: int) -> str:
-    # The hot path formats thousands of times within one second: keep the last one.
+_last_second: tuple[int, bytes] = (0, b"1970-01-01T00:00:00")
+
+
+def _timestamp(time_us: int) -> bytes:
     global _last_second
-    if _last_second[0] != seconds:
-        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    seconds, fraction = divmod(time_us, 1_000_000)
+    known, text = _last_second
+    if known != seconds:
+        # The hot path formats thousands of times within one second: keep the last one.
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
         _last_second = (seconds, text)
-    return _last_second[1]
+    return b"%b.%06dZ" % (text, fraction)
 
 
 def _parse(schema: Schema) -> Any:

@@ -57,7 +57,9 @@ def long(number: int) -> bytes:
         return _TAILS[rest]
     if rest < 1 << 28:
         return _LEADS[rest & 0x3FFF] + _TAILS[rest >> 14]
-    if 1 << 42 <= rest < 1 << 56:
+    if rest < 1 << 42:
+        return _LEADS[rest & 0x3FFF] + _LEADS[rest >> 14 & 0x3FFF] + _TAILS[rest >> 28]
+    if rest < 1 << 56:
         return (
             _LEADS[rest & 0x3FFF]
             + _LEADS[rest >> 14 & 0x3FFF]
@@ -121,6 +123,8 @@ class _Words(dict[tuple[str | None, ...], bytes]):
 def _array(items: list[Any], encode: Encoder) -> bytes:
     if not items:
         return b"\x00"
+    if len(items) == 1:
+        return b"\x02" + encode(items[0]) + b"\x00"
     return b"".join((long(len(items)), *map(encode, items), b"\x00"))
 
 

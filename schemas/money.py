@@ -11,8 +11,9 @@ TOKENS_PER_PRICE = 1_000_000
 
 def to_usd(cost_nano_usd: int) -> str:
     """Return the amount as an exact decimal string in USD, e.g. ``"0.000123"``."""
-    text = format(Decimal(cost_nano_usd).scaleb(-9), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    whole, nano = divmod(abs(cost_nano_usd), NANO_USD)
+    sign = "-" if cost_nano_usd < 0 else ""
+    return f"{sign}{whole}.{nano:09d}".rstrip("0").rstrip(".")
 
 
 def from_usd(amount: str | int | Decimal) -> int:
@@ -29,7 +30,9 @@ def token_cost_nano_usd(parts: list[tuple[int, int]]) -> int:
     The exact sum is rounded once, half to even, so that a cost does not depend on the order or
     the number of its parts.
     """
-    total = sum(tokens * price for tokens, price in parts)
+    total = 0
+    for tokens, price in parts:
+        total += tokens * price
     quotient, remainder = divmod(total, TOKENS_PER_PRICE)
     twice = remainder * 2
     if twice > TOKENS_PER_PRICE or (twice == TOKENS_PER_PRICE and quotient % 2):

@@ -24,11 +24,13 @@ class Target(msgspec.Struct, frozen=True):
     quality: float | None = None
     deployment_id: str | None = None
     task_quality: dict[str, float] = {}
+    id: str = ""
+    """``provider/model``; made from these where it is not given."""
 
-    @property
-    def id(self) -> str:
-        """``provider/model``."""
-        return f"{self.provider}/{self.model}"
+    def __post_init__(self) -> None:
+        # Asked for a dozen times in every call: a name worth keeping.
+        if not self.id:
+            msgspec.structs.force_setattr(self, "id", f"{self.provider}/{self.model}")
 
 
 class TargetHealth(msgspec.Struct, frozen=True):
