@@ -107,6 +107,9 @@ class App:
                 await client.whole(200, [JSON], self._health())
             elif client.method == "GET" and _is_models(client.path):
                 await self._models(client, front)
+            elif client.method == "GET" and client.path == "/status/worker":
+                authenticate(client, self._state)
+                await client.whole(200, [JSON], self._status(control="not asked"))
             elif client.path == "/ready" and (missing := self._missing()):
                 raise Unavailable(missing, retry_after_seconds=1.0)
             else:
@@ -116,7 +119,7 @@ class App:
             if client.left:
                 return
             if client.path == "/status" and isinstance(error, Unavailable):
-                await client.whole(200, [JSON], self._status())
+                await client.whole(200, [JSON], self._status(control="away"))
                 return
             await refuse(client, front, error, request_id)
         except asyncio.CancelledError:
@@ -194,16 +197,17 @@ class App:
     def _health(self) -> bytes:
         return msgspec.json.encode({"status": "ok", "worker": self._settings.name})
 
-    def _status(self) -> bytes:
-        """What this worker knows by itself, while control is away."""
+    def _status(self, control: str) -> bytes:
+        """What this worker knows by itself: the whole of `/status` while control is away."""
         return msgspec.json.encode(
             {
-                "status": "degraded",
-                "control": "away",
+                "status": "degraded" if control == "away" else "ok",
+                "control": control,
                 "worker": self._settings.name,
                 "outbox": self._durability.status(),
                 "refused_callers": self._state.refusals.counts,
                 "targets": [self._state.health(target) for target in self._state.targets],
+                "providers": self.proxy.outbound.status(),
                 "streams_alive": self._state.streams_alive,
                 "state_age_seconds": round(self._state.freshness.age_s, 1),
                 "calls": self.load.calls,

@@ -133,6 +133,8 @@ def forwarded(call: Call, endpoint: Endpoint) -> Headers:
 def note_headers(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> None:
     """Keep what a client of the provider's own dialect is told of its headers."""
     call.answer_type, call.vendor_headers = JSON, []
+    if call.turn is not None:
+        call.turn.hear(headers)
     if call.admitted.front is endpoint.dialect:
         call.answer_type = (JSON[0], headers.get(JSON[0], JSON[1]))
         # Where we limit the caller ourselves, the provider's limits on us would contradict it.

@@ -16,6 +16,7 @@ from gateway.dialects.neutral import Answer, Receipt, Text, Thinking, ToolCall, 
 from gateway.filters import Ask
 from gateway.guardrails.guard import Guard
 from gateway.ledger import cost_entry
+from gateway.outbound import Turn
 from gateway.pricing import ESTIMATED_SURFACES, cost_of
 from gateway.routing import Plan
 from gateway.runs import Ticket
@@ -66,6 +67,7 @@ class Call:
         self.settled = False
         self.decision_us = 0
         self.hold: Hold | None = None
+        self.turn: Turn | None = None
         self.content_sent = False
         self.first_token_us: int | None = None
         self.response: ResponseCompleted | None = None

@@ -45,6 +45,7 @@ from gateway.http1 import Connection
 from gateway.idempotency import Idempotency, Replay
 from gateway.ledger import Recorder
 from gateway.limits import Limits
+from gateway.outbound import Outbound
 from gateway.routing import Router
 from gateway.runs import Ticket
 from gateway.settings import GatewaySettings
@@ -98,6 +99,7 @@ class Proxy:
         self.asker = Asker()
         self.budgets = Budgets(state, recorder.outbox)
         self.limits = Limits(state, recorder.outbox)
+        self.outbound = Outbound(lambda: state.providers, recorder.outbox, settings.workers)
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, client: Client, front: ClientDialect, said: Fields | None = None) -> None:
@@ -217,7 +219,8 @@ class Proxy:
             try:
                 if self.budgets.any:
                     await self.budgets.cover(call, target)
-                await self._attempt(call, target)
+                async with self.outbound.turn(call, target):
+                    await self._attempt(call, target)
                 return
             except Failed as failure:
                 failover.failed(target, failure.error)

@@ -21,6 +21,8 @@ class GatewaySettings:
     data_dir: Path
     outbox_dir: Path
     master_key: bytes
+    workers: int = 1
+    """How many share the providers' limits on this host."""
     body_bytes_max: int = 32 * 1024 * 1024
     outbox_bytes_max: int = OUTBOX_BYTES_MAX
     answer_bytes_max: int = 64 * 1024 * 1024
