@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from infra.cli_base import Json, console, fail, installation, running, show_json, show_table
+from infra.cli_admin import key_commands
+from infra.cli_base import (
+    Json,
+    budget_commands,
+    console,
+    fail,
+    installation,
+    route_commands,
+    running,
+    show_json,
+    show_table,
+)
+from infra.cli_config import app as config_commands
+from infra.cli_config import export_commands, import_commands
 from infra.cli_data import app as data_commands
 from infra.settings import load
 from schemas import __version__
@@ -20,6 +33,12 @@ app = typer.Typer(
     help="Weir: an LLM gateway whose every request, answer, feedback and cost is an event on Kafka.",
 )
 app.add_typer(data_commands)
+app.add_typer(config_commands)
+app.add_typer(key_commands, name="keys")
+app.add_typer(budget_commands, name="budget")
+app.add_typer(route_commands, name="route")
+app.add_typer(export_commands, name="export")
+app.add_typer(import_commands, name="import")
 
 
 def main() -> None:

@@ -19,6 +19,10 @@ errors = Console(stderr=True, highlight=False)
 
 _WIDEST = 10_000
 
+route_commands = typer.Typer(no_args_is_help=True, help="Routes: what clients ask for by name.")
+budget_commands = typer.Typer(no_args_is_help=True, help="Budgets: limits on what is spent.")
+"""Groups to which several files give commands."""
+
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, one JSON document.")]
 
 

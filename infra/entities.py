@@ -1,5 +1,6 @@
 """What can be administered: for each kind its table, its event, and the way from one to the other."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from infra.tables import (
     TargetTable,
     TenantTable,
 )
-from infra.vendors import VENDORS
+from infra.vendors import VENDORS, Vendor, fill
 from schemas.errors import ConfigurationError, ValidationFailed
 from schemas.events.changes import (
     BudgetChanged,
@@ -72,26 +73,52 @@ class Kind(Generic[C, T]):
 def provider_fields(name: str, table: ProviderTable) -> dict[str, Any]:
     """A provider's event; what a known vendor's table leaves out is the vendor's usual."""
     _known(require_known_words, {name: table}, {})
-    vendor = _VENDORS.get(name)
-    base_url = table.base_url or (vendor.base_url if vendor else None)
-    if base_url is None:
-        raise ValidationFailed(
-            f"the provider {name} needs a base_url", details=["base_url: missing"]
-        )
     if table.models is not None:
         raise ValidationFailed(
             "a provider's models are targets of their own",
             details=["models: name each as a target PROVIDER/MODEL"],
         )
-    secrets = secrets_of(table, vendor.key_variable if vendor else None)
+    vendor = _VENDORS.get(name)
+    usual = _usual(vendor, table) if vendor else {}
+    base_url = table.base_url or usual.get("base_url")
+    if base_url is None:
+        raise ValidationFailed(
+            f"the provider {name} needs a base_url", details=["base_url: missing"]
+        )
+    secrets = secrets_of(table, usual.get("key_variable"))
     return {
+        **_plain(table, {"models", "key_env", "key_file"}),
         "name": name,
-        "dialect": table.dialect or (vendor.dialect if vendor else "openai"),
         "base_url": base_url.rstrip("/"),
         "secret": secrets[0] if secrets else None,
         "secrets": list(secrets[1:]),
-        "price_provider": table.price_provider or (vendor.price_provider if vendor else None),
-        **_plain(table, {"dialect", "base_url", "price_provider", "models", "key_env", "key_file"}),
+        "price_provider": table.price_provider or usual.get("price_provider"),
+        "dialect": table.dialect or usual.get("dialect", "openai"),
+        "options": usual.get("options", {}) | table.options,
+        "quirks": [*dict.fromkeys([*usual.get("quirks", ()), *table.quirks])],
+        "speaks": [*dict.fromkeys([*usual.get("speaks", ()), *table.speaks])],
+    }
+
+
+def _usual(vendor: Vendor, table: ProviderTable) -> dict[str, Any]:
+    """A known vendor's row, with the values of control's environment.
+
+    A key's variable is named even where it is not set: whoever looks is told which one to set.
+    """
+    variables = [it for it in (vendor.key_variable, *vendor.more_keys) if it]
+    key_set = next((it for it in variables if os.environ.get(it)), None)
+    options = {name: fill(text, os.environ) for name, text in vendor.options.items()}
+    by_identity = vendor.identity and not (key_set or table.key_env or table.key_file)
+    if by_identity:
+        options["auth"] = vendor.identity
+    return {
+        "base_url": fill(vendor.base_url, os.environ),
+        "key_variable": None if by_identity else key_set or vendor.key_variable,
+        "dialect": vendor.dialect,
+        "price_provider": vendor.price_provider,
+        "options": {name: text for name, text in options.items() if text is not None},
+        "quirks": vendor.quirks,
+        "speaks": vendor.speaks,
     }
 
 

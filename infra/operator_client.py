@@ -36,6 +36,18 @@ class Operator:
         """POST JSON to a path; the JSON that comes back. Raises RemoteError, Unavailable."""
         return self._call("POST", path, json.dumps(body).encode())
 
+    def put(self, path: str, body: Any) -> Any:
+        """PUT JSON to a path; the JSON that comes back. Raises RemoteError, Unavailable."""
+        return self._call("PUT", path, json.dumps(body).encode())
+
+    def patch(self, path: str, body: Any) -> Any:
+        """PATCH JSON to a path; the JSON that comes back. Raises RemoteError, Unavailable."""
+        return self._call("PATCH", path, json.dumps(body).encode())
+
+    def delete(self, path: str) -> Any:
+        """DELETE a path; the JSON that comes back. Raises RemoteError, Unavailable."""
+        return self._call("DELETE", path, None)
+
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_ANSWER_S)
         headers = {
