@@ -25,4 +25,4 @@ def test_marks_of_functions_classes_and_modules() -> None:
 
 def test_the_table_is_read() -> None:
     assert listed("| Number | What |\n|---|---|\n| GW-01 | a thing |\n") == {"GW-01": "a thing"}
-    assert len(listed(LISTED.read_text("utf-8"))) == 24
+    assert len(listed(LISTED.read_text("utf-8"))) >= 24
