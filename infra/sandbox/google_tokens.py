@@ -56,7 +56,7 @@ class Tokens:
 
     def find(self, path: str) -> str | None:
         """Base path."""
-        for tail in (TOKEN_PATH, METADATA_PATH, ACCOUNT_PATH):
+        for tail in (METADATA_PATH, TOKEN_PATH, ACCOUNT_PATH):
             if path.endswith(tail):
                 return path.removesuffix(tail)
         return None
@@ -127,6 +127,10 @@ class Tokens:
         Raises:
             ApiError: 400 with OAuth's code.
         """
+        if form.get("grant_type") == ["refresh_token"]:
+            if not form.get("refresh_token"):
+                raise invalid("Bad Request", code="invalid_grant")
+            return
         if form.get("grant_type") != [GRANT]:
             raise invalid("Invalid grant_type", code="unsupported_grant_type")
         try:
