@@ -52,7 +52,7 @@ class Row(msgspec.Struct):
     """All output, reasoning included."""
     reasoning_tokens: int = 0
     units: dict[str, int] = {}
-    """What is billed beside tokens (image, character, audio_ms, call), and input tokens of another
+    """What is billed beside tokens (image, character, audio_ms, search, call), and input tokens of another
     kind (input_audio_tokens, input_image_tokens)."""
     usage_sent: bool = False
     """Whether the final usage was written to the client."""

@@ -25,6 +25,7 @@ from infra.sandbox import (
 from infra.sandbox.bedrock import BedrockWire
 from infra.sandbox.behaviour import BehaviourFile, Behaviours, Lane
 from infra.sandbox.books import Books, Row, now_us
+from infra.sandbox.cohere import CohereWire
 from infra.sandbox.control import Control
 from infra.sandbox.errors import ApiError, invalid
 from infra.sandbox.exchange import Disconnected, Exchange, Protocol, Receive, Scope, Send
@@ -39,7 +40,7 @@ from infra.sandbox.tuning import Tuning
 from infra.sandbox.wire import Wire
 
 ROUTES = openai_media.ROUTES
-WIRES: tuple[Wire, ...] = (BedrockWire(), GeminiWire(), GOOGLE_TOKENS)
+WIRES: tuple[Wire, ...] = (BedrockWire(), GeminiWire(), GOOGLE_TOKENS, CohereWire())
 STOP_WAIT_S = 2.0
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75
