@@ -27,6 +27,7 @@ CLAIMS = (
     "bad_input",
     "startup",
     "faults",
+    "fault_table",
     "budget_race",
     "retraining",
 )
