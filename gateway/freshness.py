@@ -10,17 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from schemas.clock import now_us
-from schemas.errors import Unavailable
+from schemas.errors import StateTooOld
 
 STALE_S_MAX = 24 * 3600
 RETRY_S = 30.0
-
-
-class StateTooOld(Unavailable):
-    """Kafka has been away for so long that nobody knows which keys are still good."""
-
-    code = "state_too_old"
-    action = "Restore the broker (`weir status`); the gateway serves again at once."
 
 
 class Freshness:

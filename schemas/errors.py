@@ -250,6 +250,13 @@ class Overloaded(Unavailable):
     action = "Wait for the time in Retry-After; add gateway workers if it happens often."
 
 
+class StateTooOld(Unavailable):
+    """Kafka has been away for so long that nobody knows which keys are still good."""
+
+    code = "state_too_old"
+    action = "Restore the broker (`weir status`); the gateway serves again at once."
+
+
 class BrokerUnavailable(Unavailable):
     code = "broker_unavailable"
     action = "Start the broker again (`weir status`); the command was not carried out."

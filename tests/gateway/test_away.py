@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from gateway.circuits import Circuits
-from gateway.freshness import STALE_S_MAX, Freshness, StateTooOld
+from gateway.freshness import STALE_S_MAX, Freshness
 from gateway.health import HealthBook
 from gateway.outbox import OUTBOX_BYTES_MAX
 from gateway.state import GatewayState
 from schemas.codec import encode
-from schemas.errors import AuthenticationFailed
+from schemas.errors import AuthenticationFailed, StateTooOld
 from schemas.events.circuits import CircuitChanged
 from schemas.events.operations import Heartbeat
 from schemas.log import Record
