@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 
 from gateway.admission import Admitted
 from gateway.client import Client, Headers
@@ -161,6 +162,8 @@ class Limits:
                 continue
             limits = (*index.get((scope, owner), ()), *index.get((scope, None), ()))
             for limit in limits:
+                if limit.endpoint is not None and not fnmatchcase(client.path, limit.endpoint):
+                    continue
                 yield self._pace(limit, f"{scope} {owner}" if owner != GLOBAL else "all")
 
     def _pace(self, limit: LimitChanged, owner: str) -> Pace:

@@ -45,7 +45,7 @@ class Administration:
         outer.include_router(key_router(self.desk))
         outer.include_router(config_router(self.desk, self._sets))
         for kind in KINDS:
-            # What a budget has spent is told by the projections, together with the budget.
+            # What a budget has spent is told with the budget, by `budgets_api`.
             outer.include_router(entity_router(self.desk, kind, reads=kind is not BUDGET))
         return [outer]
 

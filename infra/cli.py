@@ -11,7 +11,6 @@ from rich.table import Table
 from infra.cli_admin import key_commands
 from infra.cli_base import (
     Json,
-    budget_commands,
     console,
     fail,
     installation,
@@ -20,6 +19,7 @@ from infra.cli_base import (
     show_json,
     show_table,
 )
+from infra.cli_budget import commands as budget_commands
 from infra.cli_config import app as config_commands
 from infra.cli_config import export_commands, import_commands
 from infra.cli_data import app as data_commands

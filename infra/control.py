@@ -20,6 +20,7 @@ from fastapi import APIRouter, FastAPI
 import projections.api
 import trainer.api
 from infra.administration import Administration
+from infra.budgets_api import BudgetBoard, budgets_router
 from infra.circuits_api import CircuitBoard, circuits_router
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
@@ -108,12 +109,15 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     views: list[TableView[Any]] = [keys, tenants, heartbeats, *configured]
     board = CircuitBoard(circuit_rules(installation.circuits))
     views += board.views
+    budgets = BudgetBoard()
+    views += budgets.views
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
     app = build(
         Keys(keys, operator_token(settings.weir_home), tenants),
         [
             system,
             circuits_router(board),
+            budgets_router(budgets),
             metrics_router(projected, heartbeats),
             *(router for part in components.values() for router in part.routers),
         ],

@@ -240,6 +240,11 @@ class LimitTable(Table):
     scope_id: str | None = Field(
         default=None, description="which one; each of them by itself when null"
     )
+    endpoint: str | None = Field(
+        default=None,
+        description="a pattern of paths; all of them when null",
+        examples=["/v1/chat/*"],
+    )
     requests_per_minute: PerMinute | None = Field(default=None, description="calls")
     tokens_per_minute: PerMinute | None = Field(default=None, description="tokens in and out")
     concurrency: PerMinute | None = Field(default=None, description="calls at once")

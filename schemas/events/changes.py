@@ -284,7 +284,8 @@ class LimitChanged(Change, frozen=True, kw_only=True):
     """A limit on the pace of calls, shared by all workers.
 
     `scope` is global, key, user, team, project, organization, model or ip; `scope_id` None holds
-    for each of them by itself.
+    for each of them by itself. `endpoint` is a pattern (``*``) of the paths that it holds for, all
+    when None.
     """
 
     topic = BUDGETS
@@ -297,6 +298,7 @@ class LimitChanged(Change, frozen=True, kw_only=True):
     tokens_per_minute: int | None = None
     concurrency: int | None = None
     enabled: bool = True
+    endpoint: str | None = None
 
     @property
     def key(self) -> str:

@@ -101,6 +101,14 @@ def test_scopes(limited: Worker, scope: str, scope_id: str | None) -> None:
 
 
 @pytest.mark.req("GW-10")
+def test_a_limit_of_one_endpoint_leaves_the_others_alone(limited: Worker) -> None:
+    limited.change(limit(requests_per_minute=1, endpoint="/v1/chat/*"))
+    assert [ask(limited)[0] for _ in range(2)] == [200, 429]
+    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 10}
+    assert limited.request("POST", "/v1/messages", body)[0] == 200
+
+
+@pytest.mark.req("GW-10")
 def test_calls_at_a_time_are_freed_when_they_end(limited: Worker, sandbox: Served) -> None:
     limited.change(limit(concurrency=1))
     sandbox.behave("gpt-4o-mini", "/b", first_token_ms=1_500)
