@@ -158,6 +158,19 @@ def is_callers(failure: Failed) -> bool:
     return error.error_class in CALLER_ERRORS or isinstance(error, UpstreamRateLimited)
 
 
+def vendors_words(front: ClientDialect, failure: Failed) -> bytes:
+    """Return the provider's own error body where the caller can read it, else nothing."""
+    same = failure.dialect_name == front.name and is_callers(failure)
+    return failure.body if same and front.is_error(failure.body) else b""
+
+
+def failed_status(failure: Failed, own_words: bytes) -> int:
+    """Return the status of a failed call: the provider's own where its words are the caller's."""
+    if failure.status and (own_words or (is_callers(failure) and failure.told is None)):
+        return failure.status
+    return (failure.told or failure.error).status
+
+
 def stream_headers(call: Call) -> Headers:
     # What is no text has no type of its dialect's: it is the provider's.
     kind = call.admitted.front.stream_type or call.answer_type[1]

@@ -19,8 +19,8 @@ from gateway.attempts import (
     Relay,
     content_of,
     error_headers,
+    failed_status,
     forwarded,
-    is_callers,
     is_final,
     is_named,
     note_headers,
@@ -28,6 +28,7 @@ from gateway.attempts import (
     relay_of,
     request_body,
     stream_headers,
+    vendors_words,
     whole_answer_s,
 )
 from gateway.budgets import Budgets
@@ -423,7 +424,8 @@ class Proxy:
     async def _fail(self, call: Call, failure: Failed) -> None:
         """Settle a call that no target answered, and say so in the client's dialect."""
         error = failure.told or failure.error
-        status = failure.status if is_callers(failure) and failure.status else error.status
+        words = vendors_words(call.admitted.front, failure)
+        status = failed_status(failure, words)
         _log.warning(
             "call failed",
             extra={
@@ -434,22 +436,15 @@ class Proxy:
             },
         )
         await self._settle(call, outcome="failed", status=status, answer=call.answer, error=error)
-        await self._tell(call, error, status, failure)
+        await self._tell(call, error, status, words)
 
-    async def _tell(
-        self, call: Call, error: WeirError, status: int, failure: Failed | None = None
-    ) -> None:
+    async def _tell(self, call: Call, error: WeirError, status: int, words: bytes = b"") -> None:
         client, front = call.client, call.admitted.front
         request_id = call.admitted.request_id
         if client.started:
             await client.end(front.write_error_frame(error, status, request_id))
             return
-        own_words = failure is not None and is_callers(failure) and failure.body
-        same = failure is not None and failure.dialect_name == front.name
-        if failure is not None and own_words and same:
-            body = failure.body
-        else:
-            body = front.write_error(error, status, request_id)
+        body = words or front.write_error(error, status, request_id)
         headers = [*call.headers(), *error_headers(front, error, status)]
         await client.whole(status, headers, body)
 

@@ -88,6 +88,10 @@ class BaseDialect:
         del deltas, opening
         return False
 
+    def is_error(self, body: bytes) -> bool:
+        """Whether a provider's error body is one that this dialect's clients can read."""
+        return bool(body)
+
     def error_headers(self, status: int) -> list[tuple[bytes, bytes]]:
         """Return headers that an error of this dialect has beside its body: none."""
         del status

@@ -337,6 +337,10 @@ class ClientDialect(Protocol):
         """Write an error body."""
         ...
 
+    def is_error(self, body: bytes) -> bool:
+        """Whether a provider's error body is one that this dialect's clients can read."""
+        ...
+
     def error_headers(self, status: int) -> list[tuple[bytes, bytes]]:
         """Return headers that an error of this dialect has beside its body."""
         ...

@@ -20,7 +20,7 @@ from gateway.dialects.neutral import (
     StreamWriter,
     Usage,
 )
-from gateway.dialects.openai_wire import read_error_body
+from gateway.dialects.openai_wire import WireError, read_error_body
 from gateway.dialects.reading import classify, member, required
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import InvalidRequest, UpstreamError, UpstreamProtocol, WeirError
@@ -35,12 +35,16 @@ class OpenAIBase(BaseDialect):
 
     def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
         try:
-            error = read_error_body(body).error
+            error = read_error_body(body).told()
         except msgspec.DecodeError:
             return classify(status, "", "", headers)
-        if isinstance(error, str):
-            return classify(status, "", error, headers)
-        return classify(status, str(error.code or error.type or ""), error.message, headers)
+        return classify(status, error.kind, error.message, headers)
+
+    def is_error(self, body: bytes) -> bool:
+        try:
+            return isinstance(read_error_body(body).error, WireError)
+        except msgspec.DecodeError:
+            return False
 
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
         del request_id  # the header carries it

@@ -30,6 +30,7 @@ from gateway.dialects.openai_base import OpenAIBase
 from gateway.dialects.openai_wire import (
     DETAIL_FORMATS,
     DETAIL_VENDORS,
+    FAILED,
     FINISH_IN,
     FINISH_OUT,
     Chunk,
@@ -39,7 +40,7 @@ from gateway.dialects.openai_wire import (
 )
 from gateway.dialects.reading import classify, member, required, text_tags
 from gateway.dialects.sse import Frame, write_frame
-from schemas.errors import UpstreamProtocol
+from schemas.errors import UpstreamError, UpstreamProtocol
 
 _DONE = b"[DONE]"
 _encode = msgspec.json.encode
@@ -104,6 +105,8 @@ class OpenAIChat(OpenAIBase):
         if not wire.choices:
             raise UpstreamProtocol("the answer has no choices")
         choice = wire.choices[0]
+        if choice.finish_reason == FAILED:
+            raise UpstreamError("the model broke down in the middle of its answer")
         return Answer(
             id=wire.id,
             model=wire.model,
@@ -160,14 +163,13 @@ class OpenAIChat(OpenAIBase):
 
 def _parts(message: WireMessage) -> list[Part]:
     parts: list[Part] = []
-    reasoning = message.reasoning_content or message.reasoning
+    reasoning = message.thought
     if message.reasoning_details:
         details = [msgspec.structs.asdict(detail) for detail in message.reasoning_details]
         parts += openai_request.thoughts(details)
     elif reasoning:
         parts.append(Thinking(reasoning, vendor=""))
-    text = message.content or message.refusal
-    if text:
+    if text := message.said:
         parts.append(Text(text))
     for call in message.tool_calls or []:
         function = call.function
@@ -232,7 +234,7 @@ class _Reader:
                 f"a stream frame is no chat completion chunk: {error}"
             ) from error
         if chunk.error is not None:
-            raise classify(500, str(chunk.error.code or ""), chunk.error.message)
+            raise classify(500, chunk.error.kind, chunk.error.message)
         return self._deltas(chunk)
 
     def _deltas(self, chunk: Chunk) -> list[Delta]:
@@ -245,6 +247,8 @@ class _Reader:
                 continue
             if choice.delta is not None:
                 self._message(choice.delta, deltas)
+            if choice.finish_reason == FAILED:
+                raise UpstreamError("the model broke down in the middle of its answer")
             if choice.finish_reason:
                 deltas.append(Delta("finish", FINISH_IN.get(choice.finish_reason, "stop")))
         if chunk.usage is not None:
@@ -253,7 +257,7 @@ class _Reader:
         return deltas
 
     def _message(self, message: WireMessage, deltas: list[Delta]) -> None:
-        reasoning = message.reasoning_content or message.reasoning
+        reasoning = message.thought
         if reasoning:
             deltas.append(Delta("thinking", reasoning))
         for detail in message.reasoning_details or ():
@@ -264,8 +268,7 @@ class _Reader:
                 deltas.append(Delta("thinking", detail.text))
             if detail.signature:
                 deltas.append(Delta("signature", detail.signature, name=vendor))
-        text = message.content or message.refusal
-        if text:
+        if text := message.said:
             deltas.append(Delta("text", text))
         for call in message.tool_calls or ():
             function = call.function

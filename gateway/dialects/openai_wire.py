@@ -5,6 +5,8 @@ Source: OpenAI API reference, "Chat Completions" (create, the chat completion ob
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from gateway.dialects.neutral import FinishReason, Usage
@@ -26,13 +28,14 @@ class WireUsage(msgspec.Struct):
     completion_tokens: int | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
+    prompt_cache_hit_tokens: int | None = None  # DeepSeek's word for cached ones
 
     def neutral(self) -> Usage:
         """Return the tokens in the neutral form."""
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
         return Usage(
             self.prompt_tokens,
-            prompt.cached_tokens if prompt else None,
+            prompt.cached_tokens if prompt else self.prompt_cache_hit_tokens,
             self.completion_tokens,
             completion.reasoning_tokens if completion else None,
             prompt.cache_write_tokens if prompt else None,
@@ -79,21 +82,54 @@ DETAIL_FORMATS = {
 DETAIL_VENDORS = {name: vendor for vendor, name in DETAIL_FORMATS.items()}
 
 
+class WirePart(msgspec.Struct):
+    """A part of a message's content: text, or thoughts in parts of their own.
+
+    Source: https://docs.mistral.ai/capabilities/reasoning.
+    """
+
+    type: str = ""
+    text: str = ""
+    thinking: list[WirePart] = []
+
+
 class WireMessage(msgspec.Struct):
     """A whole message or the delta of one; `reasoning*` are the words of compatible vendors."""
 
-    content: str | None = None
+    content: str | list[WirePart] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     reasoning_details: list[WireDetail] | None = None
     tool_calls: list[WireToolCall] | None = None
 
+    @property
+    def said(self) -> str:
+        """The text, or the words of a refusal."""
+        content = self.content
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
+        return content or self.refusal or ""
+
+    @property
+    def thought(self) -> str:
+        """The thoughts, by whichever name they go."""
+        thoughts = self.reasoning_content or self.reasoning
+        if not thoughts and isinstance(self.content, list):
+            thoughts = "".join(piece.text for part in self.content for piece in part.thinking)
+        return thoughts or ""
+
 
 class WireError(msgspec.Struct):
     message: str = ""
     type: str | None = None
     code: str | int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The vendor's word for it; a mere number says no more than the status."""
+        code = str(self.code or "")
+        return self.type or code if not code or code.isdigit() else code
 
 
 class _Choice(msgspec.Struct):
@@ -124,7 +160,24 @@ class Chunk(msgspec.Struct):
 
 
 class ErrorBody(msgspec.Struct):
-    error: WireError | str
+    """An error's body: OpenAI's object, or one of the forms of compatible vendors.
+
+    A bare text (xAI, Hugging Face), `message` (Mistral, there also an object), `detail` (NVIDIA).
+    """
+
+    error: WireError | str | None = None
+    message: Any = None
+    detail: Any = None
+    type: str | None = None
+    code: str | int | None = None
+
+    def told(self) -> WireError:
+        """Return what the body says, in OpenAI's form."""
+        if isinstance(self.error, WireError):
+            return self.error
+        told = next((said for said in (self.error, self.message, self.detail) if said), "")
+        text = told if isinstance(told, str) else msgspec.json.encode(told).decode()
+        return WireError(text, self.type, self.code)
 
 
 read_completion = msgspec.json.Decoder(Completion).decode
@@ -137,7 +190,10 @@ FINISH_IN: dict[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "filter",
+    "model_length": "length",
 }
+FAILED = "error"
+"""A finish reason that says that there is no answer (Mistral, OpenRouter)."""
 FINISH_OUT: dict[FinishReason, str] = {
     "stop": "stop",
     "stop_sequence": "stop",

@@ -25,7 +25,7 @@ from schemas.errors import (
 
 T = TypeVar("T")
 _CONTEXT = re.compile(
-    r"context.?(length|window)|too many tokens|(prompt|input) is too long|maximum.*tokens",
+    r"context.?(length|window|size)|too many tokens|(prompt|input) is too long|maximum.*tokens",
     re.IGNORECASE,
 )
 _FILTER = re.compile(r"content.?(filter|policy|management)|safety", re.IGNORECASE)

@@ -1,6 +1,7 @@
 """OpenAI's chat completions: the answer, whole and as a stream."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -31,9 +32,14 @@ _FINISH = {
 
 
 async def serve(
-    exchange: Exchange, request: ChatRequest, model: Model, lane: Lane, cache: PromptCache
+    exchange: Exchange,
+    request: ChatRequest,
+    model: Model,
+    lane: Lane,
+    cache: PromptCache,
+    make: "Maker | None" = None,
 ) -> None:
-    """Serve one call.
+    """Serve one call; `make` writes the answer where a compatible vendor does so otherwise.
 
     Raises:
         ApiError: the vendor would refuse it, or a fault says so.
@@ -66,7 +72,7 @@ async def serve(
         answers.append(generation.compose(ask))
     row.finish_reason = _FINISH[answers[0].finish]
     row.tool_calls = sum(block.kind == "tool" for answer in answers for block in answer.blocks)
-    writer = Writer(exchange, request, model, bill, answers)
+    writer = (make or Writer)(exchange, request, model, bill, answers)
     if request.stream:
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -138,20 +144,20 @@ class Writer:
 
     def whole(self) -> bytes:
         """The answer in one piece."""
-        return _encode(
-            {
-                "id": self._id,
-                "object": "chat.completion",
-                "created": self._created,
-                "model": self._model,
-                "choices": [
-                    self._choice(index, answer) for index, answer in enumerate(self._answers)
-                ],
-                "usage": self.usage(),
-                "service_tier": "default",
-                "system_fingerprint": FINGERPRINT,
-            }
-        )
+        return _encode(self.body())
+
+    def body(self) -> dict[str, Any]:
+        """The answer in one piece, before it is JSON."""
+        return {
+            "id": self._id,
+            "object": "chat.completion",
+            "created": self._created,
+            "model": self._model,
+            "choices": [self._choice(index, answer) for index, answer in enumerate(self._answers)],
+            "usage": self.usage(),
+            "service_tier": "default",
+            "system_fingerprint": FINGERPRINT,
+        }
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
         text = [block for block in answer.blocks if block.kind == "text"]
@@ -199,15 +205,18 @@ class Writer:
         number = 0
         for block in answer.blocks:
             if block.kind == "thinking":
-                frames.append(
-                    Frame(b"", len(block.pieces), kind="wait", reasoning=len(block.pieces))
-                )
+                self._stream_thinking(frames, index, block, step)
             elif block.kind == "tool":
                 self._stream_tool(frames, index, number, block, step)
                 number += 1
             else:
                 self._stream_text(frames, index, block, step)
         frames.append(Frame(self._delta(index, b"{}", finish=_FINISH[answer.finish])))
+
+    def _stream_thinking(self, frames: list[Frame], index: int, block: Block, step: int) -> None:
+        """The vendor keeps its thoughts to itself: time passes."""
+        del index, step
+        frames.append(Frame(b"", len(block.pieces), kind="wait", reasoning=len(block.pieces)))
 
     def _stream_text(self, frames: list[Frame], index: int, block: Block, step: int) -> None:
         top = self._request.top_logprobs or 0
@@ -289,6 +298,9 @@ class Writer:
                 padding,
             )
         )
+
+
+Maker = Callable[[Exchange, ChatRequest, Model, Bill, list[Answer]], Writer]
 
 
 def logprob(piece: str, top: int) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from infra.sandbox.bedrock import BedrockWire
 from infra.sandbox.behaviour import BehaviourFile, Behaviours, Lane
 from infra.sandbox.books import Books, Row, now_us
 from infra.sandbox.cohere import CohereWire
+from infra.sandbox.compatible import CompatibleWire
+from infra.sandbox.compatible_vendors import MODELS as COMPATIBLE
 from infra.sandbox.control import Control
 from infra.sandbox.errors import ApiError, invalid
 from infra.sandbox.exchange import Disconnected, Exchange, Protocol, Receive, Scope, Send
@@ -40,7 +42,13 @@ from infra.sandbox.tuning import Tuning
 from infra.sandbox.wire import Wire
 
 ROUTES = openai_media.ROUTES
-WIRES: tuple[Wire, ...] = (BedrockWire(), GeminiWire(), GOOGLE_TOKENS, CohereWire())
+WIRES: tuple[Wire, ...] = (
+    BedrockWire(),
+    GeminiWire(),
+    GOOGLE_TOKENS,
+    CohereWire(),
+    CompatibleWire(),
+)
 STOP_WAIT_S = 2.0
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75
@@ -53,7 +61,7 @@ class Sandbox:
     def __init__(self, settings: SandboxSettings, books: Books, start: BehaviourFile) -> None:
         self.settings = settings
         self.books = books
-        self.catalogue = Catalogue(MODELS + start.models)
+        self.catalogue = Catalogue(MODELS + COMPATIBLE + start.models)
         self.behaviours = Behaviours(settings.seed, start.rules)
         self.cache = PromptCache()
         self._files = Files(settings.files_bytes_max)

@@ -1,0 +1,477 @@
+"""One suite for every provider that Weir knows by name: each row of `infra.vendors` × each case.
+
+The sandbox speaks every vendor's wire under the vendor's name. A row is configured as an operator
+would, by the vendor's own variables; the client in front speaks OpenAI's chat. A new provider is one
+more row: it runs all of this, with a model of the sandbox in `MODELS` where the row lists none.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+from gateway.dialects.sse import FrameSplitter
+from infra.seeding import _provider_events, _target_events
+from infra.settings import ConfiguredProvider, configured_providers, load
+from infra.vendors import VENDORS, Vendor
+from schemas.events.changes import ProviderChanged
+from schemas.events.llm import ResponseCompleted
+from tests.gateway.worker import Worker
+from tests.sandbox.served import Served
+
+MODELS = {
+    "openai": "gpt-4o-mini",
+    "anthropic": "claude-haiku-4-5",
+    "azure": "gpt-4o",
+    "azure-deployments": "gpt-4o",
+    "bedrock": "amazon.nova-lite-v1:0",
+    "gemini": "gemini-2.5-flash",
+    "vertex": "gemini-2.5-flash",
+    "openrouter": "meta-llama/llama-3.3-70b-instruct",
+    "fireworks": "accounts/fireworks/models/gpt-oss-120b",
+    "huggingface": "meta-llama/Llama-3.3-70B-Instruct",
+    "nvidia": "meta/llama-3.3-70b-instruct",
+    "ollama": "llama3.2",
+    "vllm": "meta-llama/Llama-3.1-8B-Instruct",
+    "llamacpp": "local.gguf",
+    "lmstudio": "qwen2.5-7b-instruct",
+}
+REASONING = {
+    "anthropic": "claude-sonnet-4-5",
+    "bedrock": "us.anthropic.claude-3-7-sonnet-20250219-v1:0",
+    "mistral": "magistral-medium-latest",
+    "groq": "openai/gpt-oss-120b",
+    "together": "openai/gpt-oss-120b",
+    "fireworks": "accounts/fireworks/models/gpt-oss-120b",
+    "deepseek": "deepseek-v4-pro",
+    "openrouter": "openai/gpt-oss-120b",
+    "ollama": "gpt-oss:20b",
+    "vllm": "Qwen/Qwen3-8B",
+}
+"""Models that show what they thought."""
+VARIABLES = {
+    "AWS_REGION": "us-east-1",
+    "AZURE_OPENAI_ENDPOINT": "https://resource.openai.azure.com",
+    "OPENAI_API_VERSION": "2024-10-21",
+}
+KEY = "sk-conformance-key"
+HELLO: Any = [{"role": "user", "content": "Say hello."}]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+TIME: Any = {**WEATHER, "function": {**WEATHER["function"], "name": "get_time"}}
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+_numbers = itertools.count()
+
+
+class Place:
+    """A row, configured against the sandbox."""
+
+    def __init__(self, row: Vendor, worker: Worker, sandbox: Served, environment: Any) -> None:
+        self.row, self.worker, self.sandbox = row, worker, sandbox
+        self.model = MODELS.get(row.name) or row.models[0].name
+        path = urlsplit(row.base_url.replace("{AZURE_OPENAI_ENDPOINT}", "https://x")).path
+        self.url = f"{sandbox.url}/{row.name}{path}"
+        self._environment = environment
+
+    def configured(self) -> ConfiguredProvider:
+        environment = {**VARIABLES, self.row.url_variable: self.url}
+        if self.row.key_variable:
+            environment[self.row.key_variable] = KEY
+        for name, value in environment.items():
+            self._environment.setenv(name, value)
+        found = {one.name: one for one in configured_providers(load(sandbox="off"), environment)}
+        return found[self.row.name]
+
+    def ready(self) -> None:
+        provider = self.configured()
+        [event, *_] = _provider_events([provider], load())
+        self.worker.change(event, *_target_events([provider]))
+
+    def behave(self, model: str = "", **behaviour: Any) -> None:
+        self.sandbox.behave(model or self.model, f"/{self.row.name}", **behaviour)
+
+    def ask(self, model: str = "", **body: Any) -> tuple[int, dict[str, str], Any]:
+        """Ask as a client of OpenAI's chat would, without any client's help."""
+        name = f"{self.row.name}/{model or self.model}"
+        request = {"model": name, "messages": HELLO, **body}
+        status, headers, data = self.worker.request("POST", "/v1/chat/completions", request)
+        if body.get("stream") and status == 200:
+            frames = [frame.data for frame in FrameSplitter().feed(data)]
+            return status, headers, [b if b == b"[DONE]" else json.loads(b) for b in frames]
+        return status, headers, json.loads(data)
+
+    def told(self, headers: dict[str, str]) -> ResponseCompleted:
+        [response] = self.worker.events(ResponseCompleted, headers["x-weir-request-id"])
+        return response
+
+    def shows(self, what: str) -> None:
+        if what not in self.row.offers:
+            pytest.skip(f"{self.row.name} offers no {what}: {self.row.page}")
+
+
+def good(answered: tuple[int, dict[str, str], Any]) -> tuple[dict[str, str], Any]:
+    status, headers, body = answered
+    assert status == 200, body
+    return headers, body
+
+
+def text_of(chunks: list[Any]) -> str:
+    return "".join(
+        choice["delta"].get("content") or ""
+        for chunk in chunks[:-1]
+        for choice in chunk["choices"]
+        if isinstance(choice["delta"].get("content") or "", str)
+    )
+
+
+# --- the cases -----------------------------------------------------------------------------------
+
+
+def whole(place: Place) -> None:
+    headers, body = good(place.ask())
+    assert body["choices"][0]["message"]["content"]
+    assert body["choices"][0]["finish_reason"] == "stop"
+    response = place.told(headers)
+    assert response.target == f"{place.row.name}/{place.model}"
+    assert response.usage_basis == "reported"
+    assert response.output_tokens == body["usage"]["completion_tokens"] > 0
+    assert response.input_tokens == body["usage"]["prompt_tokens"] > 0
+
+
+def streamed(place: Place) -> None:
+    headers, chunks = good(place.ask(stream=True))
+    assert chunks[-1] == b"[DONE]"
+    _, body = good(place.ask())
+    assert text_of(chunks) == body["choices"][0]["message"]["content"]
+    response = place.told(headers)
+    assert response.usage_basis == "reported"
+    assert response.output_tokens == body["usage"]["completion_tokens"]
+    assert response.first_token_us is not None
+
+
+def developer(place: Place) -> None:
+    """What newer clients of OpenAI say by default, every vendor gets in its own words."""
+    turns = [{"role": "developer", "content": "Be brief."}, *HELLO]
+    limits = {"max_completion_tokens": 200, "seed": 7, "user": "u-1", "logit_bias": {"1": 1}}
+    headers, body = good(place.ask(messages=turns, **limits))
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert place.told(headers).outcome == "success"
+
+
+def turns(place: Place) -> None:
+    """Two turns of one role after another, and thoughts that the client hands back."""
+    spoken: Any = {"role": "assistant", "content": "Hello."}
+    if place.row.name in REASONING:
+        spoken["reasoning_content"] = "I greet."
+    again = [*HELLO, {"role": "user", "content": "Please."}, spoken, *HELLO]
+    good(place.ask(messages=again))
+
+
+def tools(place: Place) -> None:
+    place.shows("tools")
+    wanted: Any = {"tools": [WEATHER], "tool_choice": "required"}
+    _, body = good(place.ask(**wanted))
+    choice = body["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    [call] = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+    assert "city" in json.loads(call["function"]["arguments"])
+    spoken = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "18 °C"}
+    _, last = good(place.ask(messages=[*HELLO, spoken, result], tools=[WEATHER]))
+    assert last["choices"][0]["finish_reason"] == "stop"
+
+
+def parallel_tools(place: Place) -> None:
+    """A history of two calls at once, with ids of another vendor."""
+    place.shows("tools")
+    calls = [
+        {
+            "id": f"call_{'x' * 20}{number}",
+            "type": "function",
+            "function": {"name": name, "arguments": '{"city": "Rome"}'},
+        }
+        for number, name in enumerate(("get_weather", "get_time"))
+    ]
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": "x"} for call in calls]
+    spoken = {"role": "assistant", "content": None, "tool_calls": calls}
+    _, body = good(place.ask(messages=[*HELLO, spoken, *results], tools=[WEATHER, TIME]))
+    assert body["choices"][0]["finish_reason"] == "stop"
+
+
+def streamed_tools(place: Place) -> None:
+    place.shows("tools")
+    headers, chunks = good(place.ask(tools=[WEATHER], tool_choice="required", stream=True))
+    pieces = [
+        call
+        for chunk in chunks[:-1]
+        for choice in chunk["choices"]
+        for call in choice["delta"].get("tool_calls") or ()
+    ]
+    assert pieces[0]["id"]
+    assert pieces[0]["function"]["name"] == "get_weather"
+    arguments = "".join(piece["function"].get("arguments") or "" for piece in pieces)
+    assert "city" in json.loads(arguments)
+    assert place.told(headers).finish_reason == "tool_calls"
+
+
+def structured(place: Place) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
+    headers, body = good(place.ask(response_format=form))
+    answer = json.loads(body["choices"][0]["message"]["content"])
+    if "structured" in place.row.offers:
+        assert list(answer) == ["city"]
+    else:  # some JSON object, and the client hears that the schema was only asked for
+        assert "response_format" in headers["x-weir-dropped-params"]
+
+
+def image(place: Place) -> None:
+    place.shows("vision")
+    parts = [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": PIXEL}},
+    ]
+    good(place.ask(messages=[{"role": "user", "content": parts}]))
+
+
+def stop(place: Place) -> None:
+    _, body = good(place.ask(stop=[":"]))
+    assert ":" not in body["choices"][0]["message"]["content"]
+    assert body["choices"][0]["finish_reason"] == "stop"
+
+
+def length(place: Place) -> None:
+    _, body = good(place.ask(max_tokens=3))
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"]["completion_tokens"] == 3
+
+
+def cached(place: Place) -> None:
+    if place.row.dialect in {"anthropic", "bedrock", "cohere"}:
+        pytest.skip("the vendor caches what a request marks: see its own cassettes")
+    long = [{"role": "user", "content": f"{place.row.name} " + "river stone " * 1200}]
+    first, _ = good(place.ask(messages=long))
+    second, _ = good(place.ask(messages=long))
+    assert not place.told(first).cached_input_tokens
+    assert (place.told(second).cached_input_tokens or 0) >= 1024
+
+
+def reasoning(place: Place) -> None:
+    model = REASONING.get(place.row.name)
+    if model is None:
+        pytest.skip(f"{place.row.name} keeps thoughts to itself")
+    extra: Any = {}
+    if place.row.dialect != "openai":
+        extra = {"reasoning_effort": "high", "max_tokens": 8_000}
+    _, body = good(place.ask(model, **extra))
+    _, chunks = good(place.ask(model, stream=True, **extra))
+    message = body["choices"][0]["message"]
+    names = ("reasoning_content", "reasoning")
+    shown = any(message.get(name) for name in names) or isinstance(message["content"], list)
+    assert shown, message
+    deltas = [choice["delta"] for chunk in chunks[:-1] for choice in chunk["choices"]]
+    assert any(
+        delta.get("reasoning_content")
+        or delta.get("reasoning")
+        or isinstance(delta.get("content"), list)
+        for delta in deltas
+    )
+
+
+def translated_reasoning(place: Place) -> None:
+    """A client of another dialect gets the thoughts as its own blocks."""
+    model = REASONING.get(place.row.name)
+    if model is None:
+        pytest.skip(f"{place.row.name} keeps thoughts to itself")
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    request = {
+        "model": f"{place.row.name}/{model}",
+        "messages": HELLO,
+        "max_tokens": 8_000,
+        "thinking": thinking,
+    }
+    status, _, data = place.worker.request("POST", "/v1/messages", request)
+    assert status == 200, data
+    kinds = [block["type"] for block in json.loads(data)["content"]]
+    assert kinds == ["thinking", "text"]
+
+
+def bad_request(place: Place) -> None:
+    status, _, body = place.ask(messages=[{"role": "user", "content": "x"}], max_tokens=10_000_000)
+    assert status == 400, body
+    assert body["error"]["message"]
+
+
+def unauthorized(place: Place) -> None:
+    if place.row.key_variable is None:
+        pytest.skip(f"{place.row.name} needs no key")
+    name = f"{place.row.name}-unkeyed"
+    provider = place.configured()
+    [event, *_] = _provider_events([provider], load())
+    bare = {**event.options, "auth": "x-nothing"}
+    changes: Any = {"name": name, "options": bare}
+    place.worker.change(_replaced(event, **changes))
+    request = {"model": f"{name}/{place.model}", "messages": HELLO}
+    status, headers, data = place.worker.request("POST", "/v1/chat/completions", request)
+    assert status == 502, data
+    response = place.told(headers)
+    assert response.error_code == "upstream_authentication"
+
+
+def unknown_model(place: Place) -> None:
+    status, _, body = place.ask("nobody-knows-this")
+    assert status in {400, 404}, body  # the vendor's own words where its dialect is the client's
+    assert body["error"]["message"]
+
+
+def rate_limited(place: Place) -> None:
+    place.behave(faults=[{"kind": "rate_limited", "retry_after_s": 30}])
+    # A name of its own: the gateway spares a provider that asked for a rest.
+    [event, *_] = _provider_events([place.configured()], load())
+    name = f"{place.row.name}-busy"
+    place.worker.change(_replaced(event, name=name))
+    request = {"model": f"{name}/{place.model}", "messages": HELLO}
+    status, headers, data = place.worker.request("POST", "/v1/chat/completions", request)
+    assert status == 429, data
+    assert place.told(headers).error_code == "upstream_rate_limited"
+
+
+def server_error(place: Place) -> None:
+    place.behave(faults=[{"kind": "server_error"}])
+    status, headers, _ = place.ask()
+    assert status >= 500
+    assert place.told(headers).error_code == "upstream_error"
+    place.behave(faults=[{"kind": "server_error", "count": 1}])
+    headers, _ = good(place.ask())
+    assert len(place.told(headers).attempts) == 2
+
+
+def context(place: Place) -> None:
+    place.behave(faults=[{"kind": "context_too_long"}])
+    status, headers, _ = place.ask()
+    assert status == 400
+    assert place.told(headers).error_code == "context_length_exceeded"
+
+
+def content_filter(place: Place) -> None:
+    place.behave(faults=[{"kind": "content_filtered"}])
+    _, body = good(place.ask())
+    assert body["choices"][0]["finish_reason"] == "content_filter"
+
+
+def cut(place: Place) -> None:
+    for kind in ("cut", "missing_end_marker", "malformed_frame", "error_event"):
+        place.behave(faults=[{"kind": kind}], per_token_ms=1)
+        status, headers, chunks = place.ask(stream=True)
+        assert status in {200, 502}, kind
+        if status == 200:
+            assert chunks[-1] != b"[DONE]", kind
+            assert chunks[-1]["error"], kind
+        assert place.told(headers).outcome == "failed", kind
+
+
+def listed(place: Place) -> None:
+    _, _, data = place.worker.request("GET", "/v1/models")
+    found = {entry["id"] for entry in json.loads(data)["data"]}
+    assert {f"{place.row.name}/{model.name}" for model in place.row.models} <= found
+
+
+CASES: list[Callable[[Place], None]] = [
+    whole,
+    streamed,
+    developer,
+    turns,
+    tools,
+    parallel_tools,
+    streamed_tools,
+    structured,
+    image,
+    stop,
+    length,
+    cached,
+    reasoning,
+    translated_reasoning,
+    bad_request,
+    unauthorized,
+    unknown_model,
+    rate_limited,
+    server_error,
+    context,
+    content_filter,
+    cut,
+    listed,
+]
+
+
+def _replaced(event: ProviderChanged, **changes: Any) -> ProviderChanged:
+    return msgspec.structs.replace(event, **changes)
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module", params=VENDORS, ids=lambda row: row.name)
+def place(
+    request: pytest.FixtureRequest,
+    worker: Worker,
+    sandbox: Served,
+    environment: pytest.MonkeyPatch,
+) -> Place:
+    made = Place(request.param, worker, sandbox, environment)
+    made.ready()
+    return made
+
+
+@pytest.mark.req("PROV-01", "PROV-02", "PROV-05", "PROV-07", "BEY-01", "BEY-02")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_conformance(place: Place, case: Callable[[Place], None]) -> None:
+    place.worker.app.proxy.book._book.clear()
+    place.behave()
+    model = REASONING.get(place.row.name)
+    if model is not None:
+        place.behave(model)
+    case(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("mistral", developer),
+        ("mistral", parallel_tools),
+        ("mistral", turns),
+        ("groq", developer),
+        ("groq", turns),
+        ("deepseek", structured),
+        ("perplexity", turns),
+        ("nvidia", developer),
+    ],
+)
+def test_without_its_quirks_a_vendor_refuses(
+    name: str,
+    case: Callable[[Place], None],
+    worker: Worker,
+    sandbox: Served,
+    environment: pytest.MonkeyPatch,
+) -> None:
+    row = next(row for row in VENDORS if row.name == name)
+    place = Place(row, worker, sandbox, environment)
+    place.behave()
+    [event, *_] = _provider_events([place.configured()], load())
+    worker.change(_replaced(event, quirks=[]))
+    with pytest.raises(AssertionError):
+        case(place)
+    worker.change(event)
+    case(place)
