@@ -9,10 +9,13 @@ What cannot be bounded, or has no price, is refused: under a hard budget nothing
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from gateway.admission import Admitted
+from gateway.pricing import INPUT_KINDS, OUTPUT_KINDS
 from schemas.errors import InvalidRequest
 from schemas.events.changes import PriceChanged
 from schemas.money import token_cost_nano_usd
@@ -20,22 +23,36 @@ from schemas.routing import Target
 
 TOOLS_TOKENS = 1_024
 """What a vendor's own instructions for tools add to a prompt: Anthropic states 264 to 804."""
-CHOICES = ("n", "best_of", "candidate_count")
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""Members that limit the output; who names several may mean any of them."""
+CHOICES = ("n", "best_of", "candidateCount", "candidate_count")
 """Members that multiply the output."""
-SURFACES = {
-    "chat": True,
-    "completions": True,
-    "responses": True,
-    "embeddings": False,
-    "rerank": False,
-}
+NESTED = ("generationConfig", "generation_config", "toolConfig")
+"""Members in which those may lie, and tools."""
+SURFACES = {"chat": True, "completions": True, "responses": True, "embeddings": False}
 """The surfaces that are paid by the token, and whether they produce any."""
-FREE = frozenset({"count_tokens"})
-"""The surfaces that no vendor charges for."""
+UNPAID = frozenset({"count_tokens"})
 LOCAL = "local"
 """The provider of our own models, which cost nothing."""
-OWN_TOOLS = frozenset({"function", "custom", ""})
-"""Kinds of tools that the caller runs: they cost tokens of the request alone."""
+OWN_TOOLS = frozenset({"function", "custom"})
+OWN_TOOL_WORDS = frozenset(
+    [
+        "name",
+        "description",
+        "input_schema",
+        "parameters",
+        "parameter_definitions",
+        "strict",
+        "cache_control",
+        "function",
+        "functionDeclarations",
+        "function_declarations",
+        "toolSpec",
+        "cachePoint",
+    ]
+)
+"""Tools that the caller runs, by their type, or by all that they hold: they cost tokens of the request
+alone."""
 
 _BEYOND_BYTES = re.compile(
     rb'"(?:image_url|input_image|image|input_audio|audio|file|file_id|file_url|file_data|document|'
@@ -59,86 +76,145 @@ class Bound(msgspec.Struct, frozen=True):
 
 def bound(admitted: Admitted, target: Target, price: PriceChanged | None) -> Bound:
     """Return the bound. Raises InvalidRequest when there is none."""
-    if (
-        admitted.front.surface in FREE
-        or target.provider == LOCAL
-        or (price is not None and _is_free(price))
-    ):
+    surface = admitted.front.surface
+    if target.provider == LOCAL or surface in UNPAID or (price is not None and _is_free(price)):
         return Bound(0)
-    produces = SURFACES.get(admitted.front.surface)
-    if price is None or price.input_price is None or price.output_price is None:
+    if price is None:
         raise _refused(f"{target.id} has no price", "Have the operator price the model.")
+    produces = SURFACES.get(surface)
     if produces is None:
-        raise _refused(
-            f"a call for {admitted.front.surface} is not paid by tokens",
-            "Use a key that no hard budget holds for.",
-        )
-    input_tokens = _input_tokens(admitted, target)
-    rates = [price.input_price, price.cached_input_price or 0, price.cache_write_input_price or 0]
-    output_tokens = 0
-    max_tokens = admitted.opening.max_tokens
+        return Bound(_by_units(admitted, price))
+    if price.input_price is None or (produces and price.output_price is None):
+        raise _refused(f"{target.id} has no price", "Have the operator price the model.")
+    told = _Told(admitted)
+    rates = [price.input_price, price.cached_input_price, price.cache_write_input_price]
+    parts = [
+        (_input_tokens(told, target, price), _dearest(price, rates, INPUT_KINDS)),
+        (1, price.unit_prices.get("call", 0)),
+    ]
+    said = limit = output_tokens = None
     if produces:
-        max_tokens = max_tokens or target.max_output_tokens
-        if max_tokens is None:
+        said = told.most(LIMITS, admitted.opening.max_tokens)
+        limit = said or target.max_output_tokens
+        if limit is None:
             raise _refused("the request names no max_tokens", "Send max_tokens with the request.")
-        output_tokens = max_tokens * _choices(admitted)
-    amount = token_cost_nano_usd([(input_tokens, max(rates)), (output_tokens, price.output_price)])
-    said = admitted.opening.max_tokens is not None
-    return Bound(amount, output_tokens if produces else None, None if said else max_tokens)
+        output_tokens = limit * (told.most(CHOICES) or 1)
+        parts.append((output_tokens, _dearest(price, [price.output_price], OUTPUT_KINDS)))
+    return Bound(token_cost_nano_usd(parts), output_tokens, None if said else limit)
 
 
 def _is_free(price: PriceChanged) -> bool:
     return price.input_price == price.output_price == 0 and not any(price.unit_prices.values())
 
 
-def _input_tokens(admitted: Admitted, target: Target) -> int:
-    tokens = len(admitted.body)
-    if admitted.opening.has_tools:
-        _check_tools(admitted)
-        tokens += TOOLS_TOKENS
-    if _BEYOND_BYTES.search(admitted.body) is None:
-        return tokens
-    if target.context_length is None:
+def _dearest(price: PriceChanged, rates: Sequence[int | None], kinds: Sequence[str]) -> int:
+    return max(rate or 0 for rate in (*rates, *(price.unit_prices.get(kind) for kind in kinds)))
+
+
+def _by_units(admitted: Admitted, price: PriceChanged) -> int:
+    """Return the bound of what is paid by pieces that the request itself counts."""
+    units = admitted.opening.units
+    rates = {
+        name: [
+            rate
+            for unit, rate in price.unit_prices.items()
+            if unit.partition("/")[0] == name.partition("/")[0]
+        ]
+        for name in units
+    }
+    if not units or not all(rates.values()) or price.input_price or price.output_price:
         raise _refused(
-            f"the request holds more than text, and the context of {target.id} is not known",
+            f"what a call for {admitted.front.surface} comes to is known only afterwards",
+            "Use a key that no hard budget holds for.",
+        )
+    return token_cost_nano_usd([(count, max(rates[name])) for name, count in units.items()])
+
+
+def _input_tokens(told: _Told, target: Target, price: PriceChanged) -> int:
+    body = told.admitted.body
+    tokens = len(body)
+    if told.admitted.opening.has_tools:
+        told.check_tools()
+        tokens += TOOLS_TOKENS
+    if _BEYOND_BYTES.search(_unescaped(body)) is None:
+        return tokens
+    if target.context_length is None or "image" in price.unit_prices:
+        raise _refused(
+            f"the request holds more than text, and what {target.id} makes of it is not bounded",
             "Send text alone, or have the operator state the model's context_length.",
         )
     return max(tokens, target.context_length)
 
 
-def _check_tools(admitted: Admitted) -> None:
-    """Refuse tools that the vendor runs: their results are paid, and nobody knows how large."""
-    raw = admitted.fields.get("tools")
-    if raw is None:
-        return
+def _unescaped(body: bytes) -> bytes:
+    """Return a body whose members' names are plain: an escaped letter hides none of them."""
+    if b"\\u00" not in body:
+        return body
     try:
-        tools = msgspec.json.decode(raw, type=list[_Tool])
+        return msgspec.json.encode(msgspec.json.decode(body))
     except msgspec.DecodeError as error:
-        raise InvalidRequest("tools is not a list of tools") from error
-    for tool in tools:
-        if (tool.type or "") not in OWN_TOOLS:
-            raise _refused(
-                f"the tool {tool.type!r} is run by the vendor, at a price of its own",
-                "Leave the tool out, or use a key that no hard budget holds for.",
+        raise InvalidRequest("the body is not valid JSON") from error
+
+
+class _Told:
+    """What a request says of its own size, wherever its dialect puts it. Raises InvalidRequest."""
+
+    def __init__(self, admitted: Admitted) -> None:
+        self.admitted = admitted
+        fields = admitted.fields
+        self._places: list[Mapping[str, msgspec.Raw]] = [fields]
+        for name in NESTED:
+            if name in fields:
+                self._places.append(self._read(name, fields[name], dict[str, msgspec.Raw] | None))
+
+    def most(self, names: Sequence[str], known: int | None = None) -> int | None:
+        """Return the largest of the members of these names, None for none of them."""
+        found = [] if known is None else [known]
+        for place in self._places:
+            for name in names:
+                value = self._read(name, place[name], int | None) if name in place else None
+                if value is not None:
+                    found.append(value)
+        if found and min(found) < 1:
+            raise InvalidRequest(f"{names[0]} must be at least 1")
+        return max(found, default=None)
+
+    def check_tools(self) -> None:
+        """Refuse tools that the vendor runs: their results are paid, and nobody knows how large."""
+        for place in self._places:
+            tools = (
+                self._read("tools", place["tools"], list[Any] | None) if "tools" in place else []
             )
+            for tool in tools or []:
+                if not _is_own(tool):
+                    raise _refused(
+                        f"the tool {_named(tool)} is run by the vendor, at a price of its own",
+                        "Leave the tool out, or use a key that no hard budget holds for.",
+                    )
 
-
-class _Tool(msgspec.Struct):
-    type: str | None = None
-
-
-def _choices(admitted: Admitted) -> int:
-    most = 1
-    for name in CHOICES:
-        raw = admitted.fields.get(name)
-        if raw is None:
-            continue
+    def _read(self, name: str, raw: msgspec.Raw, kind: Any) -> Any:
         try:
-            count = msgspec.json.decode(raw, type=int | None)
+            found = msgspec.json.decode(raw, type=kind)
         except msgspec.DecodeError as error:
-            raise InvalidRequest(f"{name} is not a whole number") from error
-        most = max(most, count or 1)
-    return most
+            raise InvalidRequest(f"'{name}' has not the form that it must have") from error
+        return {} if found is None and kind is not (int | None) else found
+
+
+def _is_own(tool: Any) -> bool:
+    if not isinstance(tool, dict):
+        return False
+    kind = tool.get("type")
+    if kind is not None:
+        return kind in OWN_TOOLS
+    # A vendor's own tools are further members of an entry, and new ones appear: only what is known to
+    # describe the caller's passes.
+    return tool.keys() <= OWN_TOOL_WORDS
+
+
+def _named(tool: Any) -> str:
+    if not isinstance(tool, dict):
+        return "of an unknown form"
+    return repr(str(tool.get("type") or ", ".join(tool))[:64])
 
 
 def _refused(why: str, action: str) -> InvalidRequest:

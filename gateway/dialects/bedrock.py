@@ -98,6 +98,11 @@ class BedrockConverse(BaseDialect):
             user_id=None,
         )
 
+    def limited(self, fields: Fields, model: str, max_tokens: int) -> Fields:
+        del model
+        config = {**(member(fields, "inferenceConfig", dict) or {}), "maxTokens": max_tokens}
+        return {**fields, "inferenceConfig": msgspec.Raw(msgspec.json.encode(config))}
+
     def read_request(self, fields: Fields) -> Chat:
         return bedrock_request.read(fields)
 
