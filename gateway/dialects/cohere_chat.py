@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.dialects import cohere_request, cohere_wire
-from gateway.dialects.base import BaseDialect
+from gateway.dialects import cohere_request
+from gateway.dialects.cohere_base import CohereBase
 from gateway.dialects.cohere_wire import (
     FINISH_OUT,
     VENDOR,
@@ -39,16 +39,16 @@ from gateway.dialects.neutral import (
 )
 from gateway.dialects.reading import member, required
 from gateway.dialects.sse import Frame, write_frame
-from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
+from schemas.errors import UpstreamProtocol
 
 _DONE = b"[DONE]"
 _encode = msgspec.json.encode
 
 
-class CohereChat(BaseDialect):
-    """The dialect ``cohere``. A provider's base URL is the vendor's host, without a version."""
+class CohereChat(CohereBase):
+    """The dialect ``cohere``."""
 
-    name = "cohere"
+    path = "/v2/chat"
     client_paths: Mapping[str, Json] = {"/v2/chat": {}}
     words: Mapping[str, str] = {
         "stop": "stop_sequences",
@@ -57,10 +57,6 @@ class CohereChat(BaseDialect):
         "reasoning": "thinking",
     }
     params = frozenset(["logprobs"])
-
-    def path_of(self, model: str, stream: bool) -> str:
-        del model, stream
-        return "/v2/chat"
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -85,10 +81,6 @@ class CohereChat(BaseDialect):
 
     def unsaid(self, chat: Chat, model: str) -> list[str]:
         return cohere_request.unsaid(chat, model)
-
-    def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
-        del opening
-        return _encode({**fields, "model": model})
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -148,20 +140,6 @@ class CohereChat(BaseDialect):
     def stream_writer(self, opening: Opening) -> StreamWriter:
         del opening
         return _Writer()
-
-    # --- errors ------------------------------------------------------------------------------
-
-    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
-        return cohere_wire.read_error(status, headers, body)
-
-    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
-        del status
-        return _encode({"id": request_id, "message": error.message})
-
-    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
-        del status
-        delta = {"error": error.message, "finish_reason": "ERROR"}
-        return _event("message-end", {"id": request_id, "delta": delta})
 
 
 def _part(block: Block) -> Part | None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from urllib.parse import quote
 
 import msgspec
 
-from gateway.dialects import gemini_request, gemini_wire, gemini_written
-from gateway.dialects.base import BaseDialect
+from gateway.dialects import gemini_request, gemini_written
+from gateway.dialects.gemini_base import GeminiBase, model_place
 from gateway.dialects.gemini_request import config_of, take
 from gateway.dialects.gemini_wire import (
     FINISH_OUT,
-    STATUS_NAME,
     VENDOR,
     Candidate,
     FunctionCall,
@@ -42,18 +40,17 @@ from gateway.dialects.neutral import (
 )
 from gateway.dialects.reading import member, parse_arguments, required, text_tags
 from gateway.dialects.sse import Frame, write_frame
-from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
+from schemas.errors import UpstreamProtocol
 
 _SAID_BY_PATH = frozenset(["model", "stream"])
 _encode = msgspec.json.encode
 
 
-class GeminiChat(BaseDialect):
+class GeminiChat(GeminiBase):
     """The dialect ``gemini``. Its streams have no end marker: the last frame is the one with the
     finish reason, and a stream that ends before it was cut.
     """
 
-    name = "gemini"
     client_paths: Mapping[str, Json] = {
         "/v1beta/models/{model}:generateContent": {},
         "/v1beta/models/{model}:streamGenerateContent": {"stream": True},
@@ -68,16 +65,10 @@ class GeminiChat(BaseDialect):
         "reasoning": "thinkingConfig",
     }
     ends_with_connection = True
-    heartbeats = False
-    """The vendor's own client takes a comment for the beginning of an error."""
-
-    def authorization(self, secret: str) -> dict[str, str]:
-        return {"x-goog-api-key": secret}
 
     def path_of(self, model: str, stream: bool) -> str:
-        place = quote(model, safe="/") if "/" in model else f"models/{quote(model, safe='')}"
         verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
-        return f"/{place}:{verb}"
+        return f"/{model_place(model)}:{verb}"
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -150,31 +141,6 @@ class GeminiChat(BaseDialect):
     def stream_writer(self, opening: Opening) -> StreamWriter:
         del opening
         return _Writer()
-
-    # --- errors ------------------------------------------------------------------------------
-
-    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
-        return gemini_wire.read_error(status, headers, body)
-
-    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
-        name = STATUS_NAME.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
-        info: Json = {
-            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-            "reason": error.code.upper(),
-            "domain": "weir",
-            "metadata": {"request_id": request_id},
-        }
-        details = [info]
-        if error.retry_after_seconds is not None:
-            delay = f"{error.retry_after_seconds:.3f}".rstrip("0").rstrip(".") + "s"
-            details.append(
-                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
-            )
-        body = {"code": status, "message": error.message, "status": name, "details": details}
-        return _encode({"error": body})
-
-    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
-        return write_frame(self.write_error(error, status, request_id))
 
 
 def _first(wire: Response) -> Candidate | None:

@@ -1,0 +1,63 @@
+"""What all of Cohere's endpoints share: errors, and what an answer without a stream tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway.dialects import cohere_wire
+from gateway.dialects.base import BaseDialect
+from gateway.dialects.cohere_wire import Counted, WireUsage
+from gateway.dialects.neutral import Fields, Json, Opening, StreamReader, StreamWriter
+from gateway.dialects.sse import write_frame
+from schemas.errors import InvalidRequest, UpstreamError, WeirError
+
+_encode = msgspec.json.encode
+
+
+class Meta(msgspec.Struct):
+    """The ``meta`` of answers other than the chat's."""
+
+    billed_units: Counted | None = None
+    tokens: Counted | None = None
+
+    @property
+    def usage(self) -> WireUsage:
+        """The same as the chat's usage."""
+        return WireUsage(self.billed_units, self.tokens)
+
+
+class CohereBase(BaseDialect):
+    """A provider's base URL is the vendor's host, without a version."""
+
+    name = "cohere"
+    path: str
+
+    def path_of(self, model: str, stream: bool) -> str:
+        del model, stream
+        return self.path
+
+    def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
+        del opening
+        return _encode({**fields, "model": model})
+
+    def stream_reader(self) -> StreamReader:
+        raise InvalidRequest(f"{self.surface} come whole")
+
+    def stream_writer(self, opening: Opening) -> StreamWriter:
+        del opening
+        raise InvalidRequest(f"{self.surface} come whole")
+
+    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
+        return cohere_wire.read_error(status, headers, body)
+
+    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
+        del status
+        return _encode({"id": request_id, "message": error.message})
+
+    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
+        del status
+        delta: Json = {"error": error.message, "finish_reason": "ERROR"}
+        event = {"type": "message-end", "id": request_id, "delta": delta}
+        return write_frame(_encode(event), "message-end")

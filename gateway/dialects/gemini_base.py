@@ -1,0 +1,62 @@
+"""What all of Gemini's endpoints share: the key's header, the model's place, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.dialects import gemini_wire
+from gateway.dialects.base import BaseDialect
+from gateway.dialects.gemini_wire import STATUS_NAME
+from gateway.dialects.neutral import Json, Opening, StreamReader, StreamWriter
+from gateway.dialects.sse import write_frame
+from schemas.errors import InvalidRequest, UpstreamError, WeirError
+
+_RPC = "type.googleapis.com/google.rpc."
+_encode = msgspec.json.encode
+
+
+def model_place(model: str) -> str:
+    """Return a model as the vendor names it: ``models/NAME``, unless the name has a place itself."""
+    return quote(model, safe="/") if "/" in model else f"models/{quote(model, safe='')}"
+
+
+class GeminiBase(BaseDialect):
+    """Errors are google.rpc.Status as JSON."""
+
+    name = "gemini"
+    heartbeats = False
+    """The vendor's own client takes a comment in a stream for the beginning of an error."""
+
+    def authorization(self, secret: str) -> dict[str, str]:
+        return {"x-goog-api-key": secret}
+
+    def stream_reader(self) -> StreamReader:
+        raise InvalidRequest(f"{self.surface} come whole")
+
+    def stream_writer(self, opening: Opening) -> StreamWriter:
+        del opening
+        raise InvalidRequest(f"{self.surface} come whole")
+
+    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
+        return gemini_wire.read_error(status, headers, body)
+
+    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
+        name = STATUS_NAME.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
+        info: Json = {
+            "@type": _RPC + "ErrorInfo",
+            "reason": error.code.upper(),
+            "domain": "weir",
+            "metadata": {"request_id": request_id},
+        }
+        details = [info]
+        if error.retry_after_seconds is not None:
+            delay = f"{error.retry_after_seconds:.3f}".rstrip("0").rstrip(".") + "s"
+            details.append({"@type": _RPC + "RetryInfo", "retryDelay": delay})
+        body = {"code": status, "message": error.message, "status": name, "details": details}
+        return _encode({"error": body})
+
+    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
+        return write_frame(self.write_error(error, status, request_id))
