@@ -18,6 +18,8 @@ ESTIMATED_SURFACES = frozenset({"chat", "embeddings"})
 """Surfaces whose tokens can be estimated from bytes; sound and pictures cannot."""
 INPUT_KINDS = ("input_audio_tokens", "input_image_tokens", "cache_write_1h_tokens")
 OUTPUT_KINDS = ("output_audio_tokens", "output_image_tokens")
+FEES = frozenset({"web_search", "file_search", "code_interpreter", "search"})
+"""What vendors bill beside tokens: without its price the call has none."""
 _NEEDS_OWN_PRICE = frozenset({"input_audio_tokens", "output_audio_tokens"})
 """Sound costs many times what text does: without its own price it has none. A picture's tokens, and
 a longer-lived cache entry, cost what the price list says for all of them.
@@ -41,6 +43,8 @@ def cost_of(
     if usage.input_tokens == 0 and usage.output_tokens == 0 and not counted:
         return 0
     if price is None:
+        return None
+    if any(name in FEES and _unit_price(price, name) is None for name in counted):
         return None
     parts = [
         (count, rate)

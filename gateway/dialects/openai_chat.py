@@ -141,7 +141,7 @@ class OpenAIChat(OpenAIBase):
             ],
         }
         if answer.usage is not None:
-            body["usage"] = _usage(answer.usage)
+            body["usage"] = usage_of(answer.usage)
         return _encode(body)
 
     # --- streams -----------------------------------------------------------------------------
@@ -199,7 +199,8 @@ def _tool_call(call: ToolCall) -> Json:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _usage(usage: Usage) -> Json:
+def usage_of(usage: Usage) -> Json:
+    """Return the tokens as this vendor writes them."""
     prompt, completion = usage.input_tokens or 0, usage.output_tokens or 0
     body: Json = {
         "prompt_tokens": prompt,
@@ -345,7 +346,8 @@ class _Writer:
         if not self._wants_usage or self._usage is None:
             return done
         return (
-            write_frame(_encode({**self._head, "choices": [], "usage": _usage(self._usage)})) + done
+            write_frame(_encode({**self._head, "choices": [], "usage": usage_of(self._usage)}))
+            + done
         )
 
 

@@ -18,8 +18,10 @@ from infra.sandbox import (
     anthropic_wire,
     listings,
     openai_chat,
+    openai_completions,
     openai_media,
     openai_request,
+    openai_responses,
     openai_wire,
 )
 from infra.sandbox.bedrock import BedrockWire
@@ -41,7 +43,11 @@ from infra.sandbox.settings import SandboxSettings
 from infra.sandbox.tuning import Tuning
 from infra.sandbox.wire import Wire
 
-ROUTES = openai_media.ROUTES
+ROUTES = {
+    **openai_media.ROUTES,
+    ("POST", "responses"): openai_responses.serve,
+    ("POST", "completions"): openai_completions.serve,
+}
 WIRES: tuple[Wire, ...] = (
     BedrockWire(),
     GeminiWire(),
@@ -234,6 +240,8 @@ class Sandbox:
                     else listings.openai_models
                 )
                 await lists(exchange, self.catalogue, "/".join(name) if name else None)
+            case ["responses", *parts] if row.dialect == "openai":
+                await openai_responses.resource(exchange, parts)
             case ["files", *parts] if row.dialect == "openai":
                 await self._files.serve(exchange, parts, body)
             case ["fine_tuning", "jobs", *parts] if row.dialect == "openai":

@@ -76,7 +76,9 @@ def sandbox_state(url: str) -> GatewayState:
     put(
         state,
         key(),
-        provider("openai", "openai", f"{url}/v1"),
+        provider(
+            "openai", "openai", f"{url}/v1", speaks=["openai_responses", "openai_completions"]
+        ),
         provider("anthropic", "anthropic", url),
         provider("a", "openai", f"{url}/a/v1"),
         provider("b", "openai", f"{url}/b/v1"),
