@@ -29,6 +29,7 @@ CLAIMS = (
     "faults",
     "fault_table",
     "budget_race",
+    "revocation",
     "retraining",
 )
 LONGEST_S = 1_800

@@ -209,6 +209,33 @@ def test_without_a_cache_there_is_nothing_to_load(tmp_path: Path) -> None:
     assert not GatewayState().load()
 
 
+@pytest.mark.req("SEC-03")
+async def test_a_revoked_key_is_refused_while_the_state_follows(log: KafkaLog) -> None:
+    secret, state, stop = uuid7(), GatewayState(), asyncio.Event()
+    made = key(key_id=uuid7(), secret_hash=hashed(secret), entity_version=1)
+    task = asyncio.create_task(state.follow(log, stop))
+    await log.publish(made)
+
+    async def let_in(wanted: bool) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    state.authenticate(secret)
+                    found = True
+                except AuthenticationFailed:
+                    found = False
+                if found is wanted:
+                    return
+                await asyncio.sleep(0.01)
+
+    await let_in(True)
+    change = {"revoked": True, "event_id": uuid7(), "entity_version": 2}
+    await log.publish(msgspec.structs.replace(made, **change))
+    await let_in(False)
+    stop.set()
+    await task
+
+
 async def following(state: GatewayState, log: KafkaLog) -> None:
     stop = asyncio.Event()
     task = asyncio.create_task(state.follow(log, stop, save_every_s=0.1))
