@@ -9,6 +9,7 @@ import msgspec
 from gateway.client import Client
 from gateway.dialects.neutral import ClientDialect, Fields, Opening
 from gateway.dialects.reading import text_tags
+from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from schemas.access import Grant
 from schemas.clock import now_us
@@ -83,7 +84,7 @@ async def admit(
     said: Fields,
     state: GatewayState,
     request_id: str,
-    bytes_max: int,
+    settings: GatewaySettings,
 ) -> Admitted:
     """Authenticate, read and check a request; `said` are members that its path says.
 
@@ -93,7 +94,7 @@ async def admit(
     """
     received_us, started_ns = now_us(), time.perf_counter_ns()
     grant = authenticate(client, state)
-    body = await client.body(bytes_max)
+    body = await client.body(settings.body_bytes_max)
     fields = front.read_body(body, client.header(b"content-type"))
     fields.update(said)
     opening = front.open(fields)

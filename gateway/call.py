@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import Any
@@ -47,6 +48,7 @@ class Call:
         decision: Decision,
         ask: Ask,
         started_s: float,
+        longest_s: float = math.inf,
     ) -> None:
         self.admitted = admitted
         self.client = client
@@ -54,7 +56,7 @@ class Call:
         self.decision = decision
         self.ask = ask
         timeout_s = admitted.opening.timeout_s or plan.limits.total_s
-        self.deadline_s = started_s + min(plan.limits.total_s, timeout_s)
+        self.deadline_s = started_s + min(plan.limits.total_s, timeout_s, longest_s)
         self.attempts: list[Attempt] = []
         self.tries = 0
         self.answer: Answer | None = None

@@ -152,9 +152,7 @@ class Proxy:
     async def _admit(
         self, client: Client, front: ClientDialect, said: Fields, request_id: str
     ) -> Call | Replay:
-        admitted = await admit(
-            client, front, said, self._state, request_id, self._settings.body_bytes_max
-        )
+        admitted = await admit(client, front, said, self._state, request_id, self._settings)
         if self.limits.any:
             await self.limits.admit(client, admitted)
         ticket = await self._idempotency.enter(client, admitted)
@@ -170,7 +168,8 @@ class Proxy:
         plan = self.router.plan(admitted.opening.model, admitted.grant)
         ask = await self.asker.ask(client, admitted, plan)
         decision = self.router.decide(plan, ask)
-        call = Call(admitted, client, plan, decision, ask, self._loop.time())
+        longest_s = self._settings.call_timeout_s
+        call = Call(admitted, client, plan, decision, ask, self._loop.time(), longest_s)
         call.ticket = ticket
         if plan.route.guardrails:
             call.guard = self._guardrails.of(plan.route.guardrails)

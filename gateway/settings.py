@@ -33,6 +33,8 @@ class GatewaySettings:
     heartbeat_s: float = 15.0
     stale_s_max: float = STALE_S_MAX
     """With keys and routes older than this, because Kafka is away, nobody is let in."""
+    call_timeout_s: float = 600.0
+    """No call takes longer, whatever its route says."""
     calls_max: int = 4096
     lag_s_max: float = 0.5
     """A worker refuses calls beyond so many at once, and while its loop is so late throughout."""

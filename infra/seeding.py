@@ -6,17 +6,31 @@ left alone unless the settings name the same thing.
 """
 
 import asyncio
-import hashlib
-import secrets
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
+from infra.entities import (
+    BUDGET,
+    GUARDRAIL,
+    KINDS,
+    LIMIT,
+    PRICE,
+    ROUTE,
+    TARGET,
+    TENANT,
+    Kind,
+    dated,
+)
 from infra.kafka import KafkaLog
+from infra.keys import new_secret
 from infra.settings import ConfiguredProvider, WeirSettings, effective_providers
+from infra.tables import TargetTable
 from infra.vendors import LOCAL_PROVIDER
+from schemas.access import hash_of
 from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable
 from schemas.events.changes import (
@@ -24,15 +38,15 @@ from schemas.events.changes import (
     KeyChanged,
     PriceChanged,
     ProviderChanged,
-    RouteChanged,
-    RouteTarget,
     TargetChanged,
 )
 from schemas.identity import uuid7
 from schemas.log import TableView
-from schemas.money import from_usd
 
 ACTOR = "settings"
+_BY_NAME: tuple[Kind[Any, Any], ...] = (GUARDRAIL, ROUTE, TENANT, BUDGET, LIMIT)
+"""What the settings say by name alone."""
+_log = logging.getLogger(__name__)
 _CAUGHT_UP_S = 30.0
 _AT_ONCE = 500
 _PROVIDER_WORDS = {
@@ -60,23 +74,26 @@ class Seeded:
 
 async def seed(log: KafkaLog, settings: WeirSettings, environment: Mapping[str, str]) -> Seeded:
     """Publish what the settings say and the log does not say yet. Raises BrokerUnavailable."""
-    keys, providers = TableView(KeyChanged), TableView(ProviderChanged)
-    targets, routes, prices = (
-        TableView(TargetChanged),
-        TableView(RouteChanged),
-        TableView(PriceChanged),
-    )
-    await read_now(log, [keys, providers, targets, routes, prices])
+    keys = TableView(KeyChanged)
+    views: dict[str, TableView[Any]] = {kind.plural: TableView(kind.event) for kind in KINDS}
+    await read_now(log, [keys, *views.values()])
 
     wanted = effective_providers(settings, environment)
     admin_key, key_events = _admin_key(settings, keys)
+    asked = {f"provider:{name}" for name in settings.providers}
+    listed = _target_events(wanted, settings.targets)
+    named = {it.key for it in listed if f"provider:{it.provider}" in asked}
+    named |= {f"target:{name}" for name in settings.targets}
     events: list[Change] = [
         *key_events,
-        *_difference(_provider_events(wanted, settings), providers),
-        *_difference(_target_events(wanted), targets),
-        *_difference(_route_events(settings), routes),
-        *_missing_prices(wanted, prices),
+        *_difference(_provider_events(wanted, settings), views["providers"], asked),
+        *_difference(listed, views["targets"], named),
     ]
+    for kind in _BY_NAME:
+        told = [_event(kind, *item) for item in getattr(settings, kind.plural).items()]
+        events += _difference(told, views[kind.plural], {event.key for event in told})
+    events += _missing_prices(wanted, views["prices"])
+    events += _changed(_own_prices(settings, views["prices"]), views["prices"])
     for start in range(0, len(events), _AT_ONCE):
         await asyncio.gather(*(log.publish(event) for event in events[start : start + _AT_ONCE]))
     return Seeded(admin_key, len(events))
@@ -110,15 +127,17 @@ def _admin_key(
     settings: WeirSettings, keys: TableView[KeyChanged]
 ) -> tuple[str | None, list[KeyChanged]]:
     """The first admin key: the one that is set, else a new one when there is none."""
-    usable = {key.secret_hash for key in keys.entries.values() if not key.revoked}
     has_admin = any("admin" in key.scopes and not key.revoked for key in keys.entries.values())
     chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
     if chosen is None:
         if has_admin:
             return None, []
-        chosen = f"weir-{secrets.token_urlsafe(32)}"
-    digest = hashlib.sha256(chosen.encode()).hexdigest()
-    if digest in usable:
+        chosen = new_secret()
+    digest = hash_of(chosen)
+    known = next((it for it in keys.entries.values() if it.secret_hash == digest), None)
+    if known is not None:
+        if known.revoked:
+            _log.warning("WEIR_ADMIN_KEY is a key that was revoked: it stays so")
         return None, []
     event = KeyChanged(
         event_id=uuid7(),
@@ -158,8 +177,10 @@ def _provider_events(
     return [*events, local]
 
 
-def _target_events(wanted: Iterable[ConfiguredProvider]) -> list[TargetChanged]:
-    return [
+def _target_events(
+    wanted: Iterable[ConfiguredProvider], own: Mapping[str, TargetTable]
+) -> list[TargetChanged]:
+    listed = [
         TargetChanged(
             **_meta(),
             provider=provider.name,
@@ -172,18 +193,19 @@ def _target_events(wanted: Iterable[ConfiguredProvider]) -> list[TargetChanged]:
         for provider in wanted
         for model in provider.models
     ]
+    said = [_event(TARGET, name, table) for name, table in own.items()]
+    return [*(it for it in listed if f"{it.provider}/{it.model}" not in own), *said]
 
 
-def _route_events(settings: WeirSettings) -> list[RouteChanged]:
+def _event(kind: Kind[C, Any], name: str, table: Any) -> C:
+    return kind.event(**_meta(), **kind.fields(name, table))
+
+
+def _own_prices(settings: WeirSettings, known: TableView[PriceChanged]) -> list[PriceChanged]:
+    """The prices of the file; what a model cost before stays known."""
     return [
-        RouteChanged(
-            **_meta(),
-            name=name,
-            targets=[RouteTarget(**entry.model_dump()) for entry in table.targets],
-            max_cost_nano_usd=None if table.max_cost_usd is None else from_usd(table.max_cost_usd),
-            **table.model_dump(exclude={"targets", "max_cost_usd"}),
-        )
-        for name, table in settings.routes.items()
+        _event(PRICE, name, dated(name, table, known.entries.values()))
+        for name, table in settings.prices.items()
     ]
 
 
@@ -201,15 +223,24 @@ def _missing_prices(
     return _changed(price_events(sorted(lists - present), ACTOR), prices)
 
 
-def _difference(wanted: Sequence[C], view: TableView[C]) -> list[C]:
-    """What to publish so that the view says what the settings say."""
+def _difference(wanted: Sequence[C], view: TableView[C], named: set[str]) -> list[C]:
+    """What to publish so that the view says what the settings say.
+
+    What follows from the environment alone (`named` does not hold it) and was changed by somebody
+    since is left as it is.
+    """
     gone = set(view.entries) - {event.key for event in wanted}
     removals = [
         msgspec.structs.replace(entry, deleted=True, **_next(entry))
         for key in sorted(gone)
         if (entry := view.entries[key]).actor == ACTOR
     ]
-    return [*_changed(wanted, view), *removals]
+    mine = [
+        event
+        for event in wanted
+        if event.key in named or (it := view.get(event.key)) is None or it.actor == ACTOR
+    ]
+    return [*_changed(mine, view), *removals]
 
 
 def _changed(wanted: Iterable[C], view: TableView[C]) -> list[C]:

@@ -21,12 +21,23 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
-from infra.tables import ProviderTable, RouteTable
+from infra.presets import PRESETS
+from infra.tables import (
+    BudgetTable,
+    GuardrailTable,
+    LimitTable,
+    PriceTable,
+    ProviderTable,
+    RouteTable,
+    TargetTable,
+    TenantTable,
+)
 from infra.vendors import SANDBOX_SECRET, VENDORS, Model, Vendor, fill
 from schemas import __version__
 from schemas.circuits import CircuitRules
@@ -92,8 +103,17 @@ class WeirSettings(BaseSettings):
     body_bytes_max: int = Field(32 * 1024**2, ge=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     kafka: KafkaTable = KafkaTable()
+    docs: bool = False
+    call_timeout_seconds: float = Field(default=600, gt=0)
+    preset: Literal["none", "development", "testing", "production"] = "none"
     providers: dict[str, ProviderTable] = {}
+    targets: dict[str, TargetTable] = {}
+    guardrails: dict[str, GuardrailTable] = {}
     routes: dict[str, RouteTable] = {}
+    tenants: dict[str, TenantTable] = {}
+    budgets: dict[str, BudgetTable] = {}
+    limits: dict[str, LimitTable] = {}
+    prices: dict[str, PriceTable] = {}
     parts: dict[str, dict[str, Any]] = {}
 
     @field_validator("circuits")
@@ -111,10 +131,13 @@ class WeirSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment, the environment over the file."""
+        """Arguments win over the environment, the environment over the file, all over a preset."""
         del dotenv_settings, file_secret_settings
         path = Path(os.environ.get("WEIR_CONFIG", TOML_FILE))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+        sources = (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path))
+        named = (source().get("preset") for source in sources)
+        preset = PRESETS.get(str(next(filter(None, named), "none")), {})
+        return (*sources, InitSettingsSource(settings_cls, init_kwargs=preset))
 
     # The ports of one installation lie together, so that WEIR_PORT moves them all.
     @property

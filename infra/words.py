@@ -114,6 +114,7 @@ def vocabulary(name: str, settings: WeirSettings) -> dict[str, Any]:
         "feedback_threshold": settings.feedback_threshold,
         "feedback_window_s": int(settings.feedback_window_hours * 3600),
         "feedback_cooldown_s": int(settings.feedback_cooldown_hours * 3600),
+        "call_timeout_s": settings.call_timeout_seconds,
         "body_bytes_max": settings.body_bytes_max,
         "circuits": circuit_rules(settings.circuits),
         "outbox_bytes_max": settings.outbox_bytes_max,

@@ -14,7 +14,16 @@ from infra.settings import (
     configured_providers,
     load,
 )
-from infra.tables import ProviderTable, RouteTable
+from infra.tables import (
+    BudgetTable,
+    GuardrailTable,
+    LimitTable,
+    PriceTable,
+    ProviderTable,
+    RouteTable,
+    TargetTable,
+    TenantTable,
+)
 from infra.words import settings_of
 from schemas.discovery import discover
 from schemas.errors import ConfigurationError
@@ -22,7 +31,19 @@ from tests.docs.pages import ROOT, blocks, code, page, rows, section
 
 PAGE = page("docs/configuration.md")
 EXAMPLES = blocks(section(PAGE, "Examples of `weir.toml`"), "toml")
-UNLIKE = {"–", "the vendor's", "none", "made at the first start", "`master.key` in the data folder"}
+UNLIKE = {
+    "–",
+    "all",
+    "both",
+    "made at the first start",
+    "none",
+    "the first start that knows it",
+    "the id",
+    "the vendor's",
+    "unknown",
+    "`chat`, `stream`, `tools`",
+    "`master.key` in the data folder",
+}
 """What stands for a default that has no literal."""
 
 
@@ -56,7 +77,17 @@ def test_no_variable_is_documented_that_nothing_reads() -> None:
 
 @pytest.mark.parametrize(
     ("title", "model"),
-    [("Providers", ProviderTable), ("Routes", RouteTable), ("Kafka", KafkaTable)],
+    [
+        ("Providers", ProviderTable),
+        ("Targets", TargetTable),
+        ("Guardrails", GuardrailTable),
+        ("Routes", RouteTable),
+        ("Tenants", TenantTable),
+        ("Budgets", BudgetTable),
+        ("Limits", LimitTable),
+        ("Prices", PriceTable),
+        ("Kafka", KafkaTable),
+    ],
 )
 def test_every_field_of_a_table_is_documented(title: str, model: type[BaseModel]) -> None:
     table = documented(title)

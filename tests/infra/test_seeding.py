@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 from genai_prices import Usage, calc_price
 
@@ -12,7 +13,18 @@ from infra.secret_files import master_key
 from infra.seeding import read_now, seed
 from infra.settings import WeirSettings
 from infra.tables import ProviderTable, RouteTable, RouteTargetTable
-from schemas.events.changes import KeyChanged, ProviderChanged, RouteChanged
+from schemas.events.changes import (
+    BudgetChanged,
+    GuardrailChanged,
+    KeyChanged,
+    LimitChanged,
+    PriceChanged,
+    ProviderChanged,
+    RouteChanged,
+    TargetChanged,
+    TenantChanged,
+)
+from schemas.identity import uuid7
 from schemas.log import TableView
 from schemas.money import NANO_USD, token_cost_nano_usd
 
@@ -61,6 +73,64 @@ async def test_changed_settings_become_events_and_removed_ones_deletions(
     await read_now(fresh_log, [providers, routes])
     assert "provider:mine" not in providers.entries
     assert not routes.entries
+
+
+async def test_what_follows_from_the_environment_alone_is_left_as_somebody_changed_it(
+    fresh_log: KafkaLog, tmp_path: Path
+) -> None:
+    settings, environment = WeirSettings(home=tmp_path, sandbox="off"), {"GROQ_API_KEY": "k"}
+    await seed(fresh_log, settings, environment)
+    providers = TableView(ProviderChanged)
+    await read_now(fresh_log, [providers])
+    current = providers.entries["provider:groq"]
+    change = {"entity_version": current.entity_version + 1, "actor": "apply:x", "event_id": uuid7()}
+    changed = msgspec.structs.replace(current, requests_per_minute=7, **change)
+    await fresh_log.publish(changed)
+    assert (await seed(fresh_log, settings, environment)).published == 0
+    named = settings.model_copy(update={"providers": {"groq": ProviderTable(concurrency=3)}})
+    assert (await seed(fresh_log, named, environment)).published == 1
+    providers = TableView(ProviderChanged)
+    await read_now(fresh_log, [providers])
+    groq = providers.entries["provider:groq"]
+    assert (groq.requests_per_minute, groq.concurrency) == (None, 3)
+
+
+@pytest.mark.req("CFG-03")
+async def test_budgets_limits_tenants_and_prices_of_the_file_become_events(
+    fresh_log: KafkaLog, tmp_path: Path
+) -> None:
+    settings = WeirSettings.model_validate(
+        {
+            "home": tmp_path,
+            "sandbox": "on",
+            "targets": {"own/m": {"context_length": 100}},
+            "budgets": {"b": {"daily_limit_usd": 1}},
+            "limits": {"l": {"requests_per_minute": 5}},
+            "tenants": {"team:t": {"enabled": False}},
+            "guardrails": {"g": {"kind": "words"}},
+            "prices": {"own/m": {"input_usd_per_million": 1, "output_usd_per_million": 1}},
+        }
+    )
+    await seed(fresh_log, settings, {})
+    assert (await seed(fresh_log, settings, {})).published == 0
+    kinds = (BudgetChanged, LimitChanged, TenantChanged, TargetChanged, GuardrailChanged)
+    views = [TableView(kind) for kind in (*kinds, PriceChanged)]
+    await read_now(fresh_log, views)
+    keys = ("b", "limit:l", "tenant:team:t", "target:own/m", "guardrail:g")
+    assert all(key in view.entries for key, view in zip(keys, views, strict=False))
+    assert [it for it in views[-1].entries if it.startswith("own/m@")]
+
+
+async def test_a_revoked_admin_key_does_not_come_back(fresh_log: KafkaLog, tmp_path: Path) -> None:
+    settings = WeirSettings(home=tmp_path, admin_key="weir-ended")  # type: ignore[arg-type]
+    await seed(fresh_log, settings, {})
+    keys = TableView(KeyChanged)
+    await read_now(fresh_log, [keys])
+    digest = hashlib.sha256(b"weir-ended").hexdigest()
+    [key] = [it for it in keys.entries.values() if it.secret_hash == digest]
+    version = key.entity_version + 1
+    await fresh_log.publish(msgspec.structs.replace(key, revoked=True, entity_version=version))
+    assert (await seed(fresh_log, settings, {})).published == 0
 
 
 async def test_the_chosen_admin_key_is_never_shown_twice(

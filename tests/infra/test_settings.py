@@ -185,3 +185,35 @@ def test_quirks_of_a_table_are_known_and_join_the_vendors(tmp_path: Path) -> Non
     (tmp_path / "weir.toml").write_text('[providers.ollama]\nquirks = ["no_name"]\n')
     with pytest.raises(ConfigurationError, match="no_names"):
         load()
+
+
+@pytest.mark.req("CFG-01")
+def test_a_preset_lies_below_everything_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load().limits == {}
+    monkeypatch.setenv("WEIR_PRESET", "production")
+    loaded = load()
+    assert (loaded.limits["preset"].requests_per_minute, loaded.limits["preset"].scope) == (
+        30,
+        "ip",
+    )
+    assert (loaded.call_timeout_seconds, loaded.log_level, loaded.docs) == (60.0, "info", False)
+    file = tmp_path / "weir.toml"
+    file.write_text(
+        'preset = "development"\nlog_level = "error"\n[limits.preset]\nrequests_per_minute = 600\n',
+        "utf-8",
+    )
+    monkeypatch.delenv("WEIR_PRESET")
+    monkeypatch.setenv("WEIR_CONFIG", str(file))
+    loaded = load()
+    assert (loaded.log_level, loaded.docs) == ("error", True)
+    assert (loaded.limits["preset"].requests_per_minute, loaded.limits["preset"].scope) == (
+        600,
+        "ip",
+    )
+    assert settings_of("gateway-0", load(preset="production")).call_timeout_s == 60.0
+    assert (load(preset="testing").workers, load(preset="testing").limits.keys()) == (
+        1,
+        {"preset"},
+    )
