@@ -222,6 +222,17 @@ class Seen(msgspec.Struct):
     cost_nano_usd: int | None
     books: list[Book]
 
+    def wasted(self, prices: dict[str, Price]) -> int:
+        """Return what streams cost that broke before the last one, in nano-USD.
+
+        Of a whole answer that broke nothing was seen, so nobody but its provider knows.
+        """
+        return sum(
+            prices[str(book["model"])].nano_usd(book)
+            for book in self.books[:-1]
+            if book["stream"] and book["output_tokens"]
+        )
+
 
 class Line(msgspec.Struct):
     """A call of the table as it is published. `wrong` lists the promises that it breaks."""
@@ -275,11 +286,13 @@ def judge(cell: Cell, seen: Seen, prices: dict[str, Price]) -> Line:
         books_nano_usd=counted,
         wrong=[],
     )
-    line.wrong = [name for name, broken in _promises(cell, seen, line, last) if broken]
+    line.wrong = [name for name, broken in _promises(cell, seen, line, last, prices) if broken]
     return line
 
 
-def _promises(cell: Cell, seen: Seen, line: Line, last: Book | None) -> Iterable[tuple[str, bool]]:
+def _promises(
+    cell: Cell, seen: Seen, line: Line, last: Book | None, prices: dict[str, Price]
+) -> Iterable[tuple[str, bool]]:
     """Yield each promise and whether the call breaks it."""
     row = seen.row
     answered = line.came == "answered"
@@ -294,7 +307,8 @@ def _promises(cell: Cell, seen: Seen, line: Line, last: Book | None) -> Iterable
         whole = last is not None and bool(last["complete"]) and last["status"] == 200
         yield "truncated, shown as success", not whole or row.text_sha256 != last["text_sha256"]
         yield "the wrong model named", line.served_by != str((last or {})["base"]).strip("/")
-        yield "the books cost otherwise", line.cost_nano_usd != line.books_nano_usd
+        low, high = _billed(line, seen.wasted(prices))
+        yield "the books cost otherwise", not low <= (line.cost_nano_usd or 0) <= high
     status = cell.case.error_status
     if line.came == "failed" and row.status != 200 and status is not None:
         yield "another status", row.status != status
@@ -306,6 +320,12 @@ def _promises(cell: Cell, seen: Seen, line: Line, last: Book | None) -> Iterable
         yield "what was produced is not billed", not low <= (line.cost_nano_usd or 0) <= high
     elif not answered:
         yield "a failure is billed", bool(line.cost_nano_usd)
+
+
+def _billed(line: Line, wasted: int) -> tuple[float, float]:
+    """Return the bounds of a good answer's cost: exact, but for what broken attempts produced."""
+    exact = line.books_nano_usd
+    return exact + wasted / CUT_COST_FACTOR, exact + wasted * CUT_COST_FACTOR
 
 
 def _said_something(row: Row) -> bool:

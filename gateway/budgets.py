@@ -8,7 +8,7 @@ again. Budgets that only alert are counted and never in the way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.bounds import Bound, bound
 from gateway.escrow import Escrow, Lease, left, smallest_limit, terms_of
+from gateway.ledger import total
 from gateway.outbox import RESERVED, Outbox
 from gateway.state import GatewayState, Index
 from gateway.upstream import Failed
@@ -118,7 +119,7 @@ class Budgets:
     async def cover(self, call: Call, target: Target) -> None:
         """Reserve what a further target may cost beyond what is held. Raises Failed."""
         held = call.hold
-        if held is not None and held.target.id == target.id:
+        if held is not None and held.target.id == target.id and not call.wasted:
             return
         have = {} if held is None else dict.fromkeys(held.leases, held.amount)
         try:
@@ -136,12 +137,14 @@ class Budgets:
         if hold is not None and any(extra.values()):
             self._record(call, hold)
 
-    def settle(self, hold: Hold, cost: CostEntry) -> list[EscrowMoved]:
+    def settle(
+        self, hold: Hold, cost: CostEntry, wasted: Sequence[CostEntry] = ()
+    ) -> list[EscrowMoved]:
         """End a reservation; return the events that must be recorded with the settlement.
 
         What a call cost that nobody could tell counts as all that it had reserved.
         """
-        known = cost.cost_nano_usd
+        known = total([cost, *wasted])
         spent = hold.amount if known is None else known
         amounts = [(lease, hold.amount, spent) for lease in hold.leases]
         amounts += [(lease, 0, known or 0) for lease in hold.soft]
@@ -175,7 +178,10 @@ class Budgets:
                 hard[lease] = budget
         price = call.price_of(self._state, target)
         most = bound(call.admitted, target, price) if hard else Bound(0)
-        return Hold(target, most.amount_nano_usd, hard, soft, most.output_max, most.max_tokens)
+        amount = most.amount_nano_usd
+        if hard and call.wasted:
+            amount += call.wasted_nano_usd(self._state)
+        return Hold(target, amount, hard, soft, most.output_max, most.max_tokens)
 
     async def _take(self, wants: list[Want], wait_s: float) -> None:
         """Reserve all of it or nothing, waiting for money that is on its way."""

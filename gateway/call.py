@@ -16,7 +16,7 @@ from gateway.client import JSON, Client, Headers
 from gateway.dialects.neutral import Answer, Receipt, Text, Thinking, ToolCall, Usage
 from gateway.filters import Ask
 from gateway.guardrails.guard import Guard
-from gateway.ledger import cost_entry
+from gateway.ledger import cost_entry, total, wasted_entry
 from gateway.outbound import Turn
 from gateway.pricing import ESTIMATED_SURFACES, cost_of
 from gateway.routing import Plan
@@ -66,6 +66,8 @@ class Call:
         self.record: bytes | None = None
         self.target = decision.chosen
         self.circuit = CLOSED
+        self.wasted: list[tuple[Target, Usage]] = []
+        self.wasted_costs: list[CostEntry] = []
         self.settled = False
         self.decision_us = 0
         self.hold: Hold | None = None
@@ -164,13 +166,35 @@ class Call:
             cost = msgspec.structs.replace(cost, budgets=self.hold.names)
         if self.hit is not None:
             cost = msgspec.structs.replace(cost, cache_saved_nano_usd=self.hit.cost_nano_usd)
+        self.wasted_costs = [
+            msgspec.structs.replace(
+                wasted_entry(response, target, used, self.price_of(state, target)),
+                budgets=cost.budgets,
+            )
+            for target, used in self.wasted
+        ]
         # Nobody has seen this event yet: to complete it here costs less than to copy it.
-        msgspec.structs.force_setattr(response, "cost_nano_usd", cost.cost_nano_usd)
+        msgspec.structs.force_setattr(response, "cost_nano_usd", total([cost, *self.wasted_costs]))
         self.response = response
         passed = self.client.passed
         if passed is not None and usage.input_tokens is not None:
             passed.tokens_used = usage.input_tokens + (usage.output_tokens or 0)
         return response, cost
+
+    def waste(self) -> None:
+        """Remember what an attempt produced before another begins: it was not shown to anybody,
+        but its provider wants to be paid.
+        """
+        if self.answer is not None and self.answer.parts:
+            usage, basis = self._usage(self.answer, "failed")
+            if basis != "none":
+                self.wasted.append((self.target, usage))
+        self.answer = None
+
+    def wasted_nano_usd(self, state: GatewayState) -> int:
+        """Return what such attempts cost so far; what cannot be priced counts nothing."""
+        priced = [cost_of(self.price_of(state, one), usage, {}) for one, usage in self.wasted]
+        return sum(cost for cost in priced if cost is not None)
 
     def _price(self, state: GatewayState) -> PriceChanged | None:
         return self.price_of(state, self.target)

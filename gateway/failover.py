@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from schemas.errors import UpstreamError, UpstreamTimeout
+from schemas.errors import NoTargetAvailable, UpstreamError, UpstreamTimeout
 from schemas.routing import Decision, Target
 
 BACKOFF_S = 0.2
 BACKOFF_S_MAX = 2.0
+RETRY_HINT_S = 1.0
+"""What a caller whom no target answered is told to wait."""
 RETRY_AFTER_S_MAX = 5.0
 """A vendor that wants a longer wait is not waited for: its wait is told to the caller."""
 
@@ -52,11 +54,16 @@ class Failover:
         """Note why the target that `next` gave did not answer."""
         self._errors[target.id] = error
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether several targets were there and each has failed."""
+    def told(self, name: str, last: UpstreamError) -> NoTargetAvailable | None:
+        """Return what a caller hears when there were several targets and each has failed."""
         tried = len(self._errors)
-        return tried > 1 and tried == len(self._decision.order) + len(self._decision.last_resort)
+        there = len(self._decision.order) + len(self._decision.last_resort)
+        if tried < 2 or tried < there or not last.retryable:
+            return None
+        return NoTargetAvailable(
+            f"no target of '{name}' answers: {last.message}",
+            retry_after_seconds=last.retry_after_seconds or RETRY_HINT_S,
+        )
 
     def _step(self) -> tuple[Target, float] | None:
         for target in self._decision.order:

@@ -28,6 +28,7 @@ from schemas.events.llm import (
 from schemas.events.operations import DataKeyCreated
 from schemas.identity import uuid7
 from schemas.privacy import MasterKey, Sealer
+from schemas.routing import Target
 
 SETTLEMENT_BYTES = 16 * 1024
 """Room held for response and cost, beside that for the content: two slim events, many attempts."""
@@ -52,6 +53,33 @@ def cost_entry(response: ResponseCompleted, price: PriceChanged | None) -> CostE
     )
     cost = cost_of(price, usage, response.units)
     return _line(response, "unpriced" if cost is None else "settled", price, cost)
+
+
+def wasted_entry(
+    response: ResponseCompleted, target: Target, usage: Usage, price: PriceChanged | None
+) -> CostEntry:
+    """Return the ledger line of an attempt that produced something and was given up."""
+    cost = cost_of(price, usage, {})
+    return msgspec.structs.replace(
+        _line(response, "unpriced" if cost is None else "settled", price, cost),
+        target=target.id,
+        provider=target.provider,
+        model=target.model,
+        deployment_id=target.deployment_id,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_write_input_tokens=usage.cache_write_input_tokens,
+        basis="estimated",
+        units={},
+    )
+
+
+def total(costs: Sequence[CostEntry]) -> int | None:
+    """Return what lines come to, None when one of them is not known."""
+    if any(cost.cost_nano_usd is None for cost in costs):
+        return None
+    return sum(cost.cost_nano_usd or 0 for cost in costs)
 
 
 def _line(
@@ -123,14 +151,16 @@ class Recorder:
         mode: str = "none",
         moves: Sequence[EscrowMoved] = (),
         also: Event | None = None,
+        wasted: Sequence[CostEntry] = (),
     ) -> int:
         """Record the end of an admitted request, and `also`; return the sequence to wait for.
 
+        `wasted` are lines of attempts that were given up after they had produced something.
         `moves` are what the call spent of hard budgets. `content` is the JSON of {"request",
         "response"}; it is sealed for the call's user, or for its key where no user is known. Content too large for a record is kept by its hash.
         """
         cause, room = self._admitted.pop(response.request_id, (None, 0))
-        events: list[Event] = [response, cost, *moves]
+        events: list[Event] = [response, cost, *wasted, *moves]
         if also is not None:
             events.append(also)
         if content is not None and mode != "none":

@@ -56,7 +56,6 @@ from schemas.circuits import verdict
 from schemas.errors import (
     GuardrailBlocked,
     ModelNotFound,
-    NoTargetAvailable,
     UpstreamError,
     UpstreamModelMissing,
     UpstreamNetwork,
@@ -70,8 +69,6 @@ from schemas.routing import Target
 
 PATIENCE_S = 60.0
 """How long after its deadline a call may take to be recorded and taken by a slow client."""
-RETRY_HINT_S = 1.0
-"""What a caller whom no target answered is told to wait."""
 HELD_BYTES_MAX = 16 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -214,6 +211,7 @@ class Proxy:
         )
         while (step := failover.next()) is not None:
             target, wait_s = step
+            call.waste()
             if wait_s:
                 await asyncio.sleep(wait_s)
             try:
@@ -227,11 +225,7 @@ class Proxy:
                 last = failure
             if call.content_sent or is_final(last):
                 break
-        if failover.exhausted and last.error.retryable:
-            last.told = NoTargetAvailable(
-                f"no target of '{call.plan.name}' answers: {last.error.message}",
-                retry_after_seconds=last.error.retry_after_seconds or RETRY_HINT_S,
-            )
+        last.told = last.told or failover.told(call.plan.name, last.error)
         raise last
 
     async def _attempt(self, call: Call, target: Target) -> None:
@@ -240,7 +234,7 @@ class Proxy:
         call.tries += 1
         trial = self.circuits.begin(target.id)
         call.circuit = trial.state
-        call.first_token_us = call.answer = None
+        call.first_token_us = None
         started_ns = time.perf_counter_ns()
         outcome, error, status = "cancelled", None, None
         self.book.begun(target.id)
@@ -483,9 +477,10 @@ class Proxy:
         content = None
         if mode != "none":
             content = content_of(call, answer, recorded)
-        moves = self.budgets.settle(call.hold, cost) if call.hold is not None else ()
+        wasted = call.wasted_costs
+        moves = self.budgets.settle(call.hold, cost, wasted) if call.hold is not None else ()
         sequence = self._recorder.completed(
-            response, cost, content, mode=mode, moves=moves, also=also
+            response, cost, content, mode=mode, moves=moves, also=also, wasted=wasted
         )
         await self._recorder.durable(call.plan.route.durability, sequence)
 

@@ -33,6 +33,7 @@ def book(cell: Cell, base: str, **fields: Any) -> dict[str, Any]:
         "model": "gpt-4.1-nano",
         "input_tokens": 100,
         "cached_input_tokens": 0,
+        "stream": cell.stream,
         **fields,
     }
 
@@ -121,6 +122,15 @@ def test_every_lie_about_an_answer_is_noticed(lie: dict[str, Any], promise: str)
 )
 def test_every_lie_about_a_broken_stream_is_noticed(lie: dict[str, Any], promise: str) -> None:
     assert promise in judge(*broken(**lie), PRICES).wrong
+
+
+def test_what_a_buffered_stream_lost_is_billed_too() -> None:
+    cell = find("cut", stream=True, setting="buffered")
+    seen = answered(cell)
+    seen.books[0] = book(cell, cell.name, complete=False, output_tokens=6)
+    assert "the books cost otherwise" in judge(cell, seen, PRICES).wrong
+    seen.cost_nano_usd = (seen.cost_nano_usd or 0) + seen.wasted(PRICES)
+    assert judge(cell, seen, PRICES).wrong == []
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from schemas.events.changes import RouteTarget
-from schemas.events.llm import ResponseCompleted
+from schemas.events.llm import CostEntry, ResponseCompleted
 from tests.gateway.worker import SECRET, Worker, route
 from tests.sandbox.served import Served
 
@@ -130,9 +130,14 @@ def test_a_buffered_route_answers_whole_from_the_next_target(worker: Worker, fau
     )
     chunks = list(raw.parse())
     assert chunks[-1].choices[0].finish_reason == "stop"
-    _, response, _ = worker.call(raw.headers["x-weir-request-id"])
+    request_id = raw.headers["x-weir-request-id"]
+    (response,) = worker.events(ResponseCompleted, request_id)
     assert response.outcome == "success"
     assert response.target == f"b/{MODEL}"
+    settled, wasted = worker.events(CostEntry, request_id)
+    assert (settled.target, settled.basis) == (f"b/{MODEL}", "reported")
+    assert (wasted.target, wasted.basis) == (f"a/{MODEL}", "estimated")
+    assert 0 < (wasted.output_tokens or 0) < (settled.output_tokens or 0)
 
 
 @pytest.mark.parametrize("kind", ["cut", "malformed_frame", "stall"])

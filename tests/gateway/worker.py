@@ -135,6 +135,7 @@ class Worker:
         """Forget how targets fared, as a worker that has just started."""
         self.app.proxy.book._book.clear()
         self.app.proxy.circuits._own.clear()
+        self.app.proxy.outbound._lanes.clear()
 
     def change(self, *events: Change) -> None:
         """Make events part of the state, in the worker's own thread."""
