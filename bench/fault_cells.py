@@ -80,7 +80,7 @@ CASES = (
     ),
     Case(
         "rate_limited_long",
-        fault("rate_limited", retry_after_s=30),
+        fault("rate_limited", retry_after_s=8),
         "failed",
         "answered",
         error_status=429,
