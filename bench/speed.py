@@ -3,7 +3,8 @@
 CPU is that of the gateway's worker processes (user and system, their relay threads included) over
 a run, until everything is on the log, divided by its calls. Wall times are medians of single calls
 that take turns on kept-alive connections, so that all of them meet the same machine.
-With BENCH_PROFILE=1 the workers are sampled, and their profiles lie beside the ledgers.
+LiteLLM's proxy and Portkey's gateway are measured in the same run (`bench.peers`), with a tenth of the
+calls; their figures have no limit. With BENCH_PROFILE=1 the workers are sampled, and their profiles lie beside the ledgers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -25,6 +26,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.checks import CALL_TOPICS, COMPLETED, calls
 from bench.claim import Arguments, Limit, Verdict, main
+from bench.peers import KEY as PEER_KEY
+from bench.peers import PEERS, NotInstallable, Peer
 from bench.rawlog import Raw, read_topics
 from bench.stack import Child, Stack, base_port
 
@@ -37,6 +40,7 @@ WHOLE_MODEL = "gpt-4.1-nano"
 PACED_MODEL = "gpt-4.1-mini"
 FRAME_MS = 4.0
 LEVELS = ("written", "synced", "replicated")
+PEER_SHARE = 10
 QUIET_S = 1.5
 SAMPLER = Path(__file__).parent / "sampler"
 CONFIG = "".join(
@@ -44,16 +48,23 @@ CONFIG = "".join(
     for level in LEVELS
 )
 
-Figures = dict[str, float | int | None]
+Figures = dict[str, float | int | str | None]
 
 
 class Caller:
     """Sends chat completions to one address and remembers the ids of what was answered."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._session = session
         self._url = f"{url}/v1/chat/completions"
         self._headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        self._headers |= headers or {}
         self._sent = 0
         self.answered: list[str] = []
 
@@ -109,6 +120,8 @@ def measure(arguments: Arguments) -> Verdict:
         with Child(command, arguments.out / "minimal-proxy.log") as proxy:
             _await_port(port)
             figures, records = asyncio.run(_run(stack, proxy, port, arguments))
+        for number, (name, begin) in enumerate(PEERS.items(), 1):
+            figures |= _beside(name, begin, stack, port + number, arguments)
     if arguments.sabotage:
         records.remove(next(record for record in records if record.type == COMPLETED))
     figures["recorded"] = len(calls(records).completed)
@@ -167,6 +180,56 @@ async def _run(
     return figures, await asyncio.to_thread(read_topics, stack.bootstrap, CALL_TOPICS)
 
 
+def _beside(
+    name: str,
+    begin: Callable[[Path, int, str, str], Peer],
+    stack: Stack,
+    port: int,
+    arguments: Arguments,
+) -> Figures:
+    """Return a peer's figures, or why there are none."""
+    try:
+        peer = begin(arguments.out, port, stack.sandbox.url, WHOLE_MODEL)
+    except NotInstallable as error:
+        return {name: f"not installable: {error}"}
+    with peer.child:
+        count = max(arguments.size // PEER_SHARE, CONCURRENCY)
+        return asyncio.run(_peer(peer, stack.sandbox.url, count))
+
+
+async def _peer(peer: Peer, direct_url: str, count: int) -> Figures:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        direct = Caller(session, direct_url, "direct")
+        caller = Caller(session, peer.url, PEER_KEY, peer.headers)
+        await caller.many(WARM_UP, WHOLE_MODEL)
+        before = _cpu_s(peer.pids())
+        await caller.many(count, WHOLE_MODEL)
+        cpu_us = _us_each(before, peer.pids(), count)
+        sides: dict[str, Callable[[], Awaitable[None]]] = {
+            "direct": lambda: direct.call(WHOLE_MODEL),
+            "peer": lambda: caller.call(WHOLE_MODEL),
+        }
+        medians = await _medians(sides, max(count // PEER_SHARE, 50))
+    return {
+        f"{peer.name}_cpu_us_per_request": cpu_us,
+        f"{peer.name}_added_ms": round(medians["peer"] - medians["direct"], 3),
+        f"{peer.name}_mib": round(sum(_rss_mib(peer.pids())), 1),
+    }
+
+
+async def _medians(
+    sides: Mapping[str, Callable[[], Awaitable[None]]], samples: int
+) -> dict[str, float]:
+    """Return each side's median in milliseconds; they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(samples):
+        for name, act in sides.items():
+            begun = time.perf_counter()
+            await act()
+            times[name].append((time.perf_counter() - begun) * 1_000)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 async def _latencies(
     stack: Stack, direct: Caller, minimal: Caller, gateway: Caller, samples: int
 ) -> Figures:
@@ -185,13 +248,7 @@ async def _latencies(
         "fdatasync": primitives.sync,
         "kafka_ack": primitives.acknowledged,
     }
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(samples):
-        for name, act in sides.items():
-            begun = time.perf_counter()
-            await act()
-            times[name].append((time.perf_counter() - begun) * 1_000)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians = await _medians(sides, samples)
     figures: Figures = {
         f"{name}_ms": round(medians[name], 3) for name in ("direct", "fdatasync", "kafka_ack")
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from urllib.parse import parse_qsl, unquote
 
@@ -49,6 +50,8 @@ START_S = 10.0
 START_FROM_CACHE_S = 1.0
 """The same for a worker that knows its keys from its cache: a suspended broker must not keep it
 from serving, since the other workers may be gone too."""
+GC_OBJECTS = 10_000
+"""New objects after which the youngest are looked through."""
 _log = logging.getLogger(__name__)
 
 
@@ -264,11 +267,22 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
         try:
             await _first_state(state, following, start_s)
             app = App(settings, state, durability, pool, log)
+            _spare_the_collector()
             await _serve(app, settings, following, stop)
         finally:
             done.set()
             pool.close()
             await following
+
+
+def _spare_the_collector() -> None:
+    """Leave what lives as long as the worker out of garbage collections, and have fewer of them.
+
+    Calls leave hardly any cycles behind; to walk all modules for them took a twentieth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS, 20, 20)
 
 
 async def _first_state(

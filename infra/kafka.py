@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
@@ -24,14 +24,24 @@ from schemas.log import Connection, Cursor, Deduplicator, Position, Record, Tabl
 
 _log = logging.getLogger(__name__)
 
-_FETCH_WAIT_MS = 250
 _FETCH_BYTES_PER_PARTITION = 4 * 1024 * 1024
-_FETCH_BYTES_MIN = 1
 _VIEW_BATCH_RECORDS = 5_000
-_VIEW_FETCH_BYTES_MIN = 1024 * 1024
-"""A view takes what came within `_FETCH_WAIT_MS` at once: a fetch per record of a live table costs a
-gateway worker more than its calls do."""
+_FOLLOW_WAIT_S = 1.0
 _RETRY_S = 0.5
+
+
+class Pace(NamedTuple):
+    """When the broker answers a fetch: with so many bytes, or after so many milliseconds."""
+
+    bytes_min: int
+    wait_ms: int
+
+
+_AT_ONCE = Pace(1, 250)
+_WHEN_IT_COMES = Pace(1, 5_000)
+"""Changes are rare and wanted at once; nothing is asked while there are none."""
+_NOW_AND_THEN = Pace(1024 * 1024, 250)
+"""Live tables change all the time: a fetch per record costs a gateway worker more than its calls do."""
 
 Offsets = dict[str, dict[int, int]]
 
@@ -199,15 +209,15 @@ class KafkaLog:
 
         Raises BrokerUnavailable, and LogTruncated or WrongLog rather than reset a position.
         """
-        async with self._reader(topics, cursor, _FETCH_BYTES_MIN) as reader:
+        async with self._reader(topics, cursor) as reader:
             yield reader
 
     @asynccontextmanager
     async def _reader(
-        self, topics: Sequence[Topic], cursor: Cursor | None, fetch_bytes_min: int
+        self, topics: Sequence[Topic], cursor: Cursor | None, pace: Pace = _AT_ONCE
     ) -> AsyncIterator[KafkaReader]:
         topics = tuple(dict.fromkeys(topics))  # two folds may ask for one source
-        async with self._consumer(fetch_bytes_min) as consumer:
+        async with self._consumer(pace) as consumer:
             identity = await identify(self.connection, topics)
             reader = KafkaReader(consumer, topics, Cursor() if cursor is None else cursor)
             try:
@@ -217,16 +227,14 @@ class KafkaLog:
             yield reader
 
     @asynccontextmanager
-    async def _consumer(
-        self, fetch_bytes_min: int = _FETCH_BYTES_MIN
-    ) -> AsyncIterator[AIOKafkaConsumer]:
+    async def _consumer(self, pace: Pace = _AT_ONCE) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
             **aiokafka_options(self.connection),
             client_id=self.source.strip("/").replace("/", "-"),
             auto_offset_reset="none",
             enable_auto_commit=False,
-            fetch_max_wait_ms=_FETCH_WAIT_MS,
-            fetch_min_bytes=fetch_bytes_min,
+            fetch_max_wait_ms=pace.wait_ms,
+            fetch_min_bytes=pace.bytes_min,
             max_partition_fetch_bytes=_FETCH_BYTES_PER_PARTITION,
         )
         try:
@@ -246,24 +254,44 @@ class KafkaLog:
     ) -> None:
         """Keep views up to date until `stop`; sets each view's `caught_up` at the first end.
 
-        `at_once` reads each record as it comes, which is for views that seldom change.
+        Changes are read as they come, live tables in gathered steps, or as they come `at_once`.
 
         A broker that is away is waited for. A record that cannot be decoded becomes a dead
         letter and leaves its key as it was. Raises LogTruncated or WrongLog.
         """
         while not stop.is_set():
             try:
-                await self._follow(views, stop, 1 if at_once else _VIEW_FETCH_BYTES_MIN)
+                await self._follow(views, stop, at_once=at_once)
             except BrokerUnavailable as error:
                 _log.warning("following pauses: %s", error.message)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), _RETRY_S)
 
     async def _follow(
-        self, views: Sequence[TableView[Any]], stop: asyncio.Event, fetch_bytes_min: int
+        self, views: Sequence[TableView[Any]], stop: asyncio.Event, *, at_once: bool
     ) -> None:
+        """Follow changes and live tables side by side, each at its own pace."""
+        live = [view for view in views if view.topic.cleanup == "compact" and not at_once]
+        changes = [view for view in views if view not in live]
+        paces = ((changes, _WHEN_IT_COMES), (live, _NOW_AND_THEN))
+        following = {
+            asyncio.create_task(self._follow_at(group, pace)) for group, pace in paces if group
+        }
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            ended, _ = await asyncio.wait(
+                {*following, stopping}, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in (*following, stopping):
+                task.cancel()
+            await asyncio.gather(*following, stopping, return_exceptions=True)
+        for task in ended & following:
+            task.result()
+
+    async def _follow_at(self, views: Sequence[TableView[Any]], pace: Pace) -> None:
         topics = list({view.topic.name: view.topic for view in views}.values())
-        async with self._reader(topics, _earliest(views), fetch_bytes_min) as reader:
+        async with self._reader(topics, _earliest(views), pace) as reader:
             by_topic: dict[str, list[tuple[TableView[Any], Deduplicator]]] = {}
             for view in views:
                 view.cursor.cluster_id = reader.cursor.cluster_id
@@ -271,9 +299,9 @@ class KafkaLog:
                 pair = (view, Deduplicator(view.cursor))
                 by_topic.setdefault(view.topic.name, []).append(pair)
             waiting = await reader.end_positions()
-            while not stop.is_set():
+            while True:
                 _mark_caught_up(views, waiting)
-                for record in await reader.raw_batch(_VIEW_BATCH_RECORDS, 0.2):
+                for record in await reader.raw_batch(_VIEW_BATCH_RECORDS, _FOLLOW_WAIT_S):
                     for view, deduplicator in by_topic[record.topic]:
                         if deduplicator.admit(record):
                             await self._apply(view, record)

@@ -254,6 +254,6 @@ class Log(Protocol):
     ) -> None:
         """Keep views up to date until `stop`; sets each view's `caught_up` at the first end.
 
-        `at_once` reads each record as it comes, which is for views that seldom change.
+        Changes are read as they come, live tables in gathered steps, or as they come `at_once`.
         """
         ...

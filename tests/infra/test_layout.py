@@ -21,7 +21,8 @@ CONFINED = {
 
 
 def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+    out = ROOT / "bench" / "out"  # what claims leave behind, other gateways among it
+    return sorted(it for it in (ROOT / package).rglob("*.py") if out not in it.parents)
 
 
 def imported(path: Path) -> set[str]:
