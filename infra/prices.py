@@ -27,6 +27,11 @@ FREE = frozenset({("openai", "moderation")})
 (https://developers.openai.com/api/docs/guides/moderation: free of charge)."""
 FREE_NAMES = ("omni-moderation-latest",)
 
+SEARCHES = {("cohere", "rerank-v3.5"): Decimal(2_000)}
+"""USD per million searches, which the list leaves out (https://cohere.com/pricing: a search is a query
+with up to 100 documents)."""
+SEARCHES_SOURCE = "https://cohere.com/pricing"
+
 
 def price_version() -> str:
     """Which list the prices come from, e.g. `genai-prices 0.2.3`."""
@@ -52,7 +57,28 @@ def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChange
                     event = _event(provider.id, name, valid_from_us, price, units, actor)
                     if event is not None:
                         events.setdefault(event.key, event)
+    for (vendor, model_name), price in SEARCHES.items():
+        if vendor in wanted:
+            event = _searches(vendor, model_name, price, actor)
+            events.setdefault(event.key, event)
     return list(events.values())
+
+
+def _searches(provider: str, model: str, price: Decimal, actor: str) -> PriceChanged:
+    return PriceChanged(
+        event_id=uuid7(),
+        occurred_at_us=now_us(),
+        entity_version=1,
+        actor=actor,
+        provider=provider,
+        model=model,
+        valid_from_us=0,
+        input_price=None,
+        output_price=None,
+        price_version=SEARCHES_SOURCE,
+        source=SEARCHES_SOURCE,
+        unit_prices={"search": price_from_usd_per_million(price)},
+    )
 
 
 def _units(provider: str, fields: dict[str, Any]) -> dict[str, int]:

@@ -85,6 +85,14 @@ def fill(text: str, environment: Mapping[str, str]) -> str | None:
     return None if missing else filled
 
 
+GEMINI_MODELS = (
+    Model("gemini-2.5-flash-lite", 1_048_576, 65_536, FULL_REASONING),
+    Model("gemini-2.5-flash", 1_048_576, 65_536, FULL_REASONING),
+    Model("gemini-2.5-pro", 1_048_576, 65_536, FULL_REASONING),
+    Model("gemini-3.8-flash", 1_048_576, 65_536, FULL_REASONING),
+    Model("gemini-embedding-001", 2_048, capabilities=("embeddings",)),
+)
+
 VENDORS = (
     Vendor(
         "openai",
@@ -162,6 +170,48 @@ VENDORS = (
         identity="aws",
         options={"auth": "aws", "region": "{AWS_REGION|AWS_DEFAULT_REGION}"},
         page="https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html",
+    ),
+    Vendor(
+        "gemini",
+        "gemini",
+        "https://generativelanguage.googleapis.com/v1beta",
+        "GEMINI_API_KEY",
+        "GEMINI_BASE_URL",
+        "google",
+        GEMINI_MODELS,
+        more_keys=("GOOGLE_API_KEY",),
+        page="https://ai.google.dev/api/generate-content",
+    ),
+    Vendor(
+        # Its key is the text of a service account's key file.
+        "vertex",
+        "gemini",
+        "https://{GOOGLE_CLOUD_LOCATION}-aiplatform.googleapis.com/v1/projects/"
+        "{GOOGLE_CLOUD_PROJECT}/locations/{GOOGLE_CLOUD_LOCATION}/publishers/google",
+        "GOOGLE_CREDENTIALS",
+        "VERTEX_BASE_URL",
+        "google",
+        GEMINI_MODELS[:-1],
+        identity="google",
+        options={"auth": "google"},
+        page="https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference",
+    ),
+    Vendor(
+        "cohere",
+        "cohere",
+        "https://api.cohere.com",
+        "CO_API_KEY",
+        "CO_API_URL",
+        "cohere",
+        (
+            Model("command-a-03-2025", 256_000, 8_192, STRUCTURED),
+            Model("command-r7b-12-2024", 128_000, 4_096, STRUCTURED),
+            Model("command-a-reasoning-08-2025", 256_000, 32_768, REASONING),
+            Model("embed-v4.0", 128_000, capabilities=("embeddings",)),
+            Model("rerank-v3.5", 4_096, capabilities=("rerank",)),
+        ),
+        more_keys=("COHERE_API_KEY",),
+        page="https://docs.cohere.com/reference/chat",
     ),
     Vendor(
         "mistral",

@@ -123,7 +123,8 @@ def read(fields: Fields) -> Chat:
 def _reasoning(effort: str | None) -> Reasoning | None:
     if effort is None:
         return None
-    return Reasoning(read_effort(effort))
+    # Clients of this dialect show thoughts where they get some: nobody has to ask for them.
+    return Reasoning(read_effort(effort), shown=effort != "none")
 
 
 def read_messages(wires: list[Json]) -> list[Message]:

@@ -113,6 +113,11 @@ def check(request: ChatRequest, model: Model) -> None:
         raise invalid(f"invalid request: model '{model.name}' is not supported by the chat API")
     if not request.messages:
         raise invalid("invalid request: messages must not be empty.")
+    if (request.max_tokens or 0) > model.output_tokens_max:
+        raise invalid(
+            f"too many tokens: max tokens must be less than or equal to {model.output_tokens_max}, the "
+            f"maximum output for this model - received {request.max_tokens}."
+        )
     if request.frequency_penalty and request.presence_penalty:
         raise invalid(
             "invalid request: cannot specify both frequency_penalty and presence_penalty."

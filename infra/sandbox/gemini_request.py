@@ -218,6 +218,13 @@ def check(request: GenerateRequest, model: Model) -> None:
     if config.response_schema is not None and config.response_json_schema is not None:
         raise invalid("Only one of response_schema and response_json_schema can be set.")
     has_schema = config.response_schema is not None or config.response_json_schema is not None
+    limit = config.max_output_tokens
+    if limit is not None and limit > model.output_tokens_max:
+        raise invalid(
+            f"Unable to submit request because it has a maxOutputTokens value of {limit} but the supported "
+            f"range is from 1 (inclusive) to {model.output_tokens_max + 1} (exclusive). Update the value "
+            "and try again."
+        )
     if has_schema and config.response_mime_type != "application/json":
         raise invalid("* GenerateContentRequest.generation_config.response_mime_type: must be json")
     _check_history(request.contents, model)

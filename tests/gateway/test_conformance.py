@@ -17,7 +17,7 @@ import pytest
 from gateway.dialects.sse import FrameSplitter
 from infra.seeding import _provider_events, _target_events
 from infra.settings import ConfiguredProvider, configured_providers, load
-from infra.vendors import VENDORS, Vendor
+from infra.vendors import VENDORS, Vendor, fill
 from schemas.events.changes import ProviderChanged
 from schemas.events.llm import ResponseCompleted
 from tests.gateway.worker import Worker
@@ -43,6 +43,9 @@ MODELS = {
 REASONING = {
     "anthropic": "claude-sonnet-4-5",
     "bedrock": "us.anthropic.claude-3-7-sonnet-20250219-v1:0",
+    "gemini": "gemini-2.5-flash",
+    "vertex": "gemini-2.5-pro",
+    "cohere": "command-a-reasoning-08-2025",
     "mistral": "magistral-medium-latest",
     "groq": "openai/gpt-oss-120b",
     "together": "openai/gpt-oss-120b",
@@ -57,6 +60,8 @@ VARIABLES = {
     "AWS_REGION": "us-east-1",
     "AZURE_OPENAI_ENDPOINT": "https://resource.openai.azure.com",
     "OPENAI_API_VERSION": "2024-10-21",
+    "GOOGLE_CLOUD_LOCATION": "europe-west4",
+    "GOOGLE_CLOUD_PROJECT": "p",
 }
 KEY = "sk-conformance-key"
 HELLO: Any = [{"role": "user", "content": "Say hello."}]
@@ -78,18 +83,23 @@ class Place:
     def __init__(self, row: Vendor, worker: Worker, sandbox: Served, environment: Any) -> None:
         self.row, self.worker, self.sandbox = row, worker, sandbox
         self.model = MODELS.get(row.name) or row.models[0].name
-        path = urlsplit(row.base_url.replace("{AZURE_OPENAI_ENDPOINT}", "https://x")).path
+        path = urlsplit(fill(row.base_url, VARIABLES) or "").path
         self.url = f"{sandbox.url}/{row.name}{path}"
         self._environment = environment
 
     def configured(self) -> ConfiguredProvider:
         environment = {**VARIABLES, self.row.url_variable: self.url}
         if self.row.key_variable:
-            environment[self.row.key_variable] = KEY
+            environment[self.row.key_variable] = self._key()
         for name, value in environment.items():
             self._environment.setenv(name, value)
         found = {one.name: one for one in configured_providers(load(sandbox="off"), environment)}
         return found[self.row.name]
+
+    def _key(self) -> str:
+        if self.row.identity != "google":
+            return KEY
+        return json.dumps(self.sandbox.control("GET", "/google/service-account"))
 
     def ready(self) -> None:
         provider = self.configured()
@@ -364,6 +374,8 @@ def context(place: Place) -> None:
 
 
 def content_filter(place: Place) -> None:
+    if place.row.dialect == "cohere":
+        pytest.skip("the vendor ends such an answer with an error: see its own cassettes")
     place.behave(faults=[{"kind": "content_filtered"}])
     _, body = good(place.ask())
     assert body["choices"][0]["finish_reason"] == "content_filter"
