@@ -26,6 +26,7 @@ from gateway.idempotency import Idempotency
 from gateway.inner import InnerCall
 from gateway.load import Load
 from gateway.outbox import OutboxSettings
+from gateway.passthrough import Passthrough, Place, place_of
 from gateway.proxy import Proxy
 from gateway.server import Server, bound
 from gateway.settings import GatewaySettings
@@ -77,7 +78,9 @@ class App:
             log,
             MasterKey(settings.master_key),
         )
-        self.proxy = Proxy(settings, state, durability.recorder, Upstream(pool), idempotency)
+        upstream, recorder = Upstream(pool), durability.recorder
+        self.proxy = Proxy(settings, state, recorder, upstream, idempotency)
+        self._passthrough = Passthrough(settings, state, recorder, upstream, self.proxy.limits)
         self.load = Load(settings.calls_max, settings.lag_s_max)
 
     async def serve(self, client: Client) -> None:
@@ -88,6 +91,10 @@ class App:
                 front, said = found
                 await self._call(client, front, said)
                 return
+        place = place_of(client)
+        if place is not None:
+            await self._pass(client, place)
+            return
         await self._other(client)
 
     async def _call(self, client: Client, front: ClientDialect, said: Fields | None = None) -> None:
@@ -125,6 +132,22 @@ class App:
                 await client.whole(200, [JSON], self._status(control="away"))
                 return
             await refuse(client, front, error, request_id)
+        except asyncio.CancelledError:
+            if not client.left:
+                raise
+
+    async def _pass(self, client: Client, place: Place) -> None:
+        request_id, front = new_request_id(), self._dialect_of(client)
+        refusal = self.load.refusal() if self._state.ready else _starting()
+        if refusal is not None:
+            await refuse(client, front, refusal, request_id)
+            return
+        try:
+            with self.load:
+                await self._passthrough.serve(client, place, request_id)
+        except WeirError as error:
+            if not client.left:
+                await refuse(client, front, error, request_id)
         except asyncio.CancelledError:
             if not client.left:
                 raise

@@ -9,7 +9,7 @@ from schemas.errors import Unavailable, UpstreamError
 CONNECT_S = 2.0
 ANSWER_S = 120.0
 SILENCE_S = 120.0
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         b"connection",
         b"content-length",
@@ -37,7 +37,7 @@ class ControlLink:
         """Answer with what control says, as it comes. Raises Unavailable when it is away."""
         connection = await self._ask(client, body, request_id)
         headers = [
-            (name, value) for name, value in connection.headers.items() if name not in _HOP_BY_HOP
+            (name, value) for name, value in connection.headers.items() if name not in HOP_BY_HOP
         ]
         # The client parsed the coding away, so the answer leaves without it.
         headers = [pair for pair in headers if pair[0] != b"content-encoding"]
@@ -59,7 +59,7 @@ class ControlLink:
         lines += [
             name + b": " + value
             for name, value in client.header_list
-            if name not in _HOP_BY_HOP and name != b"accept-encoding"
+            if name not in HOP_BY_HOP and name != b"accept-encoding"
         ]
         lines += [
             b"host: " + client.headers.get(b"host", self._origin.host_header.encode()),

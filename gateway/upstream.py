@@ -271,7 +271,7 @@ async def _signed(endpoint: Endpoint, signer: Signer, target: bytes, body: bytes
         headers = await signer.sign(unsigned)
     except UpstreamError as error:
         raise Failed(error) from error
-    return _lines(provider, headers)
+    return lines_of(provider, headers)
 
 
 def _other_key(ring: KeyRing, reference: str | None, failure: Failed) -> str | None:
@@ -324,7 +324,7 @@ def _endpoint(provider: ProviderChanged, front: ClientDialect, reference: str | 
         origin=origin,
         base=_base_path(provider.base_url),
         query=provider.options.get("query", ""),
-        lines=_lines(provider, headers),
+        lines=lines_of(provider, headers),
         headers=headers,
         reference=reference,
         secret=secret,
@@ -346,7 +346,8 @@ def _base_path(url: str) -> str:
     return f"/{path}" if path else ""
 
 
-def _lines(provider: ProviderChanged, headers: Mapping[str, str]) -> bytes:
+def lines_of(provider: ProviderChanged, headers: Mapping[str, str]) -> bytes:
+    """Return headers as they are sent. Raises Failed for one that would be two."""
     if any(_UNSAFE.search(value) for value in headers.values()):
         raise Failed(UpstreamNetwork(f"a header of provider {provider.name} holds a line break"))
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")

@@ -116,6 +116,7 @@ VENDORS = (
             Model("whisper-1", capabilities=("transcription",)),
             Model("omni-moderation-latest", capabilities=("moderation",)),
         ),
+        speaks=("openai_responses", "openai_completions"),
         page="https://platform.openai.com/docs/api-reference/chat",
     ),
     Vendor(
