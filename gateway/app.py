@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from gateway import feedback, generate_batch, models_api
+from gateway import feedback, generate_batch, models_api, routing_api
 from gateway.admission import authenticate, new_request_id
 from gateway.attempts import refuse
 from gateway.client import JSON, Client, Headers
@@ -81,6 +81,11 @@ class App:
         upstream, recorder = Upstream(pool), durability.recorder
         self.proxy = Proxy(settings, state, recorder, upstream, idempotency)
         self._passthrough = Passthrough(settings, state, recorder, upstream, self.proxy.limits)
+        self._own = {
+            **{("POST", path): self._batch for path in generate_batch.PATHS},
+            **{("POST", path): self._preview for path in routing_api.PREVIEW_PATHS},
+            **{("GET", path): self._routing for path in routing_api.STATUS_PATHS},
+        }
         self.load = Load(settings.calls_max, settings.lag_s_max)
 
     async def serve(self, client: Client) -> None:
@@ -111,8 +116,8 @@ class App:
         try:
             if client.method == "POST" and client.path in feedback.PATHS:
                 await self._feedback(client, request_id)
-            elif client.method == "POST" and client.path in generate_batch.PATHS:
-                await self._batch(client)
+            elif (own := self._own.get((client.method, client.path))) is not None:
+                await own(client)
             elif client.method == "GET" and client.path == "/health":
                 await client.whole(200, [JSON], self._health())
             elif client.method == "GET" and _is_models(client.path):
@@ -218,6 +223,20 @@ class App:
                 if name
                 else models_api.openai_list(self._state, grant)
             )
+        await client.whole(200, [JSON], body)
+
+    async def _preview(self, client: Client) -> None:
+        if not self._state.ready:
+            raise _starting()
+        bytes_max = self._settings.body_bytes_max
+        body = await routing_api.preview(client, self.proxy, self._state, bytes_max)
+        await client.whole(200, [JSON], body)
+
+    async def _routing(self, client: Client) -> None:
+        if not self._state.ready:
+            raise _starting()
+        authenticate(client, self._state)
+        body = routing_api.status(client, self.proxy, self._state, self._settings.name)
         await client.whole(200, [JSON], body)
 
     def _health(self) -> bytes:

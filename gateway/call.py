@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from gateway.guardrails.guard import Guard
 from gateway.ledger import cost_entry, total, wasted_entry
 from gateway.outbound import Turn
 from gateway.pricing import ESTIMATED_SURFACES, cost_of
+from gateway.route_info import RouteInfo, as_header, route_info
 from gateway.routing import Plan
 from gateway.runs import Ticket
 from gateway.state import GatewayState
@@ -70,6 +72,7 @@ class Call:
         self.wasted_costs: list[CostEntry] = []
         self.settled = False
         self.decision_us = 0
+        self.estimate: Callable[[Target, Ask], int | None] = _unknown
         self.hold: Hold | None = None
         self.turn: Turn | None = None
         self.content_sent = False
@@ -293,11 +296,29 @@ class Call:
             headers.append((b"x-weir-cache", b"hit"))
         if self.guard is not None and self.guard.acted:
             headers.append((b"x-weir-guardrails", _names(list(self.guard.acted))))
+        if self.explains:
+            headers.append((b"x-weir-route-info", as_header(self.info())))
         if self.dropped:
             headers.append((b"x-weir-dropped-params", _names(self.dropped)))
         if self.response is not None and self.response.cost_nano_usd is not None:
             headers.append((b"x-weir-cost-usd", to_usd(self.response.cost_nano_usd).encode()))
         return headers
+
+    @property
+    def explains(self) -> bool:
+        """Whether the caller wants to know how his call was routed."""
+        return self.client.header(b"x-weir-explain") == "1"
+
+    def info(self) -> RouteInfo:
+        """Return how the call was routed, as far as it has come."""
+        return route_info(
+            self.decision,
+            self.ask,
+            target=self.target,
+            attempts=self.attempts,
+            cost_nano_usd=self.estimate(self.decision.chosen, self.ask),
+            decision_us=self.decision_us,
+        )
 
     def receipt(self) -> Receipt:
         """Return what the settled call came to."""
@@ -316,6 +337,7 @@ class Call:
             latency_ms=response.latency_us / 1000,
             cost_usd=None if cost is None else to_usd(cost),
             cache_hit=self.hit is not None,
+            route_info=self.info,
             usage=Usage(
                 response.input_tokens,
                 response.cached_input_tokens,
@@ -324,6 +346,11 @@ class Call:
                 response.cache_write_input_tokens,
             ),
         )
+
+
+def _unknown(target: Target, ask: Ask) -> int | None:
+    del target, ask
+    return None
 
 
 def plausible(usage: Usage) -> Usage:

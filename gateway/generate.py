@@ -176,6 +176,7 @@ def _facts(receipt: Receipt) -> Json:
             "route": receipt.route,
             "attempts": receipt.attempts,
             "cache_hit": receipt.cache_hit,
+            "route_info": receipt.route_info() if receipt.route_info else None,
         },
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }

@@ -19,10 +19,13 @@ from schemas.events.changes import ProviderChanged, RouteChanged, RouteTarget
 from schemas.routing import Target
 
 AUTO = "auto"
+AUTO_STRATEGY = "task_type"
 DEFAULTS = RouteChanged(
     event_id="", occurred_at_us=0, entity_version=0, actor="gateway", name="", targets=[]
 )
 """A named target that belongs to no route is called with a route's defaults."""
+AUTO_ROUTE = msgspec.structs.replace(DEFAULTS, strategy=AUTO_STRATEGY, detect_tasks=True)
+"""What `auto` is unless a route of that name says otherwise."""
 HINTS = {"cost": "cost_optimized", "latency": "latency_optimized", "quality": "quality_optimized"}
 """What a caller may prefer, and the strategy that does it."""
 
@@ -106,7 +109,7 @@ def resolve(state: GatewayState, model: str, grant: Grant | None = None) -> Plan
         return _build(state, route, route.name, members)
     if model == AUTO:
         members = [Member(target) for target in _callable(state)]
-        return _build(state, DEFAULTS, AUTO, left_of(grant, AUTO, members, by_target=True))
+        return _build(state, AUTO_ROUTE, AUTO, left_of(grant, AUTO, members, by_target=True))
     provider, slash, name = model.partition("/")
     if slash and provider in state.providers:
         target = state.targets.get(model) or Target(provider=provider, model=name)

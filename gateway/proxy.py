@@ -167,6 +167,7 @@ class Proxy:
         decision = self.router.decide(plan, ask)
         longest_s = self._settings.call_timeout_s
         call = Call(admitted, client, plan, decision, ask, self._loop.time(), longest_s)
+        call.estimate = self.router.cost
         call.ticket = ticket
         if plan.route.guardrails:
             call.guard = self._guardrails.of(plan.route.guardrails)

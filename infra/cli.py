@@ -14,7 +14,6 @@ from infra.cli_base import (
     console,
     fail,
     installation,
-    route_commands,
     running,
     show_json,
     show_table,
@@ -23,6 +22,7 @@ from infra.cli_budget import commands as budget_commands
 from infra.cli_config import app as config_commands
 from infra.cli_config import export_commands, import_commands
 from infra.cli_data import app as data_commands
+from infra.cli_route import route_commands
 from infra.settings import load
 from schemas import __version__
 from schemas.errors import WeirError

@@ -15,6 +15,7 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, model_validator
 
+from projections import routing_api
 from projections.analyst import Analyst, Result
 from projections.data_keys import DataKeys
 from projections.feedback import FeedbackStore
@@ -95,7 +96,8 @@ class Projections:
             Opener(MasterKey(settings.master_key), self._keys.find) if settings.master_key else None
         )
         self.feedback = FeedbackStore(opener)
-        self.routers = [_sql(self), _tables(self), _feedback(self)]
+        decisions = routing_api.router(self.projector.live)
+        self.routers = [_sql(self), _tables(self), _feedback(self), decisions]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log until `stop`. Raises what ended it before."""

@@ -38,8 +38,8 @@ class Detector:
     """Holds the weights: one row per feature, one column per task and per complexity."""
 
     def __init__(self, weights: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
-        self._weights = weights
-        self._scales = scales
+        self.weights = weights
+        self.scales = scales
 
     @classmethod
     def load(cls, path: Path = MODEL_FILE) -> Detector:
@@ -68,8 +68,8 @@ class Detector:
     def scores(self, asked: str, system: str = "") -> NDArray[np.float32]:
         """Return the models' sums for each task, then each complexity."""
         indexes, values = features(asked, system)
-        rows = self._weights[indexes].astype(np.float32)
-        sums: NDArray[np.float32] = (values @ rows) * self._scales
+        rows = self.weights[indexes].astype(np.float32)
+        sums: NDArray[np.float32] = (values @ rows) * self.scales
         return sums
 
 

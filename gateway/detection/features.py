@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BITS = 16
-END_BYTES = 360
+END_BYTES = 240
 """How much of each end counts as the request itself."""
+LINE_CHARS_MIN = 25
+"""A first or last line that is shorter (a greeting, a name) does not stand alone."""
 FIRST_WORDS = 7
 LETTERS = (3, 4, 5)
 SYSTEM_BYTES_MAX = 600
@@ -52,17 +54,19 @@ def features(asked: str, system: str = "") -> tuple[Hashes, NDArray[np.float32]]
     """Return the indexes (below 2**BITS) of a prompt's features and their values."""
     data = _normal(asked)
     groups: list[tuple[str, Hashes]] = [("shape", _shape(asked, data))]
-    ends = [data] if len(data) <= 2 * END_BYTES else [data[:END_BYTES], data[-END_BYTES:]]
+    ends, body = _parts(asked, data)
     heads = [_words(end) for end in ends]
-    groups.append(("letters", np.concatenate([_letters(end) for end in ends])))
-    groups.append(("words", _tagged(np.concatenate(heads), 1)))
-    groups.append(("pairs", np.concatenate([_runs(words, 2) for words in heads])))
-    groups.append(("triples", np.concatenate([_runs(words, 3) for words in heads])))
+    # Each end has its own length: a request of three words is heard beside a page of text.
+    for end, words in zip(ends, heads, strict=True):
+        groups.append(("letters", _letters(end)))
+        groups.append(("words", _tagged(words, 1)))
+        groups.append(("pairs", _runs(words, 2)))
+        groups.append(("triples", _runs(words, 3)))
     groups.append(("first", _tagged(heads[0][:FIRST_WORDS], 2)))
     groups.append(("first", _tagged(_runs(heads[0][:3], 2), 3)))
     groups.append(("last", _tagged(_words(_last_sentence(data))[:FIRST_WORDS], 4)))
-    if len(ends) > 1:
-        groups.append(("body", _tagged(_words(data[END_BYTES:-END_BYTES]), 5)))
+    if body is not None:
+        groups.append(("body", _tagged(_words(body), 5)))
     if system:
         groups.append(("system", _tagged(_words(_normal(system)[:SYSTEM_BYTES_MAX]), 6)))
     indexes = np.concatenate([hashes for _, hashes in groups])
@@ -81,6 +85,25 @@ def _normal(text: str) -> Bytes:
     data = np.frombuffer(f" {plain} ".encode("utf-8", "replace"), np.uint8).copy()
     data[_DIGITS[data]] = 48
     return data
+
+
+def _parts(asked: str, data: Bytes) -> tuple[list[Bytes], Bytes | None]:
+    """Return the ends of a prompt, where its request stands, and what lies between them.
+
+    A prompt of several lines has its first and its last as ends, one long line its two ends.
+    """
+    lines = [line for line in asked.split("\n") if line.strip()]
+    if len(lines) > 1 and len(data) > END_BYTES // 2:
+        first, last = 1, len(lines) - 1
+        while first < last and sum(map(len, lines[:first])) < LINE_CHARS_MIN:
+            first += 1
+        while last > first and sum(map(len, lines[last:])) < LINE_CHARS_MIN:
+            last -= 1
+        head, tail = _normal(" ".join(lines[:first])), _normal(" ".join(lines[last:]))
+        return [head[:END_BYTES], tail[-END_BYTES:]], _normal(" ".join(lines[first:last]))
+    if len(data) <= 2 * END_BYTES:
+        return [data], None
+    return [data[:END_BYTES], data[-END_BYTES:]], data[END_BYTES:-END_BYTES]
 
 
 def _words(data: Bytes) -> Hashes:

@@ -247,7 +247,10 @@ class StreamWriter(Protocol):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dialect of our own may tell about a settled call. `cost_usd` None is unknown."""
+    """What a dialect of our own may tell about a settled call. `cost_usd` None is unknown.
+
+    `route_info` gives a `gateway.route_info.RouteInfo`, to be written as it is.
+    """
 
     request_id: str
     route: str
@@ -261,6 +264,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: str | None
     usage: Usage
     cache_hit: bool = False
+    route_info: Callable[[], msgspec.Struct] | None = None
 
 
 class Opening(msgspec.Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Trains the gateway's task model: ``python -m infra.detection``."""
