@@ -228,8 +228,7 @@ class App:
     async def _preview(self, client: Client) -> None:
         if not self._state.ready:
             raise _starting()
-        bytes_max = self._settings.body_bytes_max
-        body = await routing_api.preview(client, self.proxy, self._state, bytes_max)
+        body = await routing_api.preview(client, self.proxy, self._state, self._settings)
         await client.whole(200, [JSON], body)
 
     async def _routing(self, client: Client) -> None:

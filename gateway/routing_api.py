@@ -16,6 +16,7 @@ from gateway.generate import GENERATE
 from gateway.plans import AUTO, AUTO_STRATEGY, HINTS, strategies
 from gateway.proxy import Proxy
 from gateway.route_info import RouteInfo, route_info
+from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from schemas.errors import InvalidRequest
 from schemas.events.llm import Candidate
@@ -46,11 +47,13 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     route_info: RouteInfo
 
 
-async def preview(client: Client, proxy: Proxy, state: GatewayState, body_bytes_max: int) -> bytes:
+async def preview(
+    client: Client, proxy: Proxy, state: GatewayState, settings: GatewaySettings
+) -> bytes:
     """Decide as for a real call, and call nobody. Raises what a real call would be refused with."""
-    body = await client.body(body_bytes_max)
+    body = await client.body(settings.body_bytes_max)
     front = OPENAI if OWN_MEMBERS.isdisjoint(read_object(body)) else GENERATE
-    admitted = await admit(client, front, {}, state, uuid7(), body_bytes_max)
+    admitted = await admit(client, front, {}, state, uuid7(), settings)
     began_ns = time.perf_counter_ns()
     plan = proxy.router.plan(admitted.opening.model, admitted.grant)
     ask = await proxy.asker.ask(client, admitted, plan)
