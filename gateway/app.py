@@ -19,6 +19,7 @@ from gateway.dialects.neutral import ClientDialect, Fields
 from gateway.dialects.openai_chat import OPENAI
 from gateway.dialects.registry import Paths, dialects
 from gateway.durability import Durability
+from gateway.edge import Edge
 from gateway.freshness import Freshness
 from gateway.generate import GENERATE
 from gateway.http1 import Pool
@@ -86,10 +87,13 @@ class App:
             **{("POST", path): self._preview for path in routing_api.PREVIEW_PATHS},
             **{("GET", path): self._routing for path in routing_api.STATUS_PATHS},
         }
+        self._edge = Edge(settings.cors_origins, settings.hsts_s)
         self.load = Load(settings.calls_max, settings.lag_s_max)
 
     async def serve(self, client: Client) -> None:
         """Serve one request."""
+        if self._edge.any and await self._preflight(client):
+            return
         if client.method == "POST":
             found = CALLS.find(client.path)
             if found is not None:
@@ -101,6 +105,17 @@ class App:
             await self._pass(client, place)
             return
         await self._other(client)
+
+    async def _preflight(self, client: Client) -> bool:
+        """Answer a browser's question whether a page may call; False for every other request."""
+        try:
+            allowed = self._edge.prepare(client)
+        except WeirError as error:
+            await refuse(client, self._dialect_of(client), error, new_request_id())
+            return True
+        if allowed is not None:
+            await client.whole(204, allowed, b"")
+        return allowed is not None
 
     async def _call(self, client: Client, front: ClientDialect, said: Fields | None = None) -> None:
         refusal = self.load.refusal() if self._state.ready else _starting()

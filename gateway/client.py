@@ -29,7 +29,8 @@ class Client(ABC):
     """Reads one request and writes its answer; notices when the caller leaves.
 
     `path` is decoded, `raw_path` as it came; header names are in lower case. `passed` is what the
-    call took of its limits, `limit_headers` what the caller is told of them.
+    call took of its limits, `limit_headers` what the caller is told of them; `edge_headers` are in
+    whatever answer there is.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Client(ABC):
         self.left = False
         self.passed: Pass | None = None
         self.limit_headers: Headers = []
+        self.edge_headers: Headers = []
         self._serving: asyncio.Task[Any] | None = None
         self._heart: Heart | None = None
 

@@ -9,6 +9,10 @@ from schemas.errors import Unavailable, UpstreamError
 CONNECT_S = 2.0
 ANSWER_S = 120.0
 SILENCE_S = 120.0
+_OURS = frozenset(
+    {b"content-encoding", b"referrer-policy", b"x-content-type-options", b"x-frame-options"}
+)
+"""The client parsed the coding away, so the answer leaves without it; the rest is in every answer."""
 HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -39,8 +43,7 @@ class ControlLink:
         headers = [
             (name, value) for name, value in connection.headers.items() if name not in HOP_BY_HOP
         ]
-        # The client parsed the coding away, so the answer leaves without it.
-        headers = [pair for pair in headers if pair[0] != b"content-encoding"]
+        headers = [pair for pair in headers if pair[0] not in _OURS]
         client.watch()
         try:
             await self._copy(

@@ -222,6 +222,8 @@ class HttpExchange(Client):
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
         if not self.arrived or self._wire.closing:
             self.keep_alive = False
+        if self.edge_headers:
+            headers = [*headers, *self.edge_headers]
         lines = [_opening(status), *[b"%b: %b\r\n" % pair for pair in headers], framing]
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
@@ -231,6 +233,9 @@ class HttpExchange(Client):
         return b"".join(lines)
 
 
+SECURITY = (
+    b"x-content-type-options: nosniff\r\nx-frame-options: DENY\r\nreferrer-policy: no-referrer\r\n"
+)
 _openings: dict[int, bytes] = {}
 _openings_s = 0
 
@@ -245,8 +250,9 @@ def _opening(status: int) -> bytes:
     lines = _openings.get(status)
     if lines is None:
         lines = _openings[status] = (
-            b"HTTP/1.1 %d %b\r\ndate: %b\r\nx-content-type-options: nosniff\r\n"
+            b"HTTP/1.1 %d %b\r\ndate: %b\r\n"
             % (status, _REASONS.get(status, b""), formatdate(now_s, usegmt=True).encode())
+            + SECURITY
         )
     return lines
 

@@ -30,6 +30,9 @@ class GatewaySettings:
     ca_file: str | None = None
     cache_bytes_max: int = 16 * 1024 * 1024
     """Answers that a worker keeps in memory for routes with a `cache_ttl_s`."""
+    cors_origins: tuple[str, ...] = ()
+    hsts_s: int = 0
+    """Which pages may call, and for how long browsers are to come by TLS alone."""
     heartbeat_s: float = 15.0
     stale_s_max: float = STALE_S_MAX
     """With keys and routes older than this, because Kafka is away, nobody is let in."""

@@ -22,6 +22,7 @@ import trainer.api
 from infra.administration import Administration
 from infra.budgets_api import BudgetBoard, budgets_router
 from infra.circuits_api import CircuitBoard, circuits_router
+from infra.docs_page import docs_router, tell_of_keys
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
 from infra.metrics import metrics_router
@@ -46,11 +47,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """`weir_home` is the installation's folder; control listens on the loopback only."""
+    """`weir_home` is the installation's folder; control listens on the loopback only. `docs` serves
+    its API as a page.
+    """
 
     weir_home: Path
     host: str
     port: int
+    docs: bool = False
 
 
 OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
@@ -119,6 +123,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
             circuits_router(board),
             budgets_router(budgets),
             metrics_router(projected, heartbeats),
+            *([docs_router()] if settings.docs else []),
             *(router for part in components.values() for router in part.routers),
         ],
     )
@@ -164,6 +169,7 @@ def build(keys: Keys, routers: Sequence[APIRouter]) -> FastAPI:
     install_errors(app)
     for router in routers:
         app.include_router(router)
+    tell_of_keys(app)
     return app
 
 

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from infra.docs_page import PATHS as DOCS_PATHS
 from schemas.access import Access
 from schemas.errors import (
     AuthenticationFailed,
@@ -35,7 +36,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-weir-request-id"
-_OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
+_OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", *DOCS_PATHS})
 _SCOPES = {"/sql": "sql", "/api/v1/sql": "sql", "/metrics": "metrics"}
 """Paths for which less than an administrator's key will do."""
 _BODY_BYTES_MAX = 1024 * 1024
@@ -47,6 +48,9 @@ _SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+_POLICY = b"content-security-policy"
+_NOTHING = b"default-src 'none'; frame-ancestors 'none'"
+"""Answers are data: a browser that shows one as a page loads and runs nothing."""
 
 _log = logging.getLogger("infra.control")
 
@@ -110,6 +114,8 @@ class Door:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 extra = [(REQUEST_ID, request_id.encode()), *_SECURITY_HEADERS]
+                if all(name != _POLICY for name, _ in message["headers"]):
+                    extra.append((_POLICY, _NOTHING))
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 

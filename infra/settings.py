@@ -104,6 +104,8 @@ class WeirSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     kafka: KafkaTable = KafkaTable()
     docs: bool = False
+    cors_origins: list[str] = []
+    hsts_seconds: int = Field(default=0, ge=0)
     call_timeout_seconds: float = Field(default=600, gt=0)
     preset: Literal["none", "development", "testing", "production"] = "none"
     providers: dict[str, ProviderTable] = {}

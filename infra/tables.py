@@ -178,7 +178,7 @@ class TenantTable(Table):
 class KeyTable(Table):
     """`[keys.NAME]`: an API key; its secret is made and shown once unless a hash is given."""
 
-    scopes: list[Literal["inference", "passthrough", "sql", "admin"]] = Field(
+    scopes: list[Literal["inference", "passthrough", "sql", "metrics", "admin"]] = Field(
         default=["inference"], min_length=1, description="what it opens"
     )
     models: list[str] = Field(

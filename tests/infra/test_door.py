@@ -12,6 +12,7 @@ from uvicorn import Config
 
 from infra.broker import free_port
 from infra.control import _Server, build
+from infra.docs_page import PATHS, docs_router
 from infra.door import Keys
 from infra.telemetry import JsonFormatter
 from schemas.clock import now_us
@@ -83,7 +84,9 @@ async def url() -> AsyncIterator[str]:
     import asyncio
 
     port = free_port()
-    server = _Server(Config(build(keys, [router]), "127.0.0.1", port, log_config=None))
+    server = _Server(
+        Config(build(keys, [router, docs_router()]), "127.0.0.1", port, log_config=None)
+    )
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
@@ -162,3 +165,21 @@ def test_log_lines_carry_known_fields_and_no_others() -> None:
     line = json.loads(JsonFormatter("control").format(record))
     assert (line["message"], line["request_id"], line["part"]) == ("did it", "r", "control")
     assert "do not log me" not in json.dumps(line)
+
+
+@pytest.mark.req("GEN-06", "SEC-04")
+async def test_the_api_as_a_page_needs_nothing_from_elsewhere(url: str) -> None:
+    async with ClientSession() as client:
+        for path in PATHS:
+            async with client.get(url + path) as answer:
+                body, headers = await answer.text(), answer.headers
+            assert answer.status == 200, path
+            assert "script-src 'self'" in headers["content-security-policy"]
+            if path == "/docs":
+                assert "://" not in body
+                assert all(name in body for name in PATHS[1:])
+        async with client.get(url + "/health") as answer:
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+        async with client.get(url + "/openapi.json") as answer:
+            told = await answer.json()
+    assert told["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
