@@ -15,6 +15,7 @@ from gateway.attempts import refuse
 from gateway.client import JSON, Client, Headers
 from gateway.control_link import ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
+from gateway.dialects.gemini_chat import GEMINI
 from gateway.dialects.neutral import ClientDialect, Fields
 from gateway.dialects.openai_chat import OPENAI
 from gateway.dialects.registry import Paths, dialects
@@ -45,6 +46,8 @@ from schemas.log import Log
 from schemas.privacy import MasterKey
 
 CALLS = Paths([*dialects(), GENERATE])
+MODEL_LISTS = ("/v1/models", "/api/v1/models", "/models", "/v1beta/models")
+MODELS_BELOW = tuple(f"{place}/" for place in MODEL_LISTS)
 SOCKETS = CALLS.of(GENERATE)
 FEEDBACK_BYTES_MAX = 1024 * 1024
 START_S = 10.0
@@ -232,6 +235,12 @@ class App:
                 if name
                 else models_api.anthropic_list(self._state, grant, max(1, count))
             )
+        elif front is GEMINI:
+            body = (
+                models_api.gemini_model(self._state, grant, name)
+                if name
+                else models_api.gemini_list(self._state, grant)
+            )
         else:
             body = (
                 models_api.openai_model(self._state, grant, name)
@@ -289,16 +298,18 @@ class App:
 
     def _dialect_of(self, client: Client) -> ClientDialect:
         """The dialect for errors and lists: the vendors' paths, told apart by their headers."""
+        if client.path.startswith("/v1beta/"):
+            return GEMINI
         if not client.path.startswith("/v1/"):
             return GENERATE
+        if b"x-goog-api-key" in client.headers:
+            return GEMINI
         anthropic = b"anthropic-version" in client.headers or client.path.startswith("/v1/messages")
         return ANTHROPIC if anthropic else OPENAI
 
 
 def _is_models(path: str) -> bool:
-    return path in {"/v1/models", "/api/v1/models", "/models"} or path.startswith(
-        ("/v1/models/", "/api/v1/models/", "/models/")
-    )
+    return path in MODEL_LISTS or path.startswith(MODELS_BELOW)
 
 
 def _starting() -> Unavailable:

@@ -49,6 +49,36 @@ def anthropic_model(state: GatewayState, grant: Grant, name: str) -> bytes:
     return _encode(_anthropic(name))
 
 
+def gemini_list(state: GatewayState, grant: Grant) -> bytes:
+    """Return the models as Gemini lists them."""
+    return _encode({"models": [_gemini(state, name) for name, _ in _names(state, grant)]})
+
+
+def gemini_model(state: GatewayState, grant: Grant, name: str) -> bytes:
+    """Return one model. Raises ModelNotFound."""
+    _owner(state, grant, name)
+    return _encode(_gemini(state, name))
+
+
+def _gemini(state: GatewayState, name: str) -> Json:
+    target = state.targets.get(name)
+    capabilities = target.capabilities if target else frozenset[str]()
+    embeds = "embeddings" in capabilities
+    model: Json = {
+        "name": f"models/{name}",
+        "version": "1",
+        "displayName": name,
+        "supportedGenerationMethods": ["embedContent"]
+        if embeds
+        else ["generateContent", "countTokens"],
+    }
+    if target is not None and target.context_length is not None:
+        model["inputTokenLimit"] = target.context_length
+    if target is not None and target.max_output_tokens is not None:
+        model["outputTokenLimit"] = target.max_output_tokens
+    return model
+
+
 def own_list(state: GatewayState, grant: Grant, filters: dict[str, str]) -> bytes:
     """Return the models of GW-05, filtered by type, provider, capability, status.
 

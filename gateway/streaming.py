@@ -107,9 +107,10 @@ class StreamRelay:
         Raises UpstreamProtocol unless the stream came to its proper end.
         """
         if not self.ended and self._back.ends_with_connection and self.finish is not None:
-            self._note(END)
-            if self._writer is not None:
-                self.final = self._writer.write(END)
+            for delta in self._guarded([END]):
+                self._note(delta)
+                if self._writer is not None:
+                    self.final += self._writer.write(delta)
         if not self.ended:
             raise UpstreamProtocol("the stream ended without its end marker")
 

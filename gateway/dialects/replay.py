@@ -22,9 +22,10 @@ def deltas(answer: Answer) -> list[Delta]:
     for part in answer.parts:
         match part:
             case Thinking():
-                steps.append(Delta("thinking", part.text))
+                kind = "redacted" if part.redacted else ""
+                steps.append(Delta("thinking", part.text, id=kind))
                 if part.signature is not None:
-                    steps.append(Delta("signature", part.signature))
+                    steps.append(Delta("signature", part.signature, name=part.vendor))
             case Text():
                 steps.append(Delta("text", part.text))
             case ToolCall():

@@ -13,6 +13,7 @@ from cohere.v2.types.v2chat_stream_response import V2ChatStreamResponse
 from google.genai import types
 
 from gateway.dialects.sse import FrameSplitter
+from schemas.events.llm import ResponseCompleted
 from tests.gateway.strict import check
 from tests.gateway.test_clients import ANTHROPIC_TOOL, OPENAI_TOOL
 from tests.gateway.test_genai import FLASH, PIXEL, SCHEMA, WEATHER
@@ -225,10 +226,10 @@ def test_geminis_client_with_cohere_behind(worker: Worker, model: str) -> None:
 def test_faults_of_the_vendor(worker: Worker, sandbox: Served, kind: str, error_class: str) -> None:
     base = f"/cohf-{kind}"
     sandbox.behave(COMMAND, base, faults=[{"kind": kind}])
-    worker.change(provider("faulty", "cohere", f"{sandbox.url}{base}"))
-    body = {"model": f"faulty/{COMMAND}", "messages": HELLO, "stream": True}
+    worker.change(provider(f"faulty-{kind}", "cohere", f"{sandbox.url}{base}"))
+    body = {"model": f"faulty-{kind}/{COMMAND}", "messages": HELLO, "stream": True}
     status, told, answer = worker.request("POST", "/v2/chat", body)
-    response = worker.call(told["x-weir-request-id"])[1]
+    [response] = worker.events(ResponseCompleted, told["x-weir-request-id"])
     assert response.outcome == "failed"
     assert response.attempts[0].error_class == error_class
     assert b"COMPLETE" not in answer

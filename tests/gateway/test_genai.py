@@ -10,9 +10,11 @@ from google import genai
 from google.genai import errors, types
 
 from gateway.dialects.sse import FrameSplitter
+from schemas.events.changes import RouteTarget
+from schemas.events.llm import ResponseCompleted
 from tests.gateway.strict import check
 from tests.gateway.test_clients import ANTHROPIC_TOOL, OPENAI_TOOL
-from tests.gateway.worker import SECRET, Worker, price, provider, target
+from tests.gateway.worker import SECRET, Worker, price, provider, route, target
 from tests.sandbox.served import Served, strictly
 
 FLASH = "gemini-2.5-flash"
@@ -284,11 +286,62 @@ def test_anthropics_client_with_gemini_behind(worker: Worker, model: str) -> Non
 def test_faults_of_the_vendor(worker: Worker, sandbox: Served, kind: str, error_class: str) -> None:
     base = f"/gemf-{kind}"
     sandbox.behave(FLASH, base, faults=[{"kind": kind}])
-    worker.change(provider("faulty", "gemini", f"{sandbox.url}{base}/v1beta"))
-    path = f"/v1beta/models/faulty/{FLASH}:streamGenerateContent?alt=sse"
+    worker.change(provider(f"faulty-{kind}", "gemini", f"{sandbox.url}{base}/v1beta"))
+    path = f"/v1beta/models/faulty-{kind}/{FLASH}:streamGenerateContent?alt=sse"
     status, told, answer = worker.request("POST", path, {"contents": CONTENTS})
-    response = worker.call(told["x-weir-request-id"])[1]
+    [response] = worker.events(ResponseCompleted, told["x-weir-request-id"])
     assert response.outcome == "failed"
     assert response.attempts[0].error_class == error_class
     assert b"finishReason" not in answer
     assert (status != 200) or b'"error"' in answer
+
+
+def test_counted_tokens_and_listed_models(worker: Worker) -> None:
+    api = client(worker)
+    counted = {
+        model: api.models.count_tokens(model=model, contents="Say hello.").total_tokens
+        for model in MODELS
+    }
+    assert all(counted.values()), counted
+    whole = {
+        "generateContentRequest": {
+            "model": f"models/{MODELS[0]}",
+            "contents": CONTENTS,
+            "systemInstruction": {"parts": [{"text": "Be very brief, please."}]},
+        }
+    }
+    path = f"/v1beta/models/{MODELS[0]}:countTokens"
+    status, told, answer = worker.request("POST", path, whole)
+    assert status == 200, answer
+    assert json.loads(answer)["totalTokens"] > (counted[MODELS[0]] or 0)
+    assert worker.call(told["x-weir-request-id"])[2].cost_nano_usd == 0
+    question = {"model": MODELS[0], "messages": HELLO}
+    status, _, answer = worker.request("POST", "/v1/messages/count_tokens", question)
+    assert status == 200
+    assert json.loads(answer)["input_tokens"] == counted[MODELS[0]]
+    names = {str(model.name) for model in api.models.list()}
+    assert {f"models/{model}" for model in MODELS} <= names
+    assert api.models.get(model=MODELS[0]).name == f"models/{MODELS[0]}"
+    with pytest.raises(errors.ClientError, match="404"):
+        api.models.get(model="nobody-knows")
+
+
+@pytest.mark.req("GW-12")
+@pytest.mark.parametrize("model", [MODELS[1], MODELS[3]])
+def test_answers_from_the_cache(worker: Worker, model: str) -> None:
+    name = f"cached-{model.partition('/')[0]}"
+    worker.change(route(name, RouteTarget(model), cache_ttl_s=600))
+    body = {"contents": CONTENTS, "generationConfig": {"maxOutputTokens": 400}}
+    _, whole = raw(worker, name, body)
+    told, again = raw(worker, name, body)
+    assert told["x-weir-cache"] == "hit"
+    assert again["candidates"] == whole["candidates"]
+    told, frames = raw(worker, name, body, stream=True)
+    assert told["x-weir-cache"] == "hit"
+    text = "".join(
+        part.get("text", "")
+        for frame in frames
+        for part in frame["candidates"][0]["content"]["parts"]
+    )
+    assert text == whole["candidates"][0]["content"]["parts"][0]["text"]
+    assert frames[-1]["candidates"][0]["finishReason"] == "STOP"
