@@ -61,7 +61,7 @@ def wasted_entry(
     """Return the ledger line of an attempt that produced something and was given up."""
     cost = cost_of(price, usage, {})
     return msgspec.structs.replace(
-        _line(response, "unpriced" if cost is None else "settled", price, cost),
+        _line(response, "unpriced" if cost is None else "wasted", price, cost),
         target=target.id,
         provider=target.provider,
         model=target.model,

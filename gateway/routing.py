@@ -142,7 +142,9 @@ class Router:
         narrowed = narrow(plan, ask)
         standings = self._standings(plan, narrowed.left, ask, weights)
         left, slow, waived = bound(plan, standings)
-        left, probes, spared = by_circuit(left, narrowed.left, self._circuits)
+        probes, spared = list[Target](), list[Target]()
+        if plan.route.options.get("circuits", "on") != "off":
+            left, probes, spared = by_circuit(left, narrowed.left, self._circuits)
         members = [narrowed.left[index] for index in left]
         chosen = [standings[index] for index in left]
         if weights is not None:

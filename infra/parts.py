@@ -47,7 +47,7 @@ def standing_parts(settings: WeirSettings, *, sandbox: bool) -> list[Part]:
             order=2,
             probe="http",
             port=settings.port,
-            stop_s=30,
+            stop_s=45,  # running calls have 30 s, then the outbox is handed over
         )
         for index in range(settings.workers)
     ]

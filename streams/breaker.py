@@ -12,11 +12,12 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 
-from schemas.circuits import CLOSED, NEW, Circuit, CircuitRules, circuit_of, judged, merged
+from schemas.circuits import CLOSED, NEW, OPEN, Circuit, CircuitRules, circuit_of, judged, merged
 from schemas.clock import now_us
 from schemas.codec import decode
 from schemas.errors import BrokerUnavailable, CorruptRecord, LogError
 from schemas.events.circuits import CIRCUIT_TABLE, CIRCUITS, CircuitChanged, CircuitRow
+from schemas.events.operations import AlertChanged
 from schemas.log import Log, Reader, Record
 from streams.letters import dead_letter
 
@@ -125,9 +126,30 @@ async def _decide(
         if awaited or not mine() or not (due := ledger.due(now_us())) or await _behind(reader):
             continue
         for change in due:
+            # The alert first: after a death between the two both are made again, with their ids.
+            if (alert := alert_of(change)) is not None:
+                await log.publish(alert, correlation_id=change.event_id)
             await log.publish(change, correlation_id=change.event_id)
             awaited.append(change)
             _log.warning("the circuit of %s is %s: %s", change.target, change.state, change.reason)
+
+
+def alert_of(change: CircuitChanged) -> AlertChanged | None:
+    """Return the alert (OPS-01) of a circuit that opens after it was closed, or closes."""
+    opens = change.state == OPEN and change.openings == 1
+    if not opens and change.state != CLOSED:
+        return None
+    return AlertChanged(
+        event_id=str(uuid.uuid5(_NAMESPACE, f"alert|{change.event_id}")),
+        occurred_at_us=change.occurred_at_us,
+        alert_id=f"circuit:{change.target}",
+        alert_type="circuit_open",
+        severity="error",
+        scope=f"target:{change.target}",
+        status="open" if opens else "resolved",
+        message=f"the circuit of {change.target} is {change.state}: {change.reason}",
+        value=float(change.failure_count),
+    )
 
 
 async def _behind(reader: Reader) -> bool:

@@ -1,5 +1,5 @@
 -- projection: costs
--- The ledger, one row per line: admitted, settled, corrected, unpriced, abandoned.
+-- The ledger, one row per line: admitted, settled, wasted, corrected, unpriced, abandoned.
 -- event: weir.llm.cost.entered
 -- version: 2
 -- grain: event_id

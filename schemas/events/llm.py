@@ -134,7 +134,8 @@ class ResponseCompleted(CallEvent, frozen=True, kw_only=True):
 class CostEntry(CallEvent, frozen=True, kw_only=True):
     """One line of the ledger; the cost of a call is the sum of its lines.
 
-    `entry` is admitted, settled, corrected, unpriced or abandoned. Prices are nano-USD per
+    `entry` is admitted, settled, wasted, corrected, unpriced or abandoned; wasted is what an attempt
+    produced that nobody was shown, because it broke and another answered. Prices are nano-USD per
     million tokens, `cost_nano_usd` is null when unpriced. A correction carries the difference.
     `cache_saved_nano_usd` is what a hit of our own cache would have cost.
     """

@@ -256,6 +256,11 @@ def test_an_open_circuit_is_left_out_probed_by_real_requests_and_closed(
     spared = {one.target: one for one in admitted.candidates}[f"a/{MODEL}"]
     assert not spared.eligible
     assert "its circuit is open: 5 failures in a row" in spared.reason
+    heedless = f"{name}-heedless"
+    targets = [RouteTarget(f"a/{MODEL}"), RouteTarget(f"b/{MODEL}")]
+    worker.change(route(heedless, *targets, strategy="weighted", options={"circuits": "off"}))
+    admitted, _, _ = worker.call(ask(worker, heedless).headers["x-weir-request-id"])
+    assert all(one.eligible for one in admitted.candidates)
     sandbox.behave(MODEL, "/a")
     open_no_longer(worker)
     for _ in range(RULES.probes):

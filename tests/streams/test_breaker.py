@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from infra.kafka import KafkaLog
@@ -21,7 +22,7 @@ from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.identity import uuid7
 from schemas.log import Record
 from streams.agents.circuits import split
-from streams.breaker import CircuitLedger, decide
+from streams.breaker import CircuitLedger, alert_of, decide
 
 S = 1_000_000
 NOW = 1_790_000_000 * S
@@ -68,6 +69,28 @@ def test_the_partials_of_all_partitions_open_a_circuit_together() -> None:
     assert (half.state, half.number) == ("half_open", 2)
     ledger.apply(record(half))
     assert ledger.due(NOW + 99 * S) == []
+
+
+@pytest.mark.req("OPS-01")
+def test_an_alert_opens_with_the_first_opening_and_ends_with_the_closing() -> None:
+    ledger = CircuitLedger(RULES)
+    ledger.apply(record(row("a/b", [0.1, 0.2, 0.3, 0.4, 0.5])))
+    (opened,) = ledger.due(NOW + S)
+
+    def told(state: str, openings: int) -> str | None:
+        alert = alert_of(msgspec.structs.replace(opened, state=state, openings=openings))
+        return alert.status if alert is not None else None
+
+    assert [told("open", 1), told("half_open", 1), told("open", 2), told("closed", 0)] == [
+        "open",
+        None,
+        None,
+        "resolved",
+    ]
+    first, again = alert_of(opened), alert_of(opened)
+    assert first is not None
+    assert first == again
+    assert first.alert_id == "circuit:a/b"
 
 
 @pytest.mark.req("RT-07")
