@@ -186,6 +186,11 @@ class Upstream:
                     raise
                 endpoint = self._endpoint(provider, endpoint.front, other)
 
+    async def ask(self, endpoint: Endpoint, path: str, wait_s: float) -> Connection:
+        """GET a path below a provider's base URL. Raises Failed for all but a good answer."""
+        target = (endpoint.base + path + (f"?{endpoint.query}" if endpoint.query else "")).encode()
+        return await self._open(endpoint, target, b"", (), wait_s, wait_s, b"GET")
+
     async def _open(
         self,
         endpoint: Endpoint,
@@ -194,6 +199,7 @@ class Upstream:
         headers: Iterable[tuple[bytes, bytes]],
         connect_s: float,
         first_byte_s: float,
+        method: bytes = b"POST",
     ) -> Connection:
         extra = b"".join(
             name + b": " + value + b"\r\n"
@@ -202,7 +208,8 @@ class Upstream:
         )
         if endpoint.signer is not None:
             extra += await _signed(endpoint, endpoint.signer, target, body)
-        head = b"POST %s HTTP/1.1\r\n%s%scontent-length: %d\r\n\r\n" % (
+        head = b"%s %s HTTP/1.1\r\n%s%scontent-length: %d\r\n\r\n" % (
+            method,
             target,
             endpoint.lines,
             extra,

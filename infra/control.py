@@ -22,6 +22,7 @@ import trainer.api
 from infra.administration import Administration
 from infra.budgets_api import BudgetBoard, budgets_router
 from infra.circuits_api import CircuitBoard, circuits_router
+from infra.commercial_api import Commerce, commercial_router
 from infra.docs_page import docs_router, tell_of_keys
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
@@ -115,6 +116,8 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     views += board.views
     budgets = BudgetBoard()
     views += budgets.views
+    commerce = Commerce()
+    views += commerce.views
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
     app = build(
         Keys(keys, operator_token(settings.weir_home), tenants),
@@ -122,6 +125,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
             system,
             circuits_router(board),
             budgets_router(budgets),
+            commercial_router(commerce),
             metrics_router(projected, heartbeats),
             *([docs_router()] if settings.docs else []),
             *(router for part in components.values() for router in part.routers),

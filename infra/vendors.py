@@ -153,7 +153,11 @@ VENDORS = (
         "AZURE_OPENAI_DEPLOYMENTS_URL",
         "azure",
         identity="azure",
-        options={"auth": "api-key", "query": "api-version={OPENAI_API_VERSION}"},
+        options={
+            "auth": "api-key",
+            "query": "api-version={OPENAI_API_VERSION}",
+            "probe": "refusal",
+        },
         page="https://learn.microsoft.com/azure/foundry/openai/reference",
     ),
     Vendor(
@@ -318,6 +322,7 @@ VENDORS = (
         "OPENROUTER_API_KEY",
         "OPENROUTER_BASE_URL",
         "openrouter",
+        options={"probe": "/key"},  # its list of models is open to everybody
         page="https://openrouter.ai/docs/api-reference/overview",
     ),
     Vendor(
@@ -331,6 +336,7 @@ VENDORS = (
             Model("sonar", 128_000, None, ("chat", "stream", "structured", "vision")),
             Model("sonar-pro", 200_000, 8_000, ("chat", "stream", "structured", "vision")),
         ),
+        options={"probe": "refusal"},
         quirks=("max_tokens", "system_role", "alternate_turns"),
         offers=("chat", "stream", "structured", "vision"),
         page="https://docs.perplexity.ai/guides/chat-completions-guide",
@@ -341,6 +347,7 @@ VENDORS = (
         "https://router.huggingface.co/v1",
         "HF_TOKEN",
         "HF_BASE_URL",
+        options={"probe": "refusal"},
         quirks=("max_tokens", "system_role"),
         page="https://huggingface.co/docs/inference-providers/tasks/chat-completion",
     ),
@@ -350,6 +357,7 @@ VENDORS = (
         "https://integrate.api.nvidia.com/v1",
         "NVIDIA_API_KEY",
         "NVIDIA_BASE_URL",
+        options={"probe": "refusal"},
         quirks=("max_tokens", "system_role"),
         page="https://docs.nvidia.com/nim/large-language-models/latest/api-reference.html",
     ),

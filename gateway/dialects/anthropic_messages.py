@@ -54,6 +54,7 @@ class AnthropicMessages(BaseDialect):
     client_paths: Mapping[str, Json] = {"/v1/messages": {}}
     words: Mapping[str, str] = {"stop": "stop_sequences", "reasoning": "thinking"}
     default_headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
+    models_path = "/v1/models"
 
     def authorization(self, secret: str) -> dict[str, str]:
         return {"x-api-key": secret}

@@ -37,6 +37,8 @@ class BaseDialect:
     default_headers: Mapping[str, str] = {}
     stream_type: bytes = b"text/event-stream; charset=utf-8"
     ends_with_connection: bool = False
+    models_path: str | None = None
+    """Where a provider lists its models, below its base URL; None where it does not."""
     heartbeats: bool = True
     """Whether a comment may be sent into a silent stream."""
 

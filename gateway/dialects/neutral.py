@@ -358,6 +358,8 @@ class Dialect(ClientDialect, Protocol):
     """A dialect that providers speak too."""
 
     default_headers: Mapping[str, str]
+    models_path: str | None
+    """Where a provider lists its models, below its base URL; None where it does not."""
     params: frozenset[str]
     """Which of `Chat.params` it has a word for."""
     ends_with_connection: bool

@@ -52,7 +52,13 @@ class OpenAIChat(OpenAIBase):
     name = "openai"
     words: Mapping[str, str] = {"reasoning": "reasoning_effort"}
     params = openai_request.PARAMS
-    client_paths: Mapping[str, Json] = {"/v1/chat/completions": {}}
+    client_paths: Mapping[str, Json] = {
+        "/v1/chat/completions": {},
+        # As Azure's clients call it: by deployment, or by the v1 API below its own path.
+        "/openai/deployments/{model}/chat/completions": {},
+        "/openai/v1/chat/completions": {},
+    }
+    models_path = "/models"
 
     def path_of(self, model: str, stream: bool) -> str:
         del model, stream

@@ -20,7 +20,7 @@ from infra.sandbox.models import Dialect
 from infra.sandbox.requests import BadBody
 from infra.sandbox.wire import Desk
 
-_PATH = re.compile(r"(/[a-z-]+)(/.*?)?/(chat/completions|models)")
+_PATH = re.compile(r"(/[a-z-]+)(/.*?)?/(chat/completions|models|key)")
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)")
 _SAFE: dict[str, Any] = {
     name: {"filtered": False, "severity": "safe"}
@@ -48,6 +48,10 @@ class CompatibleWire:
         _authenticate(exchange, vendor, desk.settings.keys)
         if match[3] == "models":
             await _list(exchange, vendor)
+            return
+        if match[3] == "key":  # OpenRouter's way to look at one's own key
+            key = {"label": exchange.row.key, "usage": 0, "limit": None, "is_free_tier": False}
+            await exchange.answer_json({"data": key}, openai_wire.plain_headers(exchange))
             return
         fields = _object(body)
         deployment = _DEPLOYMENT.fullmatch(match[2] or "")

@@ -5,6 +5,7 @@ would, by the vendor's own variables; the client in front speaks OpenAI's chat. 
 more row: it runs all of this, with a model of the sandbox in `MODELS` where the row lists none.
 """
 
+import asyncio
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ import msgspec
 import pytest
 
 from gateway.dialects.sse import FrameSplitter
+from gateway.http1 import Pool
+from gateway.probing import Probe, probe
+from gateway.upstream import Upstream
 from infra.seeding import _provider_events, _target_events
 from infra.settings import ConfiguredProvider, configured_providers, load
 from infra.vendors import VENDORS, Vendor, fill
@@ -392,6 +396,31 @@ def cut(place: Place) -> None:
         assert place.told(headers).outcome == "failed", kind
 
 
+def connection(place: Place) -> None:
+    """The test of a connection is free, says yes with the key and no without."""
+    provider = place.configured()
+    [event, *_] = _provider_events([provider], load())
+    before = place.sandbox.rows(f"/{place.row.name}")
+    found = asyncio.run(_probed(event, place.model))
+    assert found.ok, found
+    rows = place.sandbox.rows(f"/{place.row.name}")[len(before) :]
+    assert not any(row["output_tokens"] for row in rows)
+    if place.row.key_variable is not None:
+        bare = _replaced(event, options={**event.options, "auth": "x-nothing"})
+        refused = asyncio.run(_probed(bare, place.model))
+        assert not refused.ok
+        assert refused.error_code == "upstream_authentication"
+        assert refused.action
+
+
+async def _probed(event: ProviderChanged, model: str) -> Probe:
+    pool = Pool()
+    try:
+        return await probe(Upstream(pool), event, model)
+    finally:
+        pool.close()
+
+
 def listed(place: Place) -> None:
     _, _, data = place.worker.request("GET", "/v1/models")
     found = {entry["id"] for entry in json.loads(data)["data"]}
@@ -422,6 +451,7 @@ CASES: list[Callable[[Place], None]] = [
     content_filter,
     cut,
     listed,
+    connection,
 ]
 
 
