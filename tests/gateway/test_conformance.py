@@ -2,150 +2,24 @@
 
 The sandbox speaks every vendor's wire under the vendor's name. A row is configured as an operator
 would, by the vendor's own variables; the client in front speaks OpenAI's chat. A new provider is one
-more row: it runs all of this, with a model of the sandbox in `MODELS` where the row lists none.
+more row: it runs all of this, with a model of the sandbox in `places.MODELS` where the row lists none.
 """
 
 import asyncio
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-import msgspec
 import pytest
 
-from gateway.dialects.sse import FrameSplitter
 from gateway.http1 import Pool
 from gateway.probing import Probe, probe
 from gateway.upstream import Upstream
-from infra.seeding import _provider_events, _target_events
-from infra.settings import ConfiguredProvider, configured_providers, load
-from infra.vendors import VENDORS, Vendor, fill
+from infra.vendors import VENDORS
 from schemas.events.changes import ProviderChanged
-from schemas.events.llm import ResponseCompleted
+from tests.gateway.places import HELLO, PIXEL, REASONING, TIME, WEATHER, Place, good, text_of
 from tests.gateway.worker import Worker
 from tests.sandbox.served import Served
-
-MODELS = {
-    "openai": "gpt-4o-mini",
-    "anthropic": "claude-haiku-4-5",
-    "azure": "gpt-4o",
-    "azure-deployments": "gpt-4o",
-    "bedrock": "amazon.nova-lite-v1:0",
-    "gemini": "gemini-2.5-flash",
-    "vertex": "gemini-2.5-flash",
-    "openrouter": "meta-llama/llama-3.3-70b-instruct",
-    "fireworks": "accounts/fireworks/models/gpt-oss-120b",
-    "huggingface": "meta-llama/Llama-3.3-70B-Instruct",
-    "nvidia": "meta/llama-3.3-70b-instruct",
-    "ollama": "llama3.2",
-    "vllm": "meta-llama/Llama-3.1-8B-Instruct",
-    "llamacpp": "local.gguf",
-    "lmstudio": "qwen2.5-7b-instruct",
-}
-REASONING = {
-    "anthropic": "claude-sonnet-4-5",
-    "bedrock": "us.anthropic.claude-3-7-sonnet-20250219-v1:0",
-    "gemini": "gemini-2.5-flash",
-    "vertex": "gemini-2.5-pro",
-    "cohere": "command-a-reasoning-08-2025",
-    "mistral": "magistral-medium-latest",
-    "groq": "openai/gpt-oss-120b",
-    "together": "openai/gpt-oss-120b",
-    "fireworks": "accounts/fireworks/models/gpt-oss-120b",
-    "deepseek": "deepseek-v4-pro",
-    "openrouter": "openai/gpt-oss-120b",
-    "ollama": "gpt-oss:20b",
-    "vllm": "Qwen/Qwen3-8B",
-}
-"""Models that show what they thought."""
-VARIABLES = {
-    "AWS_REGION": "us-east-1",
-    "AZURE_OPENAI_ENDPOINT": "https://resource.openai.azure.com",
-    "OPENAI_API_VERSION": "2024-10-21",
-    "GOOGLE_CLOUD_LOCATION": "europe-west4",
-    "GOOGLE_CLOUD_PROJECT": "p",
-}
-KEY = "sk-conformance-key"
-HELLO: Any = [{"role": "user", "content": "Say hello."}]
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-TIME: Any = {**WEATHER, "function": {**WEATHER["function"], "name": "get_time"}}
-PIXEL = "data:image/png;base64,iVBORw0KGgo="
-_numbers = itertools.count()
-
-
-class Place:
-    """A row, configured against the sandbox."""
-
-    def __init__(self, row: Vendor, worker: Worker, sandbox: Served, environment: Any) -> None:
-        self.row, self.worker, self.sandbox = row, worker, sandbox
-        self.model = MODELS.get(row.name) or row.models[0].name
-        path = urlsplit(fill(row.base_url, VARIABLES) or "").path
-        self.url = f"{sandbox.url}/{row.name}{path}"
-        self._environment = environment
-
-    def configured(self) -> ConfiguredProvider:
-        environment = {**VARIABLES, self.row.url_variable: self.url}
-        if self.row.key_variable:
-            environment[self.row.key_variable] = self._key()
-        for name, value in environment.items():
-            self._environment.setenv(name, value)
-        found = {one.name: one for one in configured_providers(load(sandbox="off"), environment)}
-        return found[self.row.name]
-
-    def _key(self) -> str:
-        if self.row.identity != "google":
-            return KEY
-        return json.dumps(self.sandbox.control("GET", "/google/service-account"))
-
-    def ready(self) -> None:
-        provider = self.configured()
-        [event, *_] = _provider_events([provider], load())
-        self.worker.change(event, *_target_events([provider]))
-
-    def behave(self, model: str = "", **behaviour: Any) -> None:
-        self.sandbox.behave(model or self.model, f"/{self.row.name}", **behaviour)
-
-    def ask(self, model: str = "", **body: Any) -> tuple[int, dict[str, str], Any]:
-        """Ask as a client of OpenAI's chat would, without any client's help."""
-        name = f"{self.row.name}/{model or self.model}"
-        request = {"model": name, "messages": HELLO, **body}
-        status, headers, data = self.worker.request("POST", "/v1/chat/completions", request)
-        if body.get("stream") and status == 200:
-            frames = [frame.data for frame in FrameSplitter().feed(data)]
-            return status, headers, [b if b == b"[DONE]" else json.loads(b) for b in frames]
-        return status, headers, json.loads(data)
-
-    def told(self, headers: dict[str, str]) -> ResponseCompleted:
-        [response] = self.worker.events(ResponseCompleted, headers["x-weir-request-id"])
-        return response
-
-    def shows(self, what: str) -> None:
-        if what not in self.row.offers:
-            pytest.skip(f"{self.row.name} offers no {what}: {self.row.page}")
-
-
-def good(answered: tuple[int, dict[str, str], Any]) -> tuple[dict[str, str], Any]:
-    status, headers, body = answered
-    assert status == 200, body
-    return headers, body
-
-
-def text_of(chunks: list[Any]) -> str:
-    return "".join(
-        choice["delta"].get("content") or ""
-        for chunk in chunks[:-1]
-        for choice in chunk["choices"]
-        if isinstance(choice["delta"].get("content") or "", str)
-    )
-
 
 # --- the cases -----------------------------------------------------------------------------------
 
@@ -330,11 +204,8 @@ def unauthorized(place: Place) -> None:
     if place.row.key_variable is None:
         pytest.skip(f"{place.row.name} needs no key")
     name = f"{place.row.name}-unkeyed"
-    provider = place.configured()
-    [event, *_] = _provider_events([provider], load())
-    bare = {**event.options, "auth": "x-nothing"}
-    changes: Any = {"name": name, "options": bare}
-    place.worker.change(_replaced(event, **changes))
+    bare = {**place.event().options, "auth": "x-nothing"}
+    place.worker.change(place.event(name=name, options=bare))
     request = {"model": f"{name}/{place.model}", "messages": HELLO}
     status, headers, data = place.worker.request("POST", "/v1/chat/completions", request)
     assert status == 502, data
@@ -351,9 +222,8 @@ def unknown_model(place: Place) -> None:
 def rate_limited(place: Place) -> None:
     place.behave(faults=[{"kind": "rate_limited", "retry_after_s": 30}])
     # A name of its own: the gateway spares a provider that asked for a rest.
-    [event, *_] = _provider_events([place.configured()], load())
     name = f"{place.row.name}-busy"
-    place.worker.change(_replaced(event, name=name))
+    place.worker.change(place.event(name=name))
     request = {"model": f"{name}/{place.model}", "messages": HELLO}
     status, headers, data = place.worker.request("POST", "/v1/chat/completions", request)
     assert status == 429, data
@@ -398,15 +268,14 @@ def cut(place: Place) -> None:
 
 def connection(place: Place) -> None:
     """The test of a connection is free, says yes with the key and no without."""
-    provider = place.configured()
-    [event, *_] = _provider_events([provider], load())
+    event = place.event()
     before = place.sandbox.rows(f"/{place.row.name}")
     found = asyncio.run(_probed(event, place.model))
     assert found.ok, found
     rows = place.sandbox.rows(f"/{place.row.name}")[len(before) :]
     assert not any(row["output_tokens"] for row in rows)
     if place.row.key_variable is not None:
-        bare = _replaced(event, options={**event.options, "auth": "x-nothing"})
+        bare = place.event(options={**event.options, "auth": "x-nothing"})
         refused = asyncio.run(_probed(bare, place.model))
         assert not refused.ok
         assert refused.error_code == "upstream_authentication"
@@ -453,10 +322,6 @@ CASES: list[Callable[[Place], None]] = [
     listed,
     connection,
 ]
-
-
-def _replaced(event: ProviderChanged, **changes: Any) -> ProviderChanged:
-    return msgspec.structs.replace(event, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -511,9 +376,8 @@ def test_without_its_quirks_a_vendor_refuses(
     row = next(row for row in VENDORS if row.name == name)
     place = Place(row, worker, sandbox, environment)
     place.behave()
-    [event, *_] = _provider_events([place.configured()], load())
-    worker.change(_replaced(event, quirks=[]))
+    worker.change(place.event(quirks=[]))
     with pytest.raises(AssertionError):
         case(place)
-    worker.change(event)
+    worker.change(place.event())
     case(place)

@@ -39,7 +39,9 @@ def client(sandbox: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCli
     ]
     for event in events:
         views[type(event)].entries[event.key] = event
-    keys = Keys(TableView(KeyChanged), "operator", TableView(TenantChanged))
+    known = TableView(KeyChanged)
+    known.caught_up.set()
+    keys = Keys(known, "operator", TableView(TenantChanged))
     app = build(keys, [commercial_router(commerce)])
     with TestClient(app, headers={"authorization": "Bearer operator"}) as running:
         yield running
