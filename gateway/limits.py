@@ -69,6 +69,7 @@ class Limits:
         self._told_s = self._began_s = 0.0
         self._alert_id: str | None = None
         state.usage.listen(self._hear)
+        state.limits.listen(self._limits_changed)
 
     @property
     def any(self) -> bool:
@@ -90,6 +91,7 @@ class Limits:
         tokens = admitted.input_tokens_estimate + (admitted.opening.max_tokens or 0)
         for pace in paces:
             pace.demand += 1
+            pace.changed = True
             pace.used_s = self._loop.time()
         until_s = self._loop.time() + PATIENCE_S
         while (short := self._short(paces, tokens)) is not None:
@@ -101,10 +103,7 @@ class Limits:
             await asyncio.sleep(LOOK_S)
         slot = _slot()
         for pace in paces:
-            pace.requests.add(slot, 1)
-            pace.tokens.add(slot, min(tokens, pace.caps.tokens or tokens))
-            pace.running += 1
-            pace.changed = True
+            pace.take(slot, tokens)
         client.passed = Pass(paces, slot, tokens)
         client.limit_headers = self._headers(admitted, paces)
 
@@ -113,9 +112,7 @@ class Limits:
         used = passed.tokens if passed.tokens_used is None else passed.tokens_used
         for pace in passed.paces:
             pace.running -= 1
-            pace.tokens.add(
-                passed.slot, used - min(passed.tokens, pace.caps.tokens or passed.tokens)
-            )
+            pace.tokens.add(passed.slot, used - pace.counted(passed.tokens))
             pace.changed = True
 
     # --- room --------------------------------------------------------------------------------
@@ -124,11 +121,16 @@ class Limits:
         """Return the first pace without room, of what, and whether the limit itself is used up."""
         slot = _slot()
         for pace in paces:
-            for kind, amount in (("running", 1), ("requests", 1), ("tokens", tokens)):
-                if pace.lacks(kind, slot, amount):
-                    left = pace.left(kind, slot)
-                    cap = getattr(pace.caps, kind)
-                    return pace, kind, left is not None and left < min(amount, cap)
+            for kind, amount in (
+                ("running", 1),
+                ("requests", 1),
+                ("tokens", pace.counted(tokens)),
+            ):
+                if not pace.lacks(kind, amount):
+                    continue
+                self._share_out(pace)  # something may have become free since
+                if pace.lacks(kind, amount):
+                    return pace, kind, (pace.left(kind, slot) or 0) < amount
         return None
 
     def _refusal(self, pace: Pace, kind: str, used_up: bool) -> RateLimited:
@@ -172,6 +174,7 @@ class Limits:
         pace = self._paces.get(name)
         if pace is None:
             pace = self._paces[name] = Pace(name, caps)
+            pace.used_s = self._loop.time()
             for told in self._state.usage.entries.values():
                 self._take(told)
             self._share_out(pace)
@@ -179,6 +182,13 @@ class Limits:
             pace.caps = caps
             self._share_out(pace)
         return pace
+
+    def _heard_of(self, name: str) -> Pace | None:
+        """Return the pace that another worker tells of: it may need what is spare here."""
+        limit = self._state.limits.get(f"limit:{name.partition('|')[0]}")
+        if limit is None or not limit.enabled:
+            return None
+        return self._pace(limit, name.partition("|")[2])
 
     def _build(self) -> dict[Owners, list[LimitChanged]]:
         found: dict[Owners, list[LimitChanged]] = {}
@@ -188,6 +198,12 @@ class Limits:
         return found
 
     # --- telling and hearing -----------------------------------------------------------------
+
+    def _limits_changed(self, key: str, limit: LimitChanged | None) -> None:
+        del key
+        # Told from the first limit on, so that the others are known before the first call.
+        if limit is not None and self._beat is None:
+            self._loop.call_soon(lambda: self.any)
 
     def _tick(self) -> None:
         """Tell the others, share out anew, and forget whom nobody heard of for a minute."""
@@ -219,8 +235,6 @@ class Limits:
 
     def _hurry(self) -> None:
         if self._loop.time() - self._told_s > HURRY_S:
-            for pace in self._paces.values():
-                pace.changed = True
             self._tell(whole=False)
             self._outbox.hurry()
 
@@ -229,8 +243,14 @@ class Limits:
             return
         if now_us() - told.occurred_at_us < SILENT_S * 1e6:
             self._heard_s[node] = self._loop.time()
-        for pace in self._take(told):
-            self._share_out(pace)
+        if told.node == self._outbox.id:
+            return
+        for usage in told.paces:
+            if usage.pace not in self._paces and usage.demand:
+                self._heard_of(usage.pace)
+        released = [self._share_out(pace) for pace in self._take(told)]
+        if any(released):
+            self._hurry()
 
     def _take(self, told: LimitUsage) -> list[Pace]:
         if told.node == self._outbox.id:
@@ -243,12 +263,15 @@ class Limits:
                 touched.append(pace)
         return touched
 
-    def _share_out(self, pace: Pace) -> None:
+    def _share_out(self, pace: Pace) -> bool:
         now_s = self._loop.time()
         alive = self._alive(now_s)
         silent = self._silent(now_s)
         pace.forget(set(alive))
-        pace.share_out(_slot(), alive, self._outbox.id, self._workers_seen if silent else 1)
+        alone = self._workers_seen if silent else 1
+        released = pace.share_out(_slot(), alive, self._outbox.id, alone)
+        pace.changed = pace.changed or released
+        return released
 
     def _alive(self, now_s: float) -> list[str]:
         found = {node for node, at_s in self._heard_s.items() if now_s - at_s <= SILENT_S}

@@ -1,10 +1,10 @@
 """One limit for one caller, as one of several workers keeps it.
 
 A minute is thirteen slots of five seconds, the running one included: in no sixty seconds does more
-pass than the limit. Each worker knows its own usage exactly and that of the others as of their last
-report. What is free then is shared out by demand, and a worker uses no more than its share until it
-hears again: so the limit can be passed only by what a worker let through that it has not told yet,
-about a second's traffic.
+pass than the limit. Each worker knows its own usage exactly, that of the others as they told it, and
+holds a *spare*: what it may let through before it hears more. Nobody takes into his spare what is used,
+or in the spare of another; who has more than his share by demand gives back and says so. Two that claim
+the same at the same moment, before they hear of each other, can pass the limit by that much.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Pace:
         self.changed = True
         self.used_s = 0.0
         self._others: dict[str, PaceUsage] = {}
-        self._mine: dict[str, int] = {}
-        self._demand_before = 0
+        self._spare = dict.fromkeys(KINDS, 0)
+        self._told_demand = 0
 
     def used(self, slot: int) -> dict[str, int]:
         """Return this worker's own usage."""
@@ -86,15 +86,30 @@ class Pace:
             "running": self.running,
         }
 
+    def take(self, slot: int, tokens: int) -> None:
+        """Let a call through."""
+        counted = self.counted(tokens)
+        self.requests.add(slot, 1)
+        self.tokens.add(slot, counted)
+        self.running += 1
+        for kind, amount in (("requests", 1), ("tokens", counted), ("running", 1)):
+            self._spare[kind] = max(0, self._spare[kind] - amount)
+        self.changed = True
+
+    def counted(self, tokens: int) -> int:
+        """Return what tokens count: a call beyond the whole limit needs all of it."""
+        return tokens if self.caps.tokens is None else min(tokens, self.caps.tokens)
+
     def hear(self, node: str, usage: PaceUsage) -> None:
         """Take another worker's report."""
         self._others[node] = usage
 
     def forget(self, nodes: set[str]) -> None:
-        """Drop the running calls of workers that are gone; what they let through stays counted."""
+        """Drop what workers that are gone held; what they let through stays counted."""
         for node in self._others.keys() - nodes:
             told = self._others[node]
-            self._others[node] = msgspec.structs.replace(told, running=0, demand=0)
+            if told.running or told.demand or any(told.spare.values()):
+                self._others[node] = msgspec.structs.replace(told, running=0, demand=0, spare={})
 
     def others(self, slot: int) -> dict[str, int]:
         """Return what the other workers last told."""
@@ -106,36 +121,46 @@ class Pace:
             sums["running"] += usage.running
         return sums
 
-    def share_out(self, slot: int, workers: list[str], me: str, alone: int = 1) -> None:
-        """Fix this worker's share of what is free, until the next time.
+    def share_out(self, slot: int, workers: list[str], me: str, alone: int = 1) -> bool:
+        """Claim this worker's share of what is free, or give back what is beyond it.
 
         `workers` are those alive. When nobody tells anything, `alone` is how many there were: each
-        then keeps to its part of the whole limit.
+        then keeps to its part of the whole limit. Return whether something was given back.
         """
         used, others = self.used(slot), self.others(slot)
         weights = dict.fromkeys(workers, 1)
-        weights[me] = 1 + self.demand + self._demand_before
+        weights[me] = 1 + self._told_demand
         for name, usage in self._others.items():
             if name in weights:
                 weights[name] = 1 + usage.demand
+        released = False
         for kind in KINDS:
             cap = getattr(self.caps, kind)
             if cap is None:
                 continue
             if alone > 1:
-                self._mine[kind] = max(1, cap // alone)
+                self._spare[kind] = max(0, max(1, cap // alone) - used[kind])
                 continue
             free = max(0, cap - used[kind] - others[kind])
-            self._mine[kind] = used[kind] + _share(free, weights, me, self.name)
-        self._demand_before, self.demand = self.demand, 0
+            share, spare = _share(free, weights, me, self.name), self._spare[kind]
+            if spare > share:
+                self._spare[kind], released = share, True
+            else:
+                unclaimed = free - spare - self._held(kind, cap, workers, me)
+                self._spare[kind] += max(0, min(share - spare, unclaimed))
+        return released
 
-    def lacks(self, kind: str, slot: int, amount: int) -> bool:
+    def _held(self, kind: str, cap: int, workers: list[str], me: str) -> int:
+        """Return what the others may still let through; who told nothing yet has an even part."""
+        unheard = [name for name in workers if name != me and name not in self._others]
+        told = sum(usage.spare.get(kind, 0) for usage in self._others.values())
+        return told + sum(
+            _share(int(cap), dict.fromkeys(workers, 1), name, self.name) for name in unheard
+        )
+
+    def lacks(self, kind: str, amount: int) -> bool:
         """Whether this worker has no room for so much more."""
-        cap = getattr(self.caps, kind)
-        if cap is None:
-            return False
-        mine: int = min(cap, self._mine.get(kind, cap))
-        return self.used(slot)[kind] + min(amount, int(cap)) > mine
+        return getattr(self.caps, kind) is not None and amount > self._spare[kind]
 
     def left(self, kind: str, slot: int) -> int | None:
         """Return how much of the whole limit is free, None when there is no such limit."""
@@ -158,9 +183,16 @@ class Pace:
         return max(1.0, (oldest + SLOTS) * SLOT_S - now_s)
 
     def report(self) -> PaceUsage:
-        """Return what the others must know."""
-        demand = self.demand + self._demand_before
-        return PaceUsage(self.name, self.requests.dump(), self.tokens.dump(), self.running, demand)
+        """Return what the others must know, and count demand anew."""
+        self._told_demand, self.demand = (self._told_demand + 1) // 2 + self.demand, 0
+        return PaceUsage(
+            self.name,
+            self.requests.dump(),
+            self.tokens.dump(),
+            self.running,
+            self._told_demand,
+            {kind: spare for kind, spare in self._spare.items() if spare},
+        )
 
 
 def _recent(slots: Mapping[str, int], oldest: int) -> int:

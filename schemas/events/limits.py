@@ -14,7 +14,8 @@ class PaceUsage(msgspec.Struct, frozen=True):
 
     `requests` and `tokens` map a slot of five seconds (Unix time / 5, as text) to a count, over
     the last minute; `running` calls have not ended; `demand` counts the calls of the last seconds,
-    refused ones included.
+    refused ones included. `spare` is what the worker may still let through before it hears more, by
+    kind (requests, tokens, running): nobody else may.
     """
 
     pace: str
@@ -22,6 +23,7 @@ class PaceUsage(msgspec.Struct, frozen=True):
     tokens: dict[str, int]
     running: int
     demand: int
+    spare: dict[str, int]
 
 
 class LimitUsage(Event, frozen=True, kw_only=True):
