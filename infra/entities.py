@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from pydantic import BaseModel
 
-from infra.commands import facts
+from infra.commands import facts, meta
 from infra.settings import require_known_words, secrets_of
 from infra.tables import (
     BudgetTable,
@@ -167,7 +167,23 @@ def _route_table(event: RouteChanged) -> RouteTable:
 
 
 def _guardrail_fields(name: str, table: GuardrailTable) -> dict[str, Any]:
-    return {"name": name, **_plain(table)}
+    fields = {"name": name, **_plain(table)}
+    _known(_require_guardrail, GuardrailChanged(**meta(name, None, "check"), **fields))
+    return fields
+
+
+def _require_guardrail(event: GuardrailChanged) -> None:
+    """Its plug-in exists and takes it. Raises ConfigurationError."""
+    from gateway.guardrails.base import Kind as Plugin
+    from schemas.discovery import discover
+
+    plugins = {plugin.name: plugin for plugin in discover("gateway.guardrails", Plugin)}
+    if event.kind not in plugins:
+        raise ConfigurationError(
+            f"the guardrail {event.name} asks for the kind {event.kind!r}; "
+            f"there are: {', '.join(sorted(plugins))}"
+        )
+    plugins[event.kind].build(event)
 
 
 def _guardrail_table(event: GuardrailChanged) -> GuardrailTable:
@@ -372,7 +388,7 @@ KINDS: tuple[Kind[Any, Any], ...] = (
 """In the order in which they are written: what others name comes first."""
 
 
-def _known(check: Callable[..., None], *tables: dict[str, Any]) -> None:
+def _known(check: Callable[..., None], *tables: Any) -> None:
     """What stops a start when it stands in a file is the caller's mistake in a command."""
     try:
         check(*tables)

@@ -98,7 +98,7 @@ class WeirSettings(BaseSettings):
     feedback_threshold: int = Field(default=500, ge=1)
     feedback_window_hours: float = Field(default=24, gt=0, le=48)
     feedback_cooldown_hours: float = Field(default=24, ge=0)
-    circuits: dict[str, float] = {}
+    circuits: dict[str, int | float] = {}
     outbox_bytes_max: int = Field(12 * 1024**3, ge=1024**2)
     body_bytes_max: int = Field(32 * 1024**2, ge=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -120,7 +120,7 @@ class WeirSettings(BaseSettings):
 
     @field_validator("circuits")
     @classmethod
-    def _known_circuits(cls, table: dict[str, float]) -> dict[str, float]:
+    def _known_circuits(cls, table: dict[str, int | float]) -> dict[str, int | float]:
         circuit_rules(table)
         return table
 
