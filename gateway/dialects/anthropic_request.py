@@ -33,7 +33,7 @@ from gateway.dialects.reading import (
     required,
     unread,
 )
-from gateway.dialects.reasoning import takes_adaptive, takes_sampling
+from gateway.dialects.reasoning import takes_adaptive, takes_sampling, takes_strict
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
@@ -214,7 +214,7 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     if chat.user is not None:
         body["metadata"] = {"user_id": chat.user}
     if chat.tools:
-        body["tools"] = [_wire_tool(tool) for tool in chat.tools]
+        body["tools"] = [_wire_tool(tool, model) for tool in chat.tools]
         if chat.tool_choice is not None:
             body["tool_choice"] = _wire_choice(chat.tool_choice)
     if output := _wire_output(chat, effort):
@@ -301,7 +301,7 @@ def unsaid(chat: Chat, model: str) -> list[str]:
         names.append("temperature")
     if any(not text.strip() for text in chat.stop):
         names.append("stop")
-    if any(tool.strict for tool in chat.tools):
+    if any(tool.strict for tool in chat.tools) and not takes_strict(model):
         names.append("tools.strict")
     return list(dict.fromkeys(names))
 
@@ -366,8 +366,10 @@ def _block(part: Part) -> Json:
             return {"type": "thinking", "thinking": part.text, "signature": part.signature}
 
 
-def _wire_tool(tool: Tool) -> Json:
+def _wire_tool(tool: Tool, model: str) -> Json:
     wire: Json = {"name": tool.name, "input_schema": tool.parameters}
+    if tool.strict and takes_strict(model):
+        wire["strict"] = True
     if tool.description is not None:
         wire["description"] = tool.description
     return wire

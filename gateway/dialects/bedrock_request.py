@@ -383,7 +383,8 @@ def _wire_messages(messages: list[Message]) -> list[Json]:
 def _is_blank(part: Part) -> bool:
     # Blank text is refused here, and so is reasoning that its own vendor did not sign.
     if isinstance(part, Thinking):
-        return not part.redacted and part.signature is None
+        # Another vendor's seal means nothing here.
+        return part.vendor != "anthropic" or not (part.redacted or part.signature)
     return isinstance(part, Text) and not part.text.strip()
 
 

@@ -63,11 +63,7 @@ _KNOWN = frozenset(
 )
 PARAMS = frozenset(
     [
-        "audio",
         "logit_bias",
-        "logprobs",
-        "modalities",
-        "moderation",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -75,12 +71,12 @@ PARAMS = frozenset(
         "safety_identifier",
         "service_tier",
         "store",
-        "top_logprobs",
         "verbosity",
         "web_search_options",
     ]
 )
-"""Further parameters of this dialect: `Chat.params` has them under these names."""
+"""Further parameters of this dialect: `Chat.params` has them under these names. Those that ask for
+what no other dialect has in its answers (logprobs, audio) are no part of them."""
 _PLAIN = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "user")
 """What has one name in this dialect and in the neutral form."""
 _REASONING_MODEL = re.compile(r"(^|/)(o\d|gpt-5|gpt-oss)")

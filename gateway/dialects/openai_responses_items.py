@@ -6,6 +6,7 @@ import time
 
 from gateway.dialects.neutral import FinishReason, Json, Thinking, Usage
 from gateway.dialects.openai_responses_request import packed
+from gateway.dialects.openai_responses_wire import VENDOR
 
 
 def head_of(answer_id: str, model: str) -> Json:
@@ -75,8 +76,9 @@ def call_item(
 def reasoning_item(item_id: str, part: Thinking) -> Json:
     """Return thoughts: their text as a summary, their seal as encrypted content."""
     shown = part.text and not part.redacted
+    own_id = part.signature.partition(":")[0] if part.vendor == VENDOR and part.signature else ""
     item: Json = {
-        "id": item_id,
+        "id": own_id or item_id,
         "type": "reasoning",
         "summary": [{"type": "summary_text", "text": part.text}] if shown else [],
     }

@@ -52,9 +52,11 @@ KEPT_BY_VENDOR = ("previous_response_id", "conversation", "prompt", "background"
 PARAMS = frozenset(
     [
         "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
-        "service_tier", "top_logprobs", "verbosity", "max_tool_calls",
+        "service_tier", "verbosity", "max_tool_calls",
     ]
 )  # fmt: skip
+OUTPUT_MIN = 16
+"""The smallest limit on the output that the vendor takes."""
 ENCRYPTED = "reasoning.encrypted_content"
 _read_item = msgspec.json.Decoder(WireItem).decode
 
@@ -218,7 +220,7 @@ def write(chat: Chat, model: str) -> bytes:
     """Write a request for a provider. Nothing is kept there: the whole conversation is sent."""
     body: Json = {"model": model, "input": _wire_input(chat.messages), "store": False}
     plain = {
-        "max_output_tokens": chat.max_tokens,
+        "max_output_tokens": None if chat.max_tokens is None else max(chat.max_tokens, OUTPUT_MIN),
         "temperature": chat.temperature,
         "top_p": chat.top_p,
         "user": chat.user,
@@ -242,10 +244,13 @@ def write(chat: Chat, model: str) -> bytes:
 
 def unsaid(chat: Chat) -> list[str]:
     """Return the names of what `write` leaves out."""
-    names = ["top_k", "seed", "frequency_penalty", "presence_penalty"]
-    return [name for name in names if getattr(chat, name) is not None] + (
-        ["stop"] if chat.stop else []
-    )
+    lacking = ["top_k", "seed", "frequency_penalty", "presence_penalty"]
+    names = [name for name in lacking if getattr(chat, name) is not None]
+    if chat.stop:
+        names.append("stop")
+    if chat.max_tokens is not None and chat.max_tokens < OUTPUT_MIN:
+        names.append("max_tokens")
+    return names
 
 
 def _wire_text(chat: Chat) -> Json:

@@ -24,6 +24,13 @@ def takes_adaptive(model: str) -> bool:
     return claude_version(model) >= (4, 6)
 
 
+def takes_strict(model: str) -> bool:
+    """Whether a Claude model holds its tool calls strictly to their schemas (structured outputs:
+    https://platform.claude.com/docs/en/build-with-claude/structured-outputs).
+    """
+    return claude_version(model) >= (4, 5)
+
+
 def takes_sampling(model: str) -> bool:
     """Whether a Claude model takes temperature, top_p and top_k."""
     return claude_version(model) < (4, 7)

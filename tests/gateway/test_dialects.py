@@ -443,8 +443,8 @@ def test_what_a_translation_leaves_out_has_a_name() -> None:
         "temperature": 1.5,
     }
     chat = OPENAI.read_request(fields(asked))
-    assert chat.unread == []
-    assert chat.params == {"logprobs": True}
+    assert chat.unread == ["logprobs"]
+    assert chat.params == {}
     assert ANTHROPIC.unsaid(chat, "m") == ["seed", "temperature"]
     asked = {
         "model": "m",

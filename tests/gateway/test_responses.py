@@ -247,7 +247,9 @@ def test_parameters_without_a_word_are_dropped_or_refused(worker: Worker) -> Non
         route("strict", RouteTarget(CLAUDE), unsupported="error"),
         route("strict-openai", RouteTarget("openai/gpt-4o-mini"), unsupported="error"),
     )
-    with pytest.raises(openai.BadRequestError, match="no word for 'service_tier', 'top") as refused:
+    with pytest.raises(
+        openai.BadRequestError, match="no word for 'top_logprobs', 'service"
+    ) as refused:
         client.responses.create(model="strict", **options)
     assert refused.value.code == "invalid_request"
     assert client.responses.create(model="strict-openai", **options).output_text
