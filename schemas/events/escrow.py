@@ -95,8 +95,8 @@ class EscrowDay(msgspec.Struct, frozen=True):
 class EscrowRow(TableRow, frozen=True, kw_only=True):
     """What became of the budget `entity`. `days` are the last ones, oldest first.
 
-    `before_nano_usd` is what left the total with the days before them. `alerts` are those open,
-    ``window|level``. `turn` counts asks.
+    What was spent on the days before them is in `months` ({month: nano-USD}), and before those in
+    `before_nano_usd`. `alerts` are those open, ``window|level``. `turn` counts asks.
     """
 
     topic = ESCROW_TABLE
@@ -104,6 +104,7 @@ class EscrowRow(TableRow, frozen=True, kw_only=True):
 
     terms: BudgetTerms | None
     days: list[EscrowDay]
+    months: dict[str, int]
     before_nano_usd: int
     alerts: list[str]
     turn: int
@@ -130,5 +131,7 @@ def lease_of(name: str) -> tuple[str, str]:
 def spent_in(row: EscrowRow, window: str) -> int:
     """Return what was spent in a window: a day, a month (``2026-11``) or ``total``; nano-USD."""
     if window == TOTAL:
-        return row.before_nano_usd + sum(day.spent for day in row.days)
-    return sum(day.spent for day in row.days if day.day.startswith(window))
+        earlier = row.before_nano_usd + sum(row.months.values())
+        return earlier + sum(day.spent for day in row.days)
+    days = sum(day.spent for day in row.days if day.day.startswith(window))
+    return days + row.months.get(window, 0)

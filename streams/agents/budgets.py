@@ -27,8 +27,11 @@ from schemas.events.operations import AlertChanged
 from schemas.money import NANO_USD, to_usd
 from streams.fold import NOTHING, Fold
 
-DAYS_MAX = 62
-"""Days kept apart: this month and the one before. Older ones are in one sum."""
+DAYS = 3
+"""Days kept apart; older ones are in sums by month, once nobody holds anything of them."""
+DAYS_MAX = 31
+"""So many are kept for the sake of nodes that never gave back what they hold."""
+MONTHS_MAX = 13
 OPEN_DAYS = 2
 """Days on which nodes may still ask; on older ones a node that holds nothing is forgotten."""
 WAIT_S = 0.02
@@ -81,6 +84,7 @@ class State:
 
     terms: BudgetTerms | None = None
     days: dict[str, Day] = field(default_factory=dict)
+    months: dict[str, int] = field(default_factory=dict)
     before: int = 0
     alerts: set[str] = field(default_factory=set)
     turn: int = 0
@@ -88,34 +92,39 @@ class State:
     def free(self, name: str) -> int | None:
         """Return what may be granted on a day, None when nothing limits it."""
         rooms = [
-            limit - self.before * (window == TOTAL) - sum(day.committed for day in days)
-            for window, limit, days in self._windows(name)
+            limit - earlier - sum(day.committed for day in days)
+            for window, limit, earlier, days in self._windows(name)
         ]
         return min(rooms, default=None)
 
     def limits(self, name: str) -> list[tuple[str, int, int]]:
         """Return (window, limit, spent) for each window that a day belongs to and that is limited."""
         return [
-            (
-                window,
-                limit,
-                self.before * (window == TOTAL) + sum(day.spent for day in days),
-            )
-            for window, limit, days in self._windows(name)
+            (window, limit, earlier + sum(day.spent for day in days))
+            for window, limit, earlier, days in self._windows(name)
         ]
 
-    def _windows(self, name: str) -> Iterator[tuple[str, int, list[Day]]]:
+    def keep(self, name: str, spent: int) -> None:
+        """Add to the sum of a day's month; the oldest months are one sum."""
+        month = name[:7]
+        self.months[month] = self.months.get(month, 0) + spent
+        while len(self.months) > MONTHS_MAX:
+            self.before += self.months.pop(min(self.months))
+
+    def _windows(self, name: str) -> Iterator[tuple[str, int, int, list[Day]]]:
         terms = self.terms
         if terms is None:
             return
-        for window, limit in (
-            (name, terms.daily_limit_nano_usd),
-            (name[:7], terms.monthly_limit_nano_usd),
-            (TOTAL, terms.total_limit_nano_usd),
+        month = name[:7]
+        for window, limit, earlier in (
+            (name, terms.daily_limit_nano_usd, 0),
+            (month, terms.monthly_limit_nano_usd, self.months.get(month, 0)),
+            (TOTAL, terms.total_limit_nano_usd, self.before + sum(self.months.values())),
         ):
             if limit is not None:
                 prefix = "" if window == TOTAL else window
-                yield window, limit, [d for n, d in self.days.items() if n.startswith(prefix)]
+                days = [day for name, day in self.days.items() if name.startswith(prefix)]
+                yield window, limit, earlier, days
 
 
 def split(event: EscrowMoved) -> Iterator[tuple[str, EscrowMoved]]:
@@ -140,7 +149,10 @@ def apply(state: State, move: EscrowMoved) -> Sequence[Event]:
 def _move(state: State, move: EscrowMoved) -> bool:
     day = _day(state, move.day)
     if day is None:
-        return False  # it left with what it held, so that nothing can be granted twice
+        # Nobody held anything of it: only a budget that is merely counted is spent so late.
+        if move.kind == "spent":
+            state.keep(move.day, move.amount_nano_usd)
+        return move.kind == "spent"
     node = day.nodes.get(move.node)
     if node is None:
         node = day.nodes[move.node] = Node()
@@ -168,16 +180,16 @@ def _day(state: State, name: str) -> Day | None:
     found = state.days.get(name)
     if found is not None:
         return found
-    if len(state.days) >= DAYS_MAX:
-        oldest = min(state.days)
-        if name < oldest:
-            return None
-        state.before += state.days.pop(oldest).committed
+    if len(state.days) >= DAYS and name < min(state.days):
+        return None
     found = state.days[name] = Day()
     for old in sorted(state.days)[:-OPEN_DAYS]:
         day = state.days[old]
         for node in [n for n, held in day.nodes.items() if held.committed == held.spent]:
             day.forget(node)
+    for old in sorted(state.days)[:-DAYS]:
+        if not state.days[old].nodes or len(state.days) > DAYS_MAX:
+            state.keep(old, state.days.pop(old).committed)
     return found
 
 
@@ -273,6 +285,7 @@ def freeze(state: State) -> dict[str, Any]:
             )
             for name, day in sorted(state.days.items())
         ],
+        "months": dict(sorted(state.months.items())),
         "before_nano_usd": state.before,
         "alerts": sorted(state.alerts),
         "turn": state.turn,
@@ -299,7 +312,7 @@ def thaw(row: EscrowRow) -> State:
         )
         for day in row.days
     }
-    return State(row.terms, days, row.before_nano_usd, set(row.alerts), row.turn)
+    return State(row.terms, days, dict(row.months), row.before_nano_usd, set(row.alerts), row.turn)
 
 
 BUDGETS = Fold(

@@ -50,6 +50,7 @@ def row(entity: str, *alerts: str, **spent: int) -> EscrowRow:
         offset=1,
         terms=BudgetTerms(3, None, None, None, 800_000),
         days=days,
+        months={},
         before_nano_usd=0,
         alerts=list(alerts),
         turn=1,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemas.event import Event
 from schemas.events.escrow import BudgetTerms, EscrowMoved, EscrowRow, spent_in
 from schemas.events.operations import AlertChanged
-from streams.agents.budgets import BUDGETS, DAYS_MAX, State, apply, freeze
+from streams.agents.budgets import BUDGETS, DAYS, MONTHS_MAX, State, apply, freeze
 from tests.streams.test_folds import Written, cut, folded, records
 
 LIMIT = 1_000
@@ -188,11 +188,30 @@ def test_a_crossing_is_told_once_and_taken_back_with_its_window() -> None:
 @pytest.mark.req("BEY-07")
 def test_rows_stay_small_and_the_total_whole_over_many_days() -> None:
     state = State()
-    for number in range(200):
-        day = f"2026-{number // 28 + 1:02}-{number % 28 + 1:02}"
+    for number in range(600):
+        day = f"{2026 + number // 336}-{number // 28 % 12 + 1:02}-{number % 28 + 1:02}"
         ask = {"needed_nano_usd": 5, "wanted_nano_usd": 5, "terms": terms(total=10_000)}
         apply(state, move("asked", "n1", day, **ask))
         apply(state, move("spent", "n1", day, amount_nano_usd=5))
-    assert len(state.days) == DAYS_MAX
+    assert (len(state.days), len(state.months)) == (DAYS, MONTHS_MAX)
     assert sum(len(day.nodes) for day in state.days.values()) == 2
-    assert state.before + sum(day.spent for day in state.days.values()) == 1_000
+    fields = {"event_id": "e", "occurred_at_us": 1, "entity": "b", "partition": 0, "offset": 0}
+    row = EscrowRow(**fields, **freeze(state))
+    assert spent_in(row, "total") == 3_000
+    assert spent_in(row, "2027-05") == 28 * 5
+
+
+@pytest.mark.req("BEY-07")
+def test_a_day_on_which_somebody_holds_money_is_kept_until_he_gives_it_back() -> None:
+    state = State()
+    ask = {"needed_nano_usd": 300, "wanted_nano_usd": 300, "terms": terms(daily=None, total=LIMIT)}
+    apply(state, move("asked", "late", "2026-01-01", **ask))
+    for day in range(2, 9):
+        apply(state, move("spent", "n1", f"2026-01-{day:02}", amount_nano_usd=10))
+    assert min(state.days) == "2026-01-01"
+    assert state.free("2026-01-08") == LIMIT - 300 - 70
+    apply(state, move("spent", "late", "2026-01-01", amount_nano_usd=100))
+    apply(state, move("closed", "late", day=""))
+    assert state.free("2026-01-08") == LIMIT - 100 - 70
+    apply(state, move("spent", "n1", "2025-12-31", amount_nano_usd=5))  # counted though late
+    assert state.free("2026-01-08") == LIMIT - 105 - 70
