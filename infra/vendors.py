@@ -142,6 +142,7 @@ VENDORS = (
         "AZURE_OPENAI_BASE_URL",
         "azure",
         identity="azure",
+        speaks=("openai_responses",),
         options={"auth": "api-key"},
         page="https://learn.microsoft.com/azure/foundry/openai/api-version-lifecycle",
     ),
@@ -263,6 +264,7 @@ VENDORS = (
             "no_names",
             "reasoning_field",
         ),
+        speaks=("openai_responses",),
         page="https://console.groq.com/docs/openai",
     ),
     Vendor(
@@ -313,6 +315,7 @@ VENDORS = (
         "XAI_BASE_URL",
         "x-ai",
         (Model("grok-4.3", 1_000_000, None, FULL_REASONING),),
+        speaks=("openai_responses",),
         page="https://docs.x.ai/docs/api-reference",
     ),
     Vendor(

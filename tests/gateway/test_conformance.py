@@ -290,6 +290,17 @@ async def _probed(event: ProviderChanged, model: str) -> Probe:
         pool.close()
 
 
+def responses(place: Place) -> None:
+    """OpenAI's newer form, untouched where the vendor speaks it and translated where not."""
+    name = f"{place.row.name}/{place.model}"
+    request = {"model": name, "input": "Say hello.", "max_output_tokens": 200}
+    status, headers, data = place.worker.request("POST", "/v1/responses", request)
+    assert status == 200, data
+    [message] = [item for item in json.loads(data)["output"] if item["type"] == "message"]
+    assert message["content"][0]["text"]
+    assert place.told(headers).outcome == "success"
+
+
 def listed(place: Place) -> None:
     _, _, data = place.worker.request("GET", "/v1/models")
     found = {entry["id"] for entry in json.loads(data)["data"]}
@@ -321,6 +332,7 @@ CASES: list[Callable[[Place], None]] = [
     cut,
     listed,
     connection,
+    responses,
 ]
 
 
