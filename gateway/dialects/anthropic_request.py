@@ -73,7 +73,7 @@ def read(fields: Fields) -> Chat:
     for number, wire in enumerate(required(fields, "messages", list[dict[str, Any]])):
         where = f"messages[{number}]"
         role = wire.get("role")
-        if role not in {"user", "assistant", "system"}:
+        if role not in ("user", "assistant", "system"):
             raise InvalidRequest(f"{where}.role must be user or assistant")
         messages.append(Message(role, _content(wire.get("content"), where)))
     metadata = member(fields, "metadata", dict) or {}

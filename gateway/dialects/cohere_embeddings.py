@@ -126,9 +126,10 @@ class CohereEmbeddings(CohereBase):
 
 
 def _text(entry: Json) -> str:
-    blocks = entry.get("content")
-    texts = [b.get("text") for b in blocks or () if isinstance(b, dict) and b.get("type") == "text"]
-    if not isinstance(blocks, list) or len(texts) != len(blocks):
+    content = entry.get("content")
+    blocks = content if isinstance(content, list) else []
+    texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
+    if not blocks or len(texts) != len(blocks):
         raise InvalidRequest("'inputs' must hold text alone for this target's provider")
     return "".join(str(text) for text in texts)
 

@@ -31,6 +31,7 @@ from gateway.dialects.reading import (
     budget_of,
     effort_of,
     member,
+    read_calls,
     required,
     split_data_url,
     unread,
@@ -138,13 +139,7 @@ def _assistant(wire: Json, where: str) -> list[Part]:
         parts += _content(wire["content"], where)
     if isinstance(plan := wire.get("tool_plan"), str) and plan:
         parts.append(Text(plan))
-    for call in wire.get("tool_calls") or []:
-        try:
-            function = call["function"]
-            parts.append(ToolCall(call["id"], function["name"], function.get("arguments") or "{}"))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidRequest(f"{where}.tool_calls is no list of function calls") from error
-    return parts
+    return parts + read_calls(wire.get("tool_calls"), where)
 
 
 def _content(content: object, where: str) -> list[Part]:

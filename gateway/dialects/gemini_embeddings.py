@@ -88,17 +88,16 @@ class GeminiEmbeddings(GeminiBase):
 
     def read_request(self, fields: Fields) -> Embed:
         requests = self._requests(fields)
-        sizes = {take(entry, "outputDimensionality") for entry in requests}
-        tasks = {take(entry, "taskType") for entry in requests}
-        if len(sizes) > 1 or len(tasks) > 1:
+        kinds = [(take(r, "taskType"), take(r, "outputDimensionality")) for r in requests]
+        if any(kind != kinds[0] for kind in kinds):
             raise InvalidRequest("the requests of one call must ask for the same kind of vectors")
-        task, size = tasks.pop(), sizes.pop()
+        task, size = kinds[0]
         unread = dict.fromkeys(name for entry in requests for name in entry if name not in _KNOWN)
         return Embed(
             inputs=[_text(entry) for entry in requests],
             dimensions=size if isinstance(size, int) else None,
             kind=_KIND.get(str(task)),
-            unread=[*unread, *(["taskType"] if task and task not in _KIND else [])],
+            unread=[*unread, *(["taskType"] if task and str(task) not in _KIND else [])],
         )
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
@@ -154,10 +153,16 @@ _ANY: Any = Any
 
 
 def _text(entry: Json) -> str:
-    parts = (entry.get("content") or {}).get("parts")
-    texts = [part.get("text") for part in parts] if isinstance(parts, list) else []
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise InvalidRequest("'content' must hold text alone", action=_SAME_VENDOR)
+    content = entry.get("content")
+    parts = content.get("parts") if isinstance(content, dict) else None
+    texts: list[str] = []
+    for part in parts if isinstance(parts, list) else ():
+        text = part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str):
+            raise InvalidRequest("'content' must hold text alone", action=_SAME_VENDOR)
+        texts.append(text)
+    if not texts:
+        raise InvalidRequest("'content' holds no text")
     return "".join(texts)
 
 

@@ -190,7 +190,7 @@ def _messages(fields: Fields) -> list[Message]:
     wires: list[tuple[Literal["user", "assistant"], Json, str]] = []
     for number, content in enumerate(_entries(fields, "contents")):
         role = content.get("role") or "user"
-        if role not in {"user", "model", "function"}:
+        if role not in ("user", "model", "function"):
             raise InvalidRequest(f"contents[{number}].role must be user or model")
         wires.append(("assistant" if role == "model" else "user", content, f"contents[{number}]"))
     # The vendor's client keeps a streamed answer as one content for every frame.
@@ -252,14 +252,15 @@ class _Contents:
         return [signed_thought(text, signature)]
 
     def _call(self, name: str, wire: Json) -> ToolCall:
-        call_id = wire.get("id") or f"call_{self._calls}"
+        given = wire.get("id")
+        call_id = given if isinstance(given, str) and given else f"call_{self._calls}"
         self._calls += 1
         self._open.append((name, call_id))
         return ToolCall(call_id, name, msgspec.json.encode(wire.get("args") or {}).decode())
 
     def _result(self, name: str, wire: Json) -> ToolResult:
         call_id = wire.get("id")
-        if not call_id:
+        if not isinstance(call_id, str) or not call_id:
             fitting = [pair for pair in self._open if pair[0] == name]
             if not fitting:
                 raise InvalidRequest(f"a functionResponse '{name}' answers no functionCall")
@@ -328,7 +329,12 @@ def _tool_choice(fields: Fields) -> tuple[ToolChoice | None, list[str]]:
     """Return the choice, and the functions that it is limited to (none: all)."""
     config = member(fields, "toolConfig", dict) or member(fields, "tool_config", dict) or {}
     calling = take(config, "functionCallingConfig") or {}
-    allowed = take(calling, "allowedFunctionNames") or []
+    if not isinstance(calling, dict):
+        raise InvalidRequest("'toolConfig.functionCallingConfig' is no object")
+    names = take(calling, "allowedFunctionNames") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidRequest("'allowedFunctionNames' is no list of names")
+    allowed: list[str] = names
     match calling.get("mode"), allowed:
         case "NONE", _:
             return ToolChoice("none"), []

@@ -29,6 +29,7 @@ from gateway.dialects.reading import (
     effort_of,
     further,
     member,
+    read_calls,
     read_effort,
     required,
     split_data_url,
@@ -157,13 +158,7 @@ def _assistant(wire: Json, where: str) -> list[Part]:
         parts.append(Thinking(reasoning, vendor=""))
     if wire.get("content") is not None:
         parts += _content(wire["content"], where)
-    for call in wire.get("tool_calls") or []:
-        try:
-            function = call["function"]
-            parts.append(ToolCall(call["id"], function["name"], function.get("arguments") or "{}"))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidRequest(f"{where}.tool_calls is no list of function calls") from error
-    return parts
+    return parts + read_calls(wire.get("tool_calls"), where)
 
 
 def thoughts(details: list[Any]) -> list[Part]:
@@ -221,14 +216,15 @@ def _part(part: object, where: str) -> Part:
 
 def _tool(tool: Json) -> Tool:
     function = tool.get("function")
-    if tool.get("type") != "function" or not isinstance(function, dict) or "name" not in function:
+    if tool.get("type") != "function" or not isinstance(function, dict):
         raise InvalidRequest("'tools' holds something that is no function")
-    return Tool(
-        function["name"],
-        function.get("description"),
-        function.get("parameters") or {"type": "object", "properties": {}},
-        function.get("strict"),
-    )
+    name = function.get("name")
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(name, str) or not isinstance(parameters, dict):
+        raise InvalidRequest(
+            "'tools' holds a function without a name, or whose schema is no object"
+        )
+    return Tool(name, function.get("description"), parameters, function.get("strict"))
 
 
 def _tool_choice(fields: Fields) -> ToolChoice | None:

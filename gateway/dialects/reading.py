@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.dialects.neutral import Effort, Fields, Json, Reasoning
+from gateway.dialects.neutral import Effort, Fields, Json, Part, Reasoning, ToolCall
 from schemas.errors import (
     InvalidRequest,
     UpstreamAuthentication,
@@ -131,6 +131,27 @@ def parse_arguments(arguments: str) -> Json:
     except msgspec.DecodeError:
         value = None
     return value if isinstance(value, dict) else {"_raw": arguments}
+
+
+def read_calls(wires: object, where: str) -> list[Part]:
+    """Read an assistant's `tool_calls`, whose form OpenAI and Cohere share. Raises InvalidRequest."""
+    if wires is None:
+        return []
+    try:
+        calls = msgspec.convert(wires, list[_WireCall])
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{where}.tool_calls is no list of function calls: {error}") from error
+    return [ToolCall(c.id, c.function.name, c.function.arguments or "{}") for c in calls]
+
+
+class _WireFunction(msgspec.Struct):
+    name: str
+    arguments: str | None = None
+
+
+class _WireCall(msgspec.Struct):
+    id: str
+    function: _WireFunction
 
 
 def read_effort(name: str) -> Effort:
