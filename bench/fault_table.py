@@ -2,14 +2,16 @@
 
 Every fault that the sandbox knows, for both client dialects in front of both provider dialects,
 whole and streamed, with and without a second target; then an episode in which every provider of a
-route fails in turn, `--size` calls long. Compared are the client's ledger, the raw log and the
+route fails in turn and every worker is restarted, `--size` calls long. Compared are the client's ledger, the raw log and the
 sandbox's books. The table is kept as ``table.json`` and ``table.md``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import threading
 import time
 from collections import Counter, defaultdict
@@ -39,11 +41,12 @@ from bench.recount import ledger, price_list, read_books
 from bench.stack import SANDBOX_KEY_VARIABLE, Stack, base_port, fetch
 from bench.workload import Request, Shape, Share, workload
 
-SIZE = 1200
+SIZE = 1800
 CELLS_PER_S = 12.0
 TURN_RATE_PER_S = 60.0
 TURN_S = 3.0
 TURNS = ("turn-0", "turn-1", "turn-2")
+WORKERS = ("gateway-0", "gateway-1")
 TURN_FAULTS = ("server_error", "unavailable", "reset", "silence", "overloaded")
 SETTLED_S = 30.0
 CIRCUITS_TOPIC = "weir.circuits.changes.v1"
@@ -64,7 +67,9 @@ def measure(arguments: Arguments) -> Verdict:
             stack.sandbox.behave(f"good-{back}", model, **PACE)
         rows = _fill(stack, arguments, table)
         healthy = _healthy(stack, table)
+        before = stack.pids()
         turns = _turns(stack, arguments)
+        restarted = _restarted(stack, before)
         records = _settled(stack, rows + turns)
         circuits = _circuits(stack)
         books = read_books(stack.sandbox.books)
@@ -79,6 +84,7 @@ def measure(arguments: Arguments) -> Verdict:
     (arguments.out / "table.json").write_bytes(msgspec.json.encode(lines))
     (arguments.out / "table.md").write_text(markdown(lines), "utf-8")
     figures |= verdict(lines, [*rows, *turns], records, turns, healthy) | circuits
+    figures["workers_restarted"] = restarted
     return Verdict(figures, LIMITS)
 
 
@@ -91,6 +97,7 @@ LIMITS = [
     Limit("lost", 0),
     Limit("doubled", 0),
     Limit("answered_in_turns", ANSWERED_MIN, "min"),
+    Limit("workers_restarted", len(WORKERS), "min"),
     Limit("circuits_opened", 1, "min"),
     Limit("circuits_misreported", 0),
 ]
@@ -247,7 +254,10 @@ def _turn_config(sandbox_url: str) -> str:
 
 
 def _turns(stack: Stack, arguments: Arguments) -> list[Row]:
-    """Let one provider after the other fail while calls go on; return the client's rows."""
+    """Let one provider after the other fail while calls go on; return the client's rows.
+
+    In the middle every worker is told to stop, one after the other; its supervisor starts it again.
+    """
     draw = random.Random(f"turns {arguments.seed}")
     model = MODELS["openai"]
     pace = {"first_token_ms": 10, "per_token_ms": 0.5, "answer_tokens_max": 24}
@@ -274,14 +284,27 @@ def _turns(stack: Stack, arguments: Arguments) -> list[Row]:
     )
     book = Ledger(arguments.out / "turns.jsonl")
     times_s = (number / TURN_RATE_PER_S for number in range(arguments.size))
-    failing = threading.Thread(target=fail)
-    failing.start()
+
+    def restart() -> None:
+        """Stop each worker once, the next when the last one serves again."""
+        for name in WORKERS:
+            pid = stack.pids()[name]
+            os.kill(pid, signal.SIGTERM)
+            while not over.wait(0.2):
+                part = next(one for one in stack.state()["parts"] if one["name"] == name)
+                if part["status"] == "ready" and part["pid"] != pid:
+                    break
+
+    threads = [threading.Thread(target=fail), threading.Thread(target=restart)]
+    for thread in threads:
+        thread.start()
     try:
         settings = Settings(stack.url, stack.key)
         asyncio.run(drive(settings, workload(arguments.seed, shape), times_s, book))
     finally:
         over.set()
-        failing.join()
+        for thread in threads:
+            thread.join()
         book.close()
     return book.rows
 
@@ -304,6 +327,12 @@ def _circuits(stack: Stack) -> dict[str, int]:
         and (body["state"], told.get(target)) != ("open", "half_open")
     ]
     return {"circuits_opened": len(opened), "circuits_misreported": len(wrong)}
+
+
+def _restarted(stack: Stack, before: dict[str, int]) -> int:
+    """Return how many workers run in another process than before."""
+    now = stack.pids()
+    return sum(name in now and now[name] != before[name] for name in WORKERS)
 
 
 def _settled(stack: Stack, rows: Sequence[Row]) -> list[Raw]:

@@ -111,7 +111,7 @@ def test_every_lie_about_an_answer_is_noticed(lie: dict[str, Any], promise: str)
     ("lie", "promise"),
     [
         ({"cost_nano_usd": 0}, "what was produced is not billed"),
-        ({"cost_nano_usd": 10**9}, "what was produced is not billed"),
+        ({"cost_nano_usd": 10**9}, "a failure is billed"),
         ({"error": "no end marker"}, "no error in the stream"),
         ({"complete": True, "error": None}, "truncated, shown as success"),
         (
