@@ -10,7 +10,14 @@ CONNECT_S = 2.0
 ANSWER_S = 120.0
 SILENCE_S = 120.0
 _OURS = frozenset(
-    {b"content-encoding", b"referrer-policy", b"x-content-type-options", b"x-frame-options"}
+    {
+        b"content-encoding",
+        b"date",
+        b"referrer-policy",
+        b"x-content-type-options",
+        b"x-frame-options",
+        b"x-weir-request-id",
+    }
 )
 """The client parsed the coding away, so the answer leaves without it; the rest is in every answer."""
 HOP_BY_HOP = frozenset(

@@ -75,7 +75,12 @@ def config_router(desk: Desk, sets: ChangeSets) -> APIRouter:
     """The endpoints."""
     router = APIRouter(tags=["configuration"])
 
-    @router.get("/config", summary="Everything that is set, as a file", response_model=Document)
+    @router.get(
+        "/config",
+        summary="Everything that is set, as a file",
+        response_model=Document,
+        response_model_exclude_defaults=True,
+    )
     async def current() -> Document:
         return export(desk.commands)
 

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from infra.commands import Accepted, Commands, facts
-from infra.configuration import KEY, Plan, Step
+from infra.configuration import KEY, Plan, Step, told
 from infra.entities import KINDS
-from infra.keys import KeyCommands, key_fields
+from infra.keys import KeyCommands, key_fields, key_table
 from infra.tables import KeyTable
 from schemas.codec import decode
 from schemas.errors import Conflict, NotFound
@@ -176,7 +176,7 @@ class ChangeSets:
         steps, since = [], []
         for place, old in before.items():
             current = self._commands.view(place[0]).get(place[1])
-            if place[0] is not ConfigurationApplied:
+            if place[0] is not ConfigurationApplied and (old or current):
                 if not _same(current, after[place]):
                     since.append(place[1])
                 steps.append(_back(place[1], old, current))
@@ -268,9 +268,19 @@ def _same(current: Change | None, left: Change) -> bool:
 
 
 def _back(key: str, old: Change | None, current: Change | None) -> Step:
-    names = {kind.event: kind.name for kind in KINDS} | {KeyChanged: KEY}
     some = old or current
-    kind = names[type(some)] if some is not None else "entity"
+    assert some is not None, "an entity that was neither before nor is now was not changed"
     action = "restore" if old is not None else "remove"
-    told = [None if it is None else msgspec.to_builtins(facts(it)) for it in (current, old)]
-    return Step(kind, key, key, action, told[0], told[1])
+    before, after = (None if it is None else _told(it) for it in (current, old))
+    if isinstance(some, KeyChanged):
+        return Step(KEY, some.name, key, action, before, after)
+    kind = next(kind for kind in KINDS if kind.event is type(some))
+    return Step(kind.name, kind.identify(some), key, action, before, after)
+
+
+def _told(event: Change) -> dict[str, Any]:
+    if isinstance(event, KeyChanged):
+        ended = {"revoked": True} if event.revoked else {}
+        return {**told(key_table(event)), **ended}
+    kind = next(kind for kind in KINDS if kind.event is type(event))
+    return told(kind.table(event))

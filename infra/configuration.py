@@ -137,20 +137,20 @@ def _entity(made: Plan, kind: Kind[Any, Any], name: str, table: Any, commands: C
     made.manages.append(f"{kind.name}|{kind.identify(event)}")
     if current is not None and facts(current) == facts(event):
         return
-    before = None if current is None else _told(kind.table(current))
+    before = None if current is None else told(kind.table(current))
     action = "create" if current is None else "change"
-    made.steps.append(Step(kind.name, name, key, action, before, _told(kind.table(event)), table))
+    made.steps.append(Step(kind.name, name, key, action, before, told(kind.table(event)), table))
 
 
 def _key(made: Plan, name: str, table: KeyTable, commands: Commands) -> None:
     current = KeyCommands(commands).named(name)
-    after = _told(table)
+    after = told(table)
     if current is None:
         after.setdefault("secret", "made now, shown once")
         made.steps.append(Step(KEY, name, "", "create", None, after, table))
         return
     made.manages.append(f"{KEY}|{current.key_id}")
-    before = _told(key_table(current, with_hash=table.secret_hash is not None))
+    before = told(key_table(current, with_hash=table.secret_hash is not None))
     if before != after:
         made.steps.append(Step(KEY, name, current.key_id, "change", before, after, table))
 
@@ -160,14 +160,14 @@ def _removal(reference: str, commands: Commands) -> Iterator[Step]:
     if kind_name == KEY:
         key = commands.view(KeyChanged).get(entity_id)
         if key is not None and not key.revoked:
-            before = _told(key_table(key))
+            before = told(key_table(key))
             yield Step(KEY, key.name, key.key_id, "revoke", before, None)
         return
     kind = _KIND[kind_name]
     place = kind.key(entity_id, None)
     current = commands.view(kind.event).get(place)
     if current is not None:
-        yield Step(kind_name, entity_id, place, "remove", _told(kind.table(current)), None)
+        yield Step(kind_name, entity_id, place, "remove", told(kind.table(current)), None)
 
 
 def _dangling(document: Document, commands: Commands) -> Iterator[str]:
@@ -194,17 +194,17 @@ def export(commands: Commands) -> Document:
 
     Price lists that come with Weir are left out, as is its own model server.
     """
-    told: dict[str, dict[str, Any]] = {}
+    tables: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
         events = sorted(commands.view(kind.event).entries.values(), key=kind.identify)
-        told[kind.plural] = {
+        tables[kind.plural] = {
             kind.identify(event).partition("@")[0]: kind.table(event)
             for event in events
             if not _is_own(event)
         }
     keys = [key for key in KeyCommands(commands).list() if not key.revoked]
-    told["keys"] = {key.name: key_table(key, with_hash=True) for key in keys}
-    return Document.model_validate({name: tables for name, tables in told.items() if tables})
+    tables["keys"] = {key.name: key_table(key, with_hash=True) for key in keys}
+    return Document.model_validate({name: found for name, found in tables.items() if found})
 
 
 def _is_own(event: Any) -> bool:
@@ -263,6 +263,6 @@ def _unreadable(path: Path, error: Exception) -> ValidationFailed:
     return ValidationFailed(f"{path} is not well-formed: {error}", action="Correct the file.")
 
 
-def _told(table: BaseModel) -> dict[str, Any]:
+def told(table: BaseModel) -> dict[str, Any]:
     """A table without what is only a default."""
     return table.model_dump(mode="json", exclude_defaults=True)

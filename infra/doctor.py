@@ -98,7 +98,8 @@ def _jars(settings: WeirSettings) -> Finding:
 def _providers(settings: WeirSettings) -> Finding:
     found = configured_providers(settings, os.environ)
     if not found:
-        variables = ", ".join(vendor.key_variable for vendor in VENDORS if vendor.key_variable)
+        named = dict.fromkeys(vendor.key_variable for vendor in VENDORS if vendor.key_variable)
+        variables = ", ".join(named)
         return Finding(
             "providers", ok=True, text=f"none, the sandbox answers (variables: {variables})"
         )
