@@ -50,7 +50,10 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 def authenticate(client: Client, state: GatewayState) -> Grant:
     """Return what the caller may do. Raises AuthenticationFailed, PermissionDenied."""
     try:
-        grant = state.authenticate(secret_of(client))
+        if client.on_behalf_of is not None:
+            grant = state.access.grant_of(client.on_behalf_of)
+        else:
+            grant = state.authenticate(secret_of(client))
         if CALL_SCOPES.isdisjoint(grant.key.scopes):
             raise PermissionDenied(f"the key '{grant.key.name}' may not call models")
     except (AuthenticationFailed, PermissionDenied) as error:

@@ -12,6 +12,7 @@ import msgspec
 from gateway import feedback, generate_batch, models_api, routing_api
 from gateway.admission import authenticate, new_request_id
 from gateway.attempts import refuse
+from gateway.batches.desk import BatchDesk
 from gateway.client import JSON, Client, Headers
 from gateway.control_link import ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
@@ -91,6 +92,15 @@ class App:
             **{("GET", path): self._routing for path in routing_api.STATUS_PATHS},
         }
         self._edge = Edge(settings.cors_origins, settings.hsts_s)
+        self.batches = BatchDesk(
+            state,
+            recorder,
+            log,
+            MasterKey(settings.master_key),
+            self.serve,
+            actor=settings.name,
+            bytes_max=settings.body_bytes_max,
+        )
         self.load = Load(settings.calls_max, settings.lag_s_max)
 
     async def serve(self, client: Client) -> None:
@@ -136,6 +146,8 @@ class App:
                 await self._feedback(client, request_id)
             elif (own := self._own.get((client.method, client.path))) is not None:
                 await own(client)
+            elif self.batches.serves(client.path):
+                await self._files_and_batches(client)
             elif client.method == "GET" and client.path == "/health":
                 await client.whole(200, [JSON], self._health())
             elif client.method == "GET" and _is_models(client.path):
@@ -203,6 +215,11 @@ class App:
         body = await client.body(FEEDBACK_BYTES_MAX)
         status, headers, answer = await self._durability.feedback.handle(body, key, request_id)
         await client.whole(status, [*headers, (b"x-weir-request-id", request_id.encode())], answer)
+
+    async def _files_and_batches(self, client: Client) -> None:
+        if not self._state.ready:
+            raise _starting()
+        await self.batches.serve(client, authenticate(client, self._state))
 
     async def _batch(self, client: Client) -> None:
         if not self._state.ready:
@@ -378,12 +395,15 @@ async def _serve(
     await server.listen(bound(settings.host, settings.port))
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(app.load.watch())
+    batches = asyncio.create_task(app.batches.runner.run())
     try:
         await asyncio.wait({stopping, following}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
         await server.close(settings.drain_s)
         watching.cancel()
+        batches.cancel()
+        await asyncio.gather(batches, return_exceptions=True)
     if following.done() and not stop.is_set():
         following.result()
         raise RuntimeError("the gateway lost its view of the log")

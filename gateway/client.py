@@ -42,6 +42,8 @@ class Client(ABC):
         self.query = query
         self.header_list = header_list
         self.headers = dict(header_list)
+        self.on_behalf_of: str | None = None
+        """The key (its id) of a caller who left this call with the gateway; no stranger can set it."""
         self.started = False
         self.left = False
         self.passed: Pass | None = None

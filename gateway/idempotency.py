@@ -20,12 +20,12 @@ from gateway.client import Client, Headers
 from gateway.dialects.neutral import Answer
 from gateway.dialects.replay import streamed
 from gateway.ledger import Recorder
+from gateway.log_reading import data_key, records_from
 from gateway.runs import Run, Runs, Ticket
 from schemas.clock import now_us
 from schemas.codec import decode_as
 from schemas.errors import (
     BrokerUnavailable,
-    ContentErased,
     IdempotencyConflict,
     InvalidRequest,
     Unavailable,
@@ -33,9 +33,8 @@ from schemas.errors import (
 )
 from schemas.event import Event
 from schemas.events.idempotency import IDEMPOTENCY, IdempotencyClaimed, IdempotencySettled
-from schemas.events.operations import PRIVACY_KEYS, DataKeyCreated
 from schemas.identity import uuid7
-from schemas.log import Cursor, Log, Record, partition_of
+from schemas.log import Log
 from schemas.privacy import MasterKey, Opener, Sealed
 
 HEADER = b"idempotency-key"
@@ -108,7 +107,11 @@ class Idempotency:
         for _ in range(RUNS_WAITED_FOR):
             run = self._runs.find(key)
             if run is None:
-                run = await self._claim(key, fingerprint, admitted.request_id)
+                try:
+                    run = await self._claim(key, fingerprint, admitted.request_id)
+                except BaseException:  # whoever asks is gone, or the log is: nobody will run it
+                    self.give_back(Ticket(key), admitted.request_id)
+                    raise
             if run.request_id == admitted.request_id:
                 return Ticket(key)
             if run.fingerprint != fingerprint:
@@ -242,46 +245,18 @@ class Idempotency:
         settled = await self._record_at(partition, offset)
         if settled.ciphertext is None or settled.nonce is None or settled.data_key_id is None:
             raise IdempotencyConflict("the answer under this key is too large to be repeated")
-        key = await self._data_key(settled.data_key_id)
+        key = await data_key(self._log, settled.data_key_id)
         sealed = Sealed(settled.data_key_id, settled.nonce, settled.ciphertext)
         body = Opener(self._master, lambda _: key).open(sealed, settled.request_id)
         return Replay(settled.request_id, settled.status, settled.content_type, body)
 
     async def _record_at(self, partition: int, offset: int) -> IdempotencySettled:
-        positions = {IDEMPOTENCY.name: {partition: offset}}
-        async with self._log.reader([IDEMPOTENCY], await self._from(positions)) as reader:
-            async with asyncio.timeout(CLAIM_S):
-                while True:
-                    for record in await reader.batch(1, 1.0):
-                        if (record.partition, record.offset) == (partition, offset):
-                            found = _event(record, IdempotencySettled)
-                            if found is not None:
-                                return found
-
-    async def _from(self, positions: dict[str, dict[int, int]]) -> Cursor:
-        """Start the topic's other partitions at their ends: only one record is wanted."""
-        async with self._log.reader([IDEMPOTENCY]) as reader:
-            ends = await reader.end_positions()
-        [(topic, wanted)] = positions.items()
-        return Cursor(positions={topic: {**ends[topic], **wanted}})
-
-    async def _data_key(self, key_id: str) -> DataKeyCreated:
-        """Find a data key in the log: a worker keeps none but its own. Raises ContentErased."""
-        partition = partition_of(key_id.encode(), PRIVACY_KEYS.partitions)
-        found: DataKeyCreated | None = None
-        async with self._log.reader([PRIVACY_KEYS]) as reader:
-            end = (await reader.end_positions())[PRIVACY_KEYS.name].get(partition, 0)
-            while reader.cursor.next_offset(PRIVACY_KEYS.name, partition) < end:
-                for record in await reader.batch(5_000, 1.0):
-                    if record.key == key_id.encode():
-                        found = None if record.value is None else _event(record, DataKeyCreated)
-        if found is None:
-            raise ContentErased("the answer under this key was erased")
-        return found
-
-
-def _event(record: Record, kind: type[E]) -> E | None:
-    return None if record.value is None else decode_as(record.value, kind)
+        async for record in records_from(self._log, IDEMPOTENCY, partition, offset):
+            if record.offset == offset and record.value is not None:
+                found = decode_as(record.value, IdempotencySettled)
+                if found is not None:
+                    return found
+        raise IdempotencyConflict("the answer under this key has expired")
 
 
 def _digest(name: str, value: str | bytes) -> str:

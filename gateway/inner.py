@@ -11,8 +11,11 @@ from schemas.errors import PayloadTooLarge
 class InnerCall(Client):
     """One whole call; its answer stays here. Cancelling its task is how its caller leaves."""
 
-    def __init__(self, path: str, header_list: Headers, body: bytes) -> None:
+    def __init__(
+        self, path: str, header_list: Headers, body: bytes, on_behalf_of: str | None = None
+    ) -> None:
         super().__init__("POST", path, header_list, b"", path.encode())
+        self.on_behalf_of = on_behalf_of
         self.status = 0
         self.answer_headers: Headers = []
         self.answer = b""

@@ -26,6 +26,7 @@ from schemas import codec
 from schemas.access import Access, Grant
 from schemas.clock import now_us
 from schemas.errors import LogError, LogTruncated, WeirError, WrongLog
+from schemas.events.batches import BatchChanged, FileChanged
 from schemas.events.changes import (
     BudgetChanged,
     DeploymentChanged,
@@ -111,6 +112,8 @@ class GatewayState:
         self._heartbeats.listen(self._beaten)
         self._guardrails = TableView(GuardrailChanged)
         self.runs = Runs()
+        self.files = TableView(FileChanged)
+        self.batches = TableView(BatchChanged)
         self._closed = TableView(OutboxClosed)
         self._route_index = Index(self._build_routes, self._routes)
         self._target_index = Index(self._build_targets, self._targets, self.deployments)
@@ -151,6 +154,8 @@ class GatewayState:
             self.escrow,
             self.usage,
             self.runs,
+            self.files,
+            self.batches,
             self._closed,
         ]
 

@@ -78,13 +78,25 @@ class Access:
         key, replaced = self._by_hash.get(hash_of(secret), (None, False))
         if key is None:
             raise AuthenticationFailed("this API key is not known")
+        if replaced and (key.previous_expires_at_us or 0) <= now_us():
+            raise AuthenticationFailed("this API key was replaced by a newer one")
+        return self._checked(key)
+
+    def grant_of(self, key_id: str) -> Grant:
+        """Return the grant of a key that a caller left work with. Raises as `grant`."""
+        if self._stamp != (self.keys.generation, self._tenants.generation):
+            self._read()
+        key = self.keys.get(key_id)
+        if key is None:
+            raise AuthenticationFailed("this API key is not known")
+        return self._checked(key)
+
+    def _checked(self, key: KeyChanged) -> Grant:
         if key.revoked:
             raise AuthenticationFailed("this API key was revoked")
         until_us = key.expires_at_us
         if until_us is not None and until_us <= now_us():
             raise AuthenticationFailed("this API key has expired")
-        if replaced and (key.previous_expires_at_us or 0) <= now_us():
-            raise AuthenticationFailed("this API key was replaced by a newer one")
         grant = self._grants.get(key.key_id)
         if grant is None:
             grant = self._grants[key.key_id] = self._of(key)

@@ -249,6 +249,12 @@ class Log(Protocol):
         """Open a reader of whole topics from a cursor (None: from the beginning)."""
         ...
 
+    async def positions_at(
+        self, topics: Sequence[Topic], time_ms: int
+    ) -> Mapping[str, Mapping[int, int]]:
+        """Return {topic: {partition: first offset appended at or after a time}}."""
+        ...
+
     async def follow(
         self, views: Sequence[TableView[Event]], stop: asyncio.Event, *, at_once: bool = False
     ) -> None:

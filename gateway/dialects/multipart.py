@@ -30,6 +30,14 @@ class FormPart(msgspec.Struct, frozen=True):
     data: bytes
     is_file: bool
 
+    @property
+    def filename(self) -> str | None:
+        """The file's name without folders, None for a part that names none."""
+        found = _FILENAME.search(self.headers)
+        if found is None:
+            return None
+        return found[1].decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+
 
 class FormFields(Fields):
     """A form's texts as JSON (numbers and booleans as such), with the parts as they came."""

@@ -3,99 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from gateway import app as gateway
 from gateway.runs import Runs
-from gateway.settings import GatewaySettings
-from infra.broker import Broker, free_port
-from infra.kafka import KafkaLog
+from infra.broker import Broker
 from schemas.codec import encode
-from schemas.events.changes import KeyChanged
 from schemas.events.idempotency import IdempotencyClaimed, IdempotencySettled
 from schemas.identity import uuid7
-from schemas.log import Connection, Record
-from tests.gateway.worker import META, price, provider, target
+from schemas.log import Record
+from tests.gateway.two_workers import headers, workers
 from tests.sandbox.served import Served
 
-KEY = f"weir-idempotency-{uuid7()}"
-MODEL = "openai/gpt-4o-mini"
-
-
-@asynccontextmanager
-async def workers(broker: Broker, sandbox: Served, folder: Path) -> AsyncIterator[list[str]]:
-    """Two workers, as `weir up` starts them, each with a port and an outbox folder of its own."""
-    os.environ["TEST_PROVIDER_KEY"] = "sk-provider-secret"
-    connection = Connection(broker.bootstrap)
-    stop, urls, running = asyncio.Event(), [], []
-    async with KafkaLog(connection, "/test") as log:
-        digest = hashlib.sha256(KEY.encode()).hexdigest()
-        fields: Any = {"key_id": uuid7(), "name": "idempotency", "scopes": ["inference"]}
-        for event in (
-            KeyChanged(**META, secret_hash=digest, **fields),
-            provider("openai", "openai", f"{sandbox.url}/idempotency/v1"),
-            target("openai", "gpt-4o-mini"),
-            price("openai", "gpt-4o-mini", 150_000_000, 600_000_000),
-        ):
-            await log.publish(event)
-        logs = [KafkaLog(connection, f"/gateway/{number}") for number in range(2)]
-        for number, own in enumerate(logs):
-            await own.__aenter__()
-            settings = GatewaySettings(
-                host="127.0.0.1",
-                port=free_port(),
-                worker=number,
-                control_url=f"http://127.0.0.1:{free_port()}",
-                data_dir=folder / f"gateway-{number}",
-                outbox_dir=folder / f"outbox-{number}",
-                master_key=bytes(32),
-            )
-            running.append(asyncio.create_task(gateway.run(settings, own, stop)))
-            urls.append(f"http://127.0.0.1:{settings.port}")
-        try:
-            for url in urls:
-                await _until_ready(url)
-            yield urls
-        finally:
-            stop.set()
-            await asyncio.gather(*running)
-            for own in logs:
-                await own.__aexit__(None, None, None)
-
-
-async def _until_ready(url: str) -> None:
-    async with aiohttp.ClientSession() as session:
-        for _ in range(400):
-            try:
-                async with session.get(f"{url}/v1/models", headers=_headers()) as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.05)
-    raise TimeoutError(url)
-
-
-def _headers(**more: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {KEY}", "content-type": "application/json", **more}
+MODEL = "idempotency/gpt-4o-mini"
 
 
 async def post(
     session: aiohttp.ClientSession, url: str, idempotency_key: str, text: str, **more: Any
 ) -> tuple[int, dict[str, str], bytes]:
     body = {"model": MODEL, "messages": [{"role": "user", "content": text}], **more}
-    headers = _headers(**{"idempotency-key": idempotency_key})
+    given = headers(**{"idempotency-key": idempotency_key})
     data = json.dumps(body)
-    async with session.post(f"{url}/v1/chat/completions", data=data, headers=headers) as answer:
+    async with session.post(f"{url}/v1/chat/completions", data=data, headers=given) as answer:
         return answer.status, dict(answer.headers), await answer.read()
 
 
@@ -104,7 +37,10 @@ async def test_twenty_calls_on_two_workers_run_once(
     broker: Broker, sandbox: Served, tmp_path: Path
 ) -> None:
     sandbox.behave("gpt-4o-mini", "/idempotency", first_token_ms=200)
-    async with workers(broker, sandbox, tmp_path) as urls, aiohttp.ClientSession() as session:
+    async with (
+        workers(broker, sandbox, tmp_path, "idempotency") as urls,
+        aiohttp.ClientSession() as session,
+    ):
         before = len(sandbox.rows("/idempotency"))
         answers = await asyncio.gather(
             *(post(session, urls[n % 2], "key-one", "What is a weir?") for n in range(20))
@@ -139,7 +75,10 @@ async def test_a_caller_who_left_gets_the_answer_of_his_run(
     broker: Broker, sandbox: Served, tmp_path: Path
 ) -> None:
     sandbox.behave("gpt-4o-mini", "/idempotency", first_token_ms=600)
-    async with workers(broker, sandbox, tmp_path) as urls, aiohttp.ClientSession() as session:
+    async with (
+        workers(broker, sandbox, tmp_path, "idempotency") as urls,
+        aiohttp.ClientSession() as session,
+    ):
         before = len(sandbox.rows("/idempotency"))
         leaving = asyncio.create_task(post(session, urls[0], "key-left", "Wait for it."))
         await asyncio.sleep(0.3)

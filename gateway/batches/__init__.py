@@ -1,0 +1,1 @@
+"""Files and batches: kept in the log, run by whichever worker claims them first."""

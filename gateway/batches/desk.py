@@ -1,0 +1,52 @@
+"""Everything about files and batches in one worker: what callers ask, and what is run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from gateway.batches import anthropic_api, openai_api
+from gateway.batches.commits import Commits
+from gateway.batches.files import Files
+from gateway.batches.runner import Runner
+from gateway.client import Client
+from gateway.inner import InnerCall
+from gateway.ledger import Recorder
+from gateway.state import GatewayState
+from schemas.access import Grant
+from schemas.log import Log
+from schemas.privacy import MasterKey
+
+ROOTS = ("/v1/files", "/v1/batches", anthropic_api.PATH)
+
+
+class BatchDesk:
+    """Serves the paths below `ROOTS`; `runner` does the work."""
+
+    def __init__(
+        self,
+        state: GatewayState,
+        recorder: Recorder,
+        log: Log,
+        master: MasterKey,
+        call: Callable[[InnerCall], Awaitable[None]],
+        *,
+        actor: str,
+        bytes_max: int,
+    ) -> None:
+        commits = Commits(recorder.outbox, actor, [state.files, state.batches])
+        files = Files(state.files, commits, recorder, log, master)
+        self.runner = Runner(state.batches, files, commits, call, state.outbox_closed)
+        self._openai = openai_api.OpenAIBatches(files, state.batches, commits, bytes_max)
+        self._anthropic = anthropic_api.AnthropicBatches(files, state.batches, commits, bytes_max)
+
+    @staticmethod
+    def serves(path: str) -> bool:
+        """Whether a path belongs here."""
+        return any(path == root or path.startswith(f"{root}/") for root in ROOTS)
+
+    async def serve(self, client: Client, grant: Grant) -> None:
+        """Answer one request. Raises the WeirError that says why not."""
+        if client.path.startswith(anthropic_api.PATH):
+            await self._anthropic.serve(client, grant)
+        else:
+            await self._openai.serve(client, grant)
