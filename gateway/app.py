@@ -13,6 +13,7 @@ from gateway import feedback, generate_batch, models_api, routing_api
 from gateway.admission import authenticate, new_request_id
 from gateway.attempts import refuse
 from gateway.batches.desk import BatchDesk
+from gateway.batches.openai_api import VendorsFile
 from gateway.client import JSON, Client, Headers
 from gateway.control_link import ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
@@ -113,6 +114,8 @@ class App:
                 front, said = found
                 await self._call(client, front, said)
                 return
+        if self.batches.serves(client.path) and await self._files_and_batches(client):
+            return
         place = place_of(client)
         if place is not None:
             await self._pass(client, place)
@@ -146,8 +149,6 @@ class App:
                 await self._feedback(client, request_id)
             elif (own := self._own.get((client.method, client.path))) is not None:
                 await own(client)
-            elif self.batches.serves(client.path):
-                await self._files_and_batches(client)
             elif client.method == "GET" and client.path == "/health":
                 await client.whole(200, [JSON], self._health())
             elif client.method == "GET" and _is_models(client.path):
@@ -216,10 +217,18 @@ class App:
         status, headers, answer = await self._durability.feedback.handle(body, key, request_id)
         await client.whole(status, [*headers, (b"x-weir-request-id", request_id.encode())], answer)
 
-    async def _files_and_batches(self, client: Client) -> None:
-        if not self._state.ready:
-            raise _starting()
-        await self.batches.serve(client, authenticate(client, self._state))
+    async def _files_and_batches(self, client: Client) -> bool:
+        """Answer a request; False for a file that belongs to a vendor."""
+        try:
+            if not self._state.ready:
+                raise _starting()
+            await self.batches.serve(client, authenticate(client, self._state))
+        except VendorsFile:
+            return False
+        except WeirError as error:
+            if not client.left:
+                await refuse(client, self._dialect_of(client), error, new_request_id())
+        return True
 
     async def _batch(self, client: Client) -> None:
         if not self._state.ready:

@@ -154,8 +154,9 @@ class HttpExchange(Client):
             await self._waiter
         if self._fault is not None:
             raise self._fault
-        chunks, self._chunks = self._chunks, []
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if len(self._chunks) != 1:  # joined once: whoever asks again gets the same bytes
+            self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0]
 
     def watch(self) -> None:
         self._serving = self.task  # known here: `current_task` would have to look for it

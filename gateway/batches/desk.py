@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 from gateway.batches import anthropic_api, openai_api
@@ -16,6 +17,7 @@ from schemas.access import Grant
 from schemas.log import Log
 from schemas.privacy import MasterKey
 
+_OURS = re.compile(r"/v1/files(/?$|/file-[0-9a-f]{8}-[0-9a-f]{4}-7)")
 ROOTS = ("/v1/files", "/v1/batches", anthropic_api.PATH)
 
 
@@ -41,8 +43,9 @@ class BatchDesk:
 
     @staticmethod
     def serves(path: str) -> bool:
-        """Whether a path belongs here."""
-        return any(path == root or path.startswith(f"{root}/") for root in ROOTS)
+        """Whether a path belongs here; a vendor's own file (another form of id) does not."""
+        root = next((r for r in ROOTS if path == r or path.startswith(f"{r}/")), None)
+        return root is not None and (root != "/v1/files" or _OURS.match(path) is not None)
 
     async def serve(self, client: Client, grant: Grant) -> None:
         """Answer one request. Raises the WeirError that says why not."""

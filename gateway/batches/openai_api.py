@@ -35,7 +35,6 @@ ENDPOINTS = frozenset(
         "/v1/moderations",
     }
 )
-PURPOSES = frozenset({"assistants", "batch", "fine-tune", "vision", "user_data", "evals"})
 METADATA_MAX = 16
 PAGE, PAGE_MAX = 20, 100
 _TIMES = {
@@ -48,6 +47,10 @@ _TIMES = {
     "cancelled_at": "cancelled",
 }
 _encode = msgspec.json.encode
+
+
+class VendorsFile(Exception):
+    """A file for anything but a batch is of use to a vendor alone, and is passed through to it."""
 
 
 class OpenAIBatches:
@@ -101,8 +104,8 @@ class OpenAIBatches:
         body = await client.body(self._bytes_max)
         form = read_form(body, client.header(b"content-type"))
         purpose = required(form, "purpose", str)
-        if purpose not in PURPOSES:
-            raise InvalidRequest(f"'purpose' is none of {', '.join(sorted(PURPOSES))}")
+        if purpose != "batch":
+            raise VendorsFile
         part = next((part for part in form.parts if part.is_file and part.name == "file"), None)
         if part is None:
             raise InvalidRequest("the form has no file named 'file'")
