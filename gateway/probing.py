@@ -64,6 +64,7 @@ async def probe(upstream: Upstream, provider: ProviderChanged, model: str | None
     started_s = time.perf_counter()
     try:
         endpoint = upstream.endpoint(provider, spoken)
+        started_s = time.perf_counter()  # what the vendor takes, not what finding its key does
         if path is None or path == REFUSAL:
             models = None
             await _refused(upstream, endpoint, spoken, model or "")

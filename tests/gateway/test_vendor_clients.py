@@ -14,6 +14,7 @@ from gateway.dialects.neutral import Opening, Text, Usage
 from gateway.dialects.openai_chat import OPENAI
 from gateway.dialects.sse import write_frame
 from gateway.streaming import StreamRelay
+from infra.prices import price_events
 from tests.gateway.strict import frames
 from tests.gateway.worker import SECRET, Worker
 from tests.sandbox.served import Served, strictly
@@ -141,3 +142,27 @@ def test_mistrals_client_on_the_sandbox(sandbox: Served) -> None:
         assert [part.type for part in parts] == ["thinking", "text"]
         events = list(client.chat.stream(model="mistral-small-latest", messages=HELLO))
         assert events[-1].data.usage is not None
+
+
+# --- models by name ------------------------------------------------------------------------------
+
+
+@pytest.mark.req("PROV-03")
+def test_a_model_that_is_not_listed_is_named_all_the_same(worker: Worker) -> None:
+    answer = worker.openai().chat.completions.create(model="openai/gpt-3.5-turbo", messages=HELLO)
+    assert answer.model.startswith("gpt-3.5-turbo")
+    message = worker.anthropic().messages.create(
+        model="anthropic/claude-3-7-sonnet-latest", messages=HELLO, max_tokens=50
+    )
+    assert message.model.startswith("claude-3-7-sonnet")
+
+
+@pytest.mark.req("PROV-03", "PROV-08")
+def test_older_families_have_their_prices() -> None:
+    known = {(event.provider, event.model) for event in price_events(["openai", "anthropic"], "x")}
+    for model in ("gpt-4", "gpt-4-turbo", "gpt-3.5-turbo"):
+        assert ("openai", model) in known, model
+    for model in ("claude-3-opus", "claude-3-sonnet", "claude-3-haiku"):
+        assert any(
+            provider == "anthropic" and name.startswith(model) for provider, name in known
+        ), model
