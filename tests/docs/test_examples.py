@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from infra.configuration import Document, expanded, parse, read_file
+from infra.doctor import _variables as misspelled
 from infra.entities import KINDS, PRICE, dated
 from infra.settings import configured_providers, effective_providers, load
 from infra.words import settings_of
@@ -61,3 +62,19 @@ def test_files_can_be_applied(file: Path) -> None:
     document = parse(read_file(file))
     assert document.name
     check(expanded(document))
+
+
+@pytest.mark.req("CFG-01")
+def test_the_sample_of_variables_is_what_the_settings_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (FOLDER / "weir.env").read_text("utf-8").splitlines()
+    told = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WEIR_HOME", str(tmp_path))
+    loaded = load()
+    assert (loaded.preset, loaded.workers, loaded.embedded) == ("production", 4, False)
+    assert "change-me" not in repr(loaded)
+    assert {it.name for it in configured_providers(loaded, told)} >= {"openai", "anthropic"}
+    assert misspelled() == []
