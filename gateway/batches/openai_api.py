@@ -35,6 +35,8 @@ ENDPOINTS = frozenset(
         "/v1/moderations",
     }
 )
+KEPT = frozenset({"batch", "batch_output"})
+"""Purposes of the files that are kept here."""
 METADATA_MAX = 16
 PAGE, PAGE_MAX = 20, 100
 _TIMES = {
@@ -88,7 +90,10 @@ class OpenAIBatches:
             case "GET", []:
                 query = _query(client)
                 files = self._files.of(tenant)
-                if purpose := query.get("purpose"):
+                purpose = query.get("purpose")
+                if purpose and purpose not in KEPT:
+                    raise VendorsFile
+                if purpose:
                     files = [file for file in files if file.purpose == purpose]
                 if query.get("order") == "asc":
                     files.reverse()

@@ -133,13 +133,13 @@ def test_openais_files_and_jobs_with_its_own_client(worker: Worker) -> None:
     file = client.files.create(file=("train.jsonl", lines * 10), purpose="fine-tune")
     assert client.files.retrieve(file.id).bytes == len(lines) * 10
     assert client.files.content(file.id).content == lines * 10
-    assert file.id in [item.id for item in client.files.list()]
+    assert file.id in [item.id for item in client.files.list(purpose="fine-tune")]
     job = client.fine_tuning.jobs.create(model="gpt-4o-mini-2024-07-18", training_file=file.id)
     assert client.fine_tuning.jobs.retrieve(job.id).id == job.id
     client.fine_tuning.jobs.cancel(job.id)
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.PermissionDeniedError):
-        worker.openai().files.list()
+        worker.openai().files.list(purpose="fine-tune")
 
 
 @pytest.mark.req("BEY-01")
