@@ -27,6 +27,8 @@ CLAIMS = (
     "visibility",
     "replay",
     "steering",
+    "split",
+    "detection",
     "clients",
     "bad_input",
     "startup",

@@ -10,9 +10,9 @@ import msgspec
 
 from gateway.admission import admit
 from gateway.client import Client
+from gateway.dialects.neutral import Chat, ClientDialect, Fields, Opening
 from gateway.dialects.openai_chat import OPENAI
-from gateway.dialects.reading import read_object
-from gateway.generate import GENERATE
+from gateway.generate import GENERATE, GenerateDialect
 from gateway.plans import AUTO, AUTO_STRATEGY, HINTS, strategies
 from gateway.proxy import Proxy
 from gateway.route_info import RouteInfo, route_info
@@ -28,6 +28,24 @@ STATUS_PATHS = frozenset({"/routing/status", "/api/v1/routing/status"})
 PAGE_MAX = 1_000
 OWN_MEMBERS = frozenset({"prompt", "model_id", "modelId"})
 """What only a body of POST /generate has; any other is read as a chat completion."""
+
+
+class Either(GenerateDialect):
+    """Reads a body of POST /generate or of a chat completion, whichever it is."""
+
+    def open(self, fields: Fields) -> Opening:
+        return _dialect(fields).open(fields)
+
+    def read_request(self, fields: Fields) -> Chat:
+        chat: Chat = _dialect(fields).read_request(fields)
+        return chat
+
+
+def _dialect(fields: Fields) -> ClientDialect:
+    return OPENAI if OWN_MEMBERS.isdisjoint(fields) else GENERATE
+
+
+EITHER = Either()
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +69,7 @@ async def preview(
     client: Client, proxy: Proxy, state: GatewayState, settings: GatewaySettings
 ) -> bytes:
     """Decide as for a real call, and call nobody. Raises what a real call would be refused with."""
-    body = await client.body(settings.body_bytes_max)
-    front = OPENAI if OWN_MEMBERS.isdisjoint(read_object(body)) else GENERATE
-    admitted = await admit(client, front, {}, state, uuid7(), settings)
+    admitted = await admit(client, EITHER, {}, state, uuid7(), settings)
     began_ns = time.perf_counter_ns()
     plan = proxy.router.plan(admitted.opening.model, admitted.grant)
     ask = await proxy.asker.ask(client, admitted, plan)

@@ -8,6 +8,8 @@ Trainer and gateway share this file: a change here asks for a new model.
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,12 +38,15 @@ _CODE_MARKS[list(b"{}[]();=<>_$#\\|&*/`")] = True
 _DIGITS = np.zeros(256, bool)
 _DIGITS[48:58] = True
 
+CONCEPTS = Path(__file__).with_name("concepts.txt")
+
 # How much each group of features counts; every group is scaled to this length.
 WEIGHTS = {
     "letters": 1.0,
     "words": 1.4,
     "pairs": 1.0,
     "triples": 0.6,
+    "concepts": 1.2,
     "first": 1.2,
     "last": 0.9,
     "body": 0.5,
@@ -62,8 +67,12 @@ def features(asked: str, system: str = "") -> tuple[Hashes, NDArray[np.float32]]
         groups.append(("words", _tagged(words, 1)))
         groups.append(("pairs", _runs(words, 2)))
         groups.append(("triples", _runs(words, 3)))
+        meant = _concepts(words)
+        groups.append(("concepts", _tagged(meant, 7)))
+        groups.append(("concepts", _tagged(_runs(meant, 2), 8)))
     groups.append(("first", _tagged(heads[0][:FIRST_WORDS], 2)))
     groups.append(("first", _tagged(_runs(heads[0][:3], 2), 3)))
+    groups.append(("first", _tagged(_concepts(heads[0][:FIRST_WORDS]), 9)))
     groups.append(("last", _tagged(_words(_last_sentence(data))[:FIRST_WORDS], 4)))
     if body is not None:
         groups.append(("body", _tagged(_words(body), 5)))
@@ -120,6 +129,32 @@ def _words(data: Bytes) -> Hashes:
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     hashes: Hashes = np.add.reduceat(letters, first, dtype=np.uint32)
     return hashes
+
+
+@cache
+def _lexicon() -> tuple[Hashes, Hashes]:
+    """Return the hashes of the words that mean something, ascending, and what each means."""
+    meant: dict[int, int] = {}
+    lines = CONCEPTS.read_text("utf-8").splitlines()
+    for number, line in enumerate(line for line in lines if not line.startswith("#")):
+        for word in line.split():
+            stem = word.removesuffix("e")
+            forms = [word, f"{word}s", f"{word}d", f"{stem}ed", f"{stem}ing", f"{word}es"]
+            for form in forms:
+                hashes = _words(_normal(form))
+                if len(hashes) == 1:
+                    meant.setdefault(int(hashes[0]), number)
+    known = np.array(sorted(meant), np.uint32)
+    return known, np.array([meant[int(word)] for word in known], np.uint32)
+
+
+def _concepts(words: Hashes) -> Hashes:
+    """Return what the words mean that mean something, in order."""
+    known, meant = _lexicon()
+    places = np.minimum(np.searchsorted(known, words), len(known) - 1)
+    found = known[places] == words
+    concepts: Hashes = (meant[places[found]] + np.uint32(1)) * np.uint32(0x9E3779B1)
+    return concepts
 
 
 def _ranges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,8 +10,12 @@ from infra.detection.examples import made, repeated, written
 from infra.detection.grammar import load
 from infra.detection.train import calibrated, model, sharpened, store
 
-PER_TASK = 5_000
+PER_TASK = 3_000
 SEED = 1
+REPEATS = 10
+"""How often a written prompt is learned from, changed anew each time."""
+UNSEEN = 4
+"""One of so many written prompts is kept back to find out how sure the model may be."""
 
 
 def main() -> None:
@@ -24,10 +28,12 @@ def main() -> None:
     grammar, real = load(), written()
     prompts = made(grammar, given.per_task, given.seed)
     print(f"{len(prompts)} prompts made, {len(real)} written")
-    # How sure the model may be is learned from real prompts that it has not seen.
-    sharpness = calibrated(model(prompts, given.seed), real)
+    # How sure the model may be is learned from written prompts that it has not seen.
+    unseen, rest = real[::UNSEEN], [p for i, p in enumerate(real) if i % UNSEEN]
+    again = repeated(grammar, rest, REPEATS, given.seed)
+    sharpness = calibrated(model([*prompts, *again], given.seed), unseen)
     print(f"sharpness {sharpness:.2f}")
-    again = repeated(grammar, real, given.per_task // 1000, given.seed)
+    again = repeated(grammar, real, REPEATS, given.seed)
     detector = sharpened(model([*prompts, *again], given.seed), sharpness)
     print(f"{given.out}: {store(detector, given.out)} bytes")
 

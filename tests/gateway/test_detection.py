@@ -1,0 +1,80 @@
+"""The task model: it tells tasks apart without their keywords, and is what its trainer makes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.asking import TEXT_CHARS_MAX, bounded
+from gateway.detection.detector import CONFIDENCE_MIN, MODEL_FILE, TASKS, Detector
+from gateway.detection.features import BITS, features
+from infra.cli_route import scores
+from infra.detection.examples import made, written
+from infra.detection.grammar import load
+from infra.detection.train import model, store
+
+HELD_OUT = Path(__file__).parents[2] / "bench" / "data" / "detection.jsonl"
+F1_MIN = 0.80
+"""Below the claim of `python -m bench.detection`: this test shall notice a broken model, not a
+model that is a little worse."""
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector.load()
+
+
+@pytest.mark.req("RT-06")
+def test_held_out_prompts_are_told_apart(detector: Detector) -> None:
+    rows = [json.loads(line) for line in HELD_OUT.read_text("utf-8").splitlines()]
+    assert len(rows) >= 500
+    pairs = [(row["label"], detector.detect(bounded(row["prompt"])).task_type) for row in rows]
+    assert scores(pairs)["macro_f1"] >= F1_MIN
+
+
+def test_held_out_prompts_are_not_among_those_learned() -> None:
+    held = {json.loads(line)["prompt"] for line in HELD_OUT.read_text("utf-8").splitlines()}
+    assert held.isdisjoint(prompt.text for prompt in written())
+    grammar = load()
+    lines = {line for found in grammar.patterns.values() for line, _ in found}
+    lines |= {line for found in grammar.symbols.values() for line in found}
+    assert held.isdisjoint(lines)
+
+
+@pytest.mark.req("RT-06")
+def test_who_is_unsure_says_general(detector: Detector) -> None:
+    for text in ("", "   ", "\x00", "qwfp zxcv", "?", "鍵"):
+        found = detector.detect(text)
+        assert found.task_type == "general" or found.confidence >= CONFIDENCE_MIN
+    assert detector.detect("").confidence == 0.0
+
+
+@pytest.mark.parametrize("size", [1, 30, 240, 500, 4_000, 40_000])
+def test_any_text_has_features(size: int) -> None:
+    text = bounded(("naïve ∑ 3\n'x'\t" * size)[:size])
+    indexes, values = features(text, "You are helpful.")
+    assert len(indexes) == len(values) > 0
+    assert int(indexes.max()) < 1 << BITS
+    assert np.isfinite(values).all()
+    assert len(text) <= 2 * TEXT_CHARS_MAX + 1
+
+
+def test_words_are_the_same_wherever_they_stand() -> None:
+    same = "sort the list"
+    first, _ = features(same)
+    again, _ = features(f"  {same.upper()}  ")
+    assert (first == again).all()
+
+
+def test_the_shipped_model_is_small_and_whole() -> None:
+    assert MODEL_FILE.stat().st_size < 1_000_000
+
+
+def test_training_gives_a_model_that_can_be_stored_and_read(tmp_path: Path) -> None:
+    prompts = made(load(), 60, seed=3)
+    assert {prompt.task for prompt in prompts} == set(TASKS)
+    store(model(prompts, seed=3), tmp_path / "model.npz")
+    found = Detector.load(tmp_path / "model.npz")
+    right = sum(found.detect(p.text, p.system).task_type == p.task for p in prompts)
+    assert right > len(prompts) * 0.8
