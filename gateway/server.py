@@ -34,6 +34,10 @@ _DROP_SYN = [
 class Sockets(Protocol):
     """What takes the connections of WebSockets over."""
 
+    async def prepare(self) -> None:
+        """Make ready what the first connection would have to wait for."""
+        ...
+
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """The running connections."""
@@ -74,6 +78,7 @@ class Server:
         self.connections: set[CallerConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Server | None = None
+        self._preparing: asyncio.Task[None]
         self._sock: socket.socket | None = None
         self.draining = False
 
@@ -99,6 +104,7 @@ class Server:
         self._listening = await self.loop.create_server(
             lambda: CallerConnection(self), sock=sock, backlog=BACKLOG
         )
+        self._preparing = self.loop.create_task(self.sockets.prepare())
 
     async def close(self, drain_s: float) -> None:
         """Stop without losing a request: what `drain_s` does not suffice for is cancelled.

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
 
 from gateway.client import JSON, Client, Headers
 from gateway.dialects.neutral import Chat, Delta, Fields, Opening, Receipt, StreamWriter
@@ -22,17 +20,18 @@ from gateway.dialects.reading import member
 from gateway.generate import GenerateDialect, completed, error_object
 from schemas.errors import PayloadTooLarge, ValidationFailed, WeirError
 
+if TYPE_CHECKING:
+    from gateway.socket_protocol import House
+
 SUBPROTOCOL = "weir"
 KEY_PREFIX = "key."
 """Browsers cannot send headers with a WebSocket: `new WebSocket(url, ["weir", "key.SECRET"])`."""
 WAITING_MAX, WAITING_BYTES_MAX = 8, 32 * 1024 * 1024
 """Calls that may wait behind the running one, and their size together (one may be larger)."""
-PING_TIMEOUT_S = 60.0
-"""How long a caller may leave a ping unanswered: as long as a slow one may take its answer."""
 CLOSE_CODES = {401: 4401, 403: 4403}
 TRY_AGAIN_LATER, POLICY_VIOLATION, SERVICE_RESTART = 1013, 1008, 1012
 DRAIN = "weir.drain"
-"""The server's word to a connection that it will stop."""
+"""The server's word to a connection that it will stop; no event of ASGI's own."""
 REASON_BYTES_MAX = 123
 """The protocol's own limit for the text of a close frame."""
 Scope = MutableMapping[str, Any]
@@ -41,21 +40,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _encode = msgspec.json.encode
 
 
-class Protocol(WebSocketsSansIOProtocol):
-    """The server's side of a connection; a stop lets the running call end, and begins no other."""
-
-    def shutdown(self) -> None:
-        if self.handshake_complete and not self.close_sent:
-            drain: Any = {"type": DRAIN}  # no event of ASGI's own
-            self.queue.put_nowait(drain)
-        else:
-            super().shutdown()
-
-
 class Sockets:
-    """Every WebSocket of a worker, on uvicorn's implementation of the protocol.
+    """Every WebSocket of a worker.
 
-    `serve` is called once per connection with a `Socket`; sizes in bytes, times in seconds.
+    `serve` is called once per connection with a `Socket`; sizes in bytes, times in seconds. What speaks
+    the protocol (`gateway.socket_protocol`) is loaded when it is needed first, or by `prepare`: its
+    import takes a fifth of a worker's start.
     """
 
     def __init__(
@@ -64,37 +54,37 @@ class Sockets:
         async def application(scope: Any, receive: Any, send: Any) -> None:
             await serve(Socket(scope, receive, send))
 
-        self._state = ServerState()
-        self._config = uvicorn.Config(
-            application,
-            ws_max_size=message_bytes_max,
-            ws_ping_interval=ping_s,
-            ws_ping_timeout=PING_TIMEOUT_S,
-            ws_per_message_deflate=False,  # small messages at once, and no bombs
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-        )
-        self._config.load()
+        self._application = application
+        self._message_bytes_max = message_bytes_max
+        self._ping_s = ping_s
+        self._house: House | None = None
+
+    async def prepare(self) -> None:
+        """Load what the first connection would have to wait for."""
+        await asyncio.to_thread(import_module, "gateway.socket_protocol")
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """The running connections."""
-        return self._state.tasks
+        return set() if self._house is None else self._house.tasks
 
     @property
     def connections(self) -> int:
         """How many connections there are."""
-        return len(self._state.connections)
+        return 0 if self._house is None else self._house.connections
 
-    def protocol(self) -> Protocol:
+    def protocol(self) -> asyncio.Protocol:
         """Return a protocol for one connection, whose first bytes are the request's head."""
-        return Protocol(self._config, self._state, {})
+        if self._house is None:
+            from gateway.socket_protocol import House
+
+            self._house = House(self._application, self._message_bytes_max, self._ping_s)
+        return self._house.protocol()
 
     def drain(self) -> None:
         """Begin no further call, and close each connection after its running one."""
-        for connection in list(self._state.connections):
-            connection.shutdown()
+        if self._house is not None:
+            self._house.drain()
 
 
 class Socket:
