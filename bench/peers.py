@@ -1,7 +1,7 @@
 """Other gateways beside ours, on the same machine in the same run: LiteLLM's proxy and Portkey's gateway.
 
-Each is installed from a lock with hashes into a folder of its own under ``bench/out/cache``, never into
-our environment, and passes chat completions to the sandbox with its default settings: no database, no
+Each is installed from a lock with hashes into a folder of its own in the user's cache, never into our
+environment, and passes chat completions to the sandbox with its default settings: no database, no
 durable record. One that cannot be had is reported with the reason.
 """
 
@@ -20,8 +20,9 @@ from pathlib import Path
 import psutil
 
 from bench.stack import ROOT, Child
+from infra.jars import cache_dir
 
-CACHE = ROOT / "bench" / "out" / "cache"
+CACHE = cache_dir() / "peers"
 LOCKS = ROOT / "bench" / "probes"
 INSTALL_S = 900.0
 START_S = 90.0
