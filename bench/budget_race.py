@@ -2,7 +2,7 @@
 
 Four gateway workers on two ports (two of `weir up`, two of another host that shares its Kafka) serve
 `--size` (64) clients that spend one budget of 5 dollars until nothing fits any more. Each call reserves at
-most half a percent of it. Meanwhile every worker is killed with -9 and the broker once. Counted are the raw
+most half a percent of it. Meanwhile every worker is killed with -9, and so are the broker and the part that grants. Counted are the raw
 ledger of the log, the escrow's own moves, and the sandbox's books with a price list written by hand.
 """
 
@@ -111,6 +111,7 @@ def measure(arguments: Arguments) -> Verdict:
         "killed": sorted(killer.killed),
         "workers_killed": sum(name.startswith("gateway") for name in killer.killed),
         "broker_killed": killer.killed.count("broker"),
+        "streams_killed": killer.killed.count("streams"),
         "tries": len(entries),
         "statuses": dict(sorted(Counter(str(entry.status) for entry in entries).items())),
         "race_s": round((max(e.ended_at_us for e in entries) - entries[0].sent_at_us) / 1e6, 1),
@@ -124,6 +125,7 @@ def measure(arguments: Arguments) -> Verdict:
             Limit("reserved_share_max", RESERVED_SHARE_MAX),
             Limit("workers_killed", 4, "min"),
             Limit("broker_killed", 1, "min"),
+            Limit("streams_killed", 1, "min"),
             Limit("lost", 0),
             Limit("doubled", 0),
             Limit("unsettled", 0),
@@ -209,14 +211,14 @@ class Host:
 
 
 class Killer(threading.Thread):
-    """Kills every worker and the broker once, at times drawn from the seed."""
+    """Kills every worker, the broker and the streams once, at times drawn from the seed."""
 
     def __init__(self, stack: Stack, host: Host, seed: int) -> None:
         super().__init__()
         self.killed: list[str] = []
         self._pids = lambda: {**stack.pids(), **host.pids()}
         draw = random.Random(f"race {seed}")
-        parts = ["gateway-0", "gateway-1", "gateway-2", "gateway-3", "broker"]
+        parts = ["gateway-0", "gateway-1", "gateway-2", "gateway-3", "broker", "streams"]
         draw.shuffle(parts)
         step = (KILLS_UNTIL_S - KILLS_FROM_S) / len(parts)
         self._plan = [
