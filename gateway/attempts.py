@@ -46,7 +46,7 @@ def request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
     fields, front = admitted.fields, admitted.front
     if call.hold is not None and call.hold.max_tokens is not None:
         fields = front.limited(fields, target.model, call.hold.max_tokens)
-    words = endpoint.provider.quirks if quirks.concern(back) else []
+    words = [*endpoint.provider.quirks, *target.quirks] if quirks.concern(back) else []
     if front is back and not words:
         call.dropped = []
         return back.forward_request(fields, target.model, admitted.opening)

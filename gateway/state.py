@@ -250,6 +250,7 @@ class GatewayState:
                 max_output_tokens=event.max_output_tokens,
                 quality=event.quality,
                 task_quality=event.task_quality,
+                quirks=event.quirks,
             )
             for event in self._targets.entries.values()
             if event.enabled

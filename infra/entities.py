@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel
 
 from infra.commands import facts, meta
-from infra.settings import require_known_words, secrets_of
+from infra.settings import require_known_quirks, require_known_words, secrets_of
 from infra.tables import (
     BudgetTable,
     GuardrailTable,
@@ -139,6 +139,7 @@ def target_fields(target_id: str, table: TargetTable) -> dict[str, Any]:
     provider, slash, model = target_id.partition("/")
     if not (provider and slash and model):
         raise ValidationFailed(f"a target is named provider/model, not {target_id!r}")
+    _known(require_known_quirks, target_id, table.quirks)
     return {"provider": provider, "model": model, **_plain(table)}
 
 

@@ -12,7 +12,7 @@ durability = "replicated"
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -200,6 +200,8 @@ def load(**overrides: Any) -> WeirSettings:
             action=f"Correct the variable WEIR_… or the line of {TOML_FILE} and start again.",
         ) from error
     require_known_words(settings.providers, settings.routes)
+    for name, target in settings.targets.items():
+        require_known_quirks(f'[targets."{name}"]', target.quirks)
     paths = {"home": settings.home.expanduser().absolute()}
     if settings.sandbox_behaviour is not None:
         paths["sandbox_behaviour"] = settings.sandbox_behaviour.expanduser().absolute()
@@ -215,7 +217,6 @@ def require_known_words(
     """
     if not (providers or routes):
         return
-    from gateway.dialects import quirks
     from gateway.dialects.registry import dialects
     from gateway.strategies.base import Strategy
     from schemas.discovery import discover
@@ -234,11 +235,16 @@ def require_known_words(
                 f"{table} asks for the {word} {name!r}; there are: {', '.join(sorted(known))}"
             )
     for name, it in providers.items():
-        for quirk in quirks.unknown(it.quirks):
-            known_words = ", ".join([*sorted(quirks.WORDS), f"{quirks.DROP}PARAMETER"])
-            raise ConfigurationError(
-                f"[providers.{name}] asks for the quirk {quirk!r}; there are: {known_words}"
-            )
+        require_known_quirks(f"[providers.{name}]", it.quirks)
+
+
+def require_known_quirks(table: str, words: Sequence[str]) -> None:
+    """A misspelled quirk must not be lost. Raises ConfigurationError."""
+    from gateway.dialects import quirks
+
+    for word in quirks.unknown(words):
+        known = ", ".join([*sorted(quirks.WORDS), f"{quirks.DROP}PARAMETER"])
+        raise ConfigurationError(f"{table} asks for the quirk {word!r}; there are: {known}")
 
 
 def as_environment(settings: WeirSettings, overrides: Mapping[str, Any]) -> dict[str, str]:

@@ -24,6 +24,7 @@ class Target(msgspec.Struct, frozen=True):
     quality: float | None = None
     deployment_id: str | None = None
     task_quality: dict[str, float] = {}
+    quirks: list[str] = []
     id: str = ""
     """``provider/model``; made from these where it is not given."""
 

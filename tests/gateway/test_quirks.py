@@ -8,6 +8,8 @@ import pytest
 from gateway.dialects import quirks
 from infra.vendors import VENDORS
 from schemas.errors import InvalidRequest
+from tests.gateway.worker import Worker, provider, target
+from tests.sandbox.served import Served
 
 USER: Any = {"role": "user", "content": "Hi"}
 SCHEMA: Any = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -113,3 +115,14 @@ def test_rows_use_known_words_and_name_their_page() -> None:
         assert quirks.unknown(vendor.quirks) == [], vendor.name
         assert vendor.page.startswith("https://"), vendor.name
     assert quirks.unknown(["drop:x", "dorp:x", "max_token"]) == ["dorp:x", "max_token"]
+
+
+@pytest.mark.req("PROV-04")
+def test_one_model_of_a_provider_has_a_quirk(worker: Worker, sandbox: Served) -> None:
+    """A deployment of a reasoning model: its name says nothing, its row does."""
+    worker.change(provider("deployments", "openai", f"{sandbox.url}/deployments/v1"))
+    body = {"model": "deployments/o4-mini", "messages": [USER], "max_tokens": 300}
+    assert worker.request("POST", "/v1/chat/completions", body)[0] == 400
+    worker.change(target("deployments", "o4-mini", quirks=["max_completion_tokens"]))
+    status, _, data = worker.request("POST", "/v1/chat/completions", body)
+    assert status == 200, data
