@@ -86,7 +86,9 @@ class App:
         )
         upstream, recorder = Upstream(pool), durability.recorder
         self.proxy = Proxy(settings, state, recorder, upstream, idempotency)
-        self._passthrough = Passthrough(settings, state, recorder, upstream, self.proxy.limits)
+        self._passthrough = Passthrough(
+            settings, state, recorder, upstream, self.proxy.limits, self.proxy.budgets
+        )
         self._own = {
             **{("POST", path): self._batch for path in generate_batch.PATHS},
             **{("POST", path): self._preview for path in routing_api.PREVIEW_PATHS},

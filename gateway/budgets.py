@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.admission import Admitted
 from gateway.bounds import Bound, bound
 from gateway.escrow import Escrow, Lease, left, smallest_limit, terms_of
 from gateway.ledger import total
@@ -98,6 +99,17 @@ class Budgets:
                 raise
             await self._reroute(call, error)
 
+    def refuse_unbounded(self, admitted: Admitted, provider: str) -> None:
+        """Refuse a call that nobody can price beforehand. Raises InvalidRequest under a budget."""
+        for budget, _ in self._applying(admitted, provider):
+            if budget.on_exceeded != SOFT:
+                raise InvalidRequest(
+                    f"the budget '{budget.name or budget.budget_id}' is hard, and the price of a call "
+                    "that is passed through is not known beforehand",
+                    action="Make the call by an endpoint of this gateway's own, or have the budget "
+                    "only alert.",
+                )
+
     async def _reroute(self, call: Call, error: BudgetExceeded) -> None:
         """Move the call to a target of its route that still fits: one that costs nothing, or one
         that the spent budget does not hold for.
@@ -165,7 +177,7 @@ class Budgets:
 
     def _hold(self, call: Call, target: Target) -> Hold | None:
         """Return what must be reserved for a target, None for nothing. Raises InvalidRequest."""
-        budgets = self._applying(call, target)
+        budgets = self._applying(call.admitted, target.provider)
         if not budgets:
             return None
         hard: dict[Lease, BudgetChanged] = {}
@@ -225,17 +237,16 @@ class Budgets:
 
     # --- which budgets -----------------------------------------------------------------------
 
-    def _applying(self, call: Call, target: Target) -> list[tuple[BudgetChanged, str]]:
-        index = self._index()
-        key = call.admitted.key
+    def _applying(self, admitted: Admitted, provider: str) -> list[tuple[BudgetChanged, str]]:
+        index, key = self._index(), admitted.key
         owners: Iterable[Owners] = (
             (GLOBAL, None),
-            ("provider", target.provider),
+            ("provider", provider),
             ("key", key.key_id),
-            ("user", call.admitted.user_id),
+            ("user", admitted.user_id),
             ("team", key.team),
             ("project", key.project),
-            ("organization", call.admitted.grant.organization or key.organization),
+            ("organization", admitted.grant.organization or key.organization),
             ("cost_center", key.cost_center),
         )
         found: list[tuple[BudgetChanged, str]] = []

@@ -15,6 +15,7 @@ import time
 import msgspec
 
 from gateway.admission import BYTES_PER_TOKEN, KEY_HEADERS, Admitted, secret_of
+from gateway.budgets import Budgets
 from gateway.client import JSON, Client, Headers
 from gateway.control_link import HOP_BY_HOP
 from gateway.dialects.neutral import Answer, Dialect, Opening, Usage
@@ -53,6 +54,7 @@ SILENCE_S = 120.0
 KEPT_BYTES_MAX = 1024 * 1024
 """Of an answer so much is kept to read its usage and to record it; a larger one is not read."""
 _OWN = re.compile(rb"x-weir-.*|cookie|accept-encoding|host|content-length|authorization")
+_UNPAID = re.compile(rb"(?:v1/)?(?:files|uploads)(?:/|$)")
 _UP = re.compile(rb"(?i)(?:^|/)(?:\.|%2e){1,2}(?:/|$)")
 
 
@@ -102,12 +104,14 @@ class Passthrough:
         recorder: Recorder,
         upstream: Upstream,
         limits: Limits,
+        budgets: Budgets,
     ) -> None:
         self._settings = settings
         self._state = state
         self._recorder = recorder
         self._upstream = upstream
         self._limits = limits
+        self._budgets = budgets
 
     async def serve(self, client: Client, place: Place, request_id: str) -> None:
         """Serve one call. Raises WeirError as long as nothing was sent."""
@@ -166,9 +170,16 @@ class Passthrough:
             model=model,
             rest=place.rest,
         )
+        if self._budgets.any and client.method == "POST" and not _UNPAID.match(place.rest):
+            self._budgets.refuse_unbounded(call.admitted, provider.name)
         if self._limits.any:
             await self._limits.admit(client, call.admitted)
-        self._recorder.admitted(self._admission(call), len(body) + KEPT_BYTES_MAX)
+        try:
+            self._recorder.admitted(self._admission(call), len(body) + KEPT_BYTES_MAX)
+        except WeirError:
+            if client.passed is not None:
+                self._limits.ended(client.passed)
+            raise
         return call
 
     def _grant(self, client: Client) -> Grant:

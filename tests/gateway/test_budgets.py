@@ -17,7 +17,7 @@ from schemas.events.llm import CostEntry, RequestAdmitted
 from schemas.log import Record, partition_of
 from streams.agents.budgets import BUDGETS
 from streams.partition import PartitionFold
-from tests.gateway.worker import META, Worker, price, route, started, target
+from tests.gateway.worker import META, Worker, key, price, route, started, target
 from tests.sandbox.served import Served
 
 USD = 1_000_000_000
@@ -219,6 +219,21 @@ def test_what_cannot_be_bounded_is_refused_with_the_reason(
     status, _, body = ask(worker, **fields)
     assert status == 400
     assert why in body["error"]["message"]
+
+
+@pytest.mark.req("BEY-07")
+def test_what_is_passed_through_is_refused_under_a_hard_budget(
+    kept: tuple[Worker, Keeper],
+) -> None:
+    worker, _ = kept
+    worker.change(key("pass", scopes=["passthrough"]), budget(1.0))
+    headers = {"authorization": "Bearer pass", "content-type": "application/json"}
+    body = {"model": "gpt-4o-mini", "messages": []}
+    place = "/passthrough/openai/chat/completions"
+    status, _, answer = worker.request("POST", place, body, headers)
+    assert status == 400
+    assert b"not known beforehand" in answer
+    assert worker.request("GET", "/passthrough/openai/models", None, headers)[0] == 200
 
 
 @pytest.mark.req("BEY-07")
