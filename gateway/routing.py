@@ -223,7 +223,7 @@ class Router:
         A caller who names neither user nor session is drawn anew for each call: with one key for
         everything it would be all or nothing.
         """
-        found = [item for item in plan.splits[baseline.id] if not self._cooling(item.target)]
+        found = [item for item in plan.splits[baseline.id] if not self._rests(item.target)]
         who = ask.sticky if ask.sticky is not None else str(self._random())
         split = side(found, baseline, who)
         if split is not None:
@@ -237,7 +237,7 @@ class Router:
             found = [
                 item
                 for item in plan.splits.get(candidate.target, ())
-                if not self._cooling(item.target)
+                if not self._rests(item.target)
             ]
             added += [
                 Candidate(
@@ -254,7 +254,7 @@ class Router:
             )
         return added
 
-    def _cooling(self, target: Target) -> bool:
+    def _rests(self, target: Target) -> bool:
         """Whether a canary had better not be called now: its baseline is there."""
         circuit = self._circuits.of(target.id)
         return circuit.state == OPEN or self._book.standing(target.id, 1, 0).cooling

@@ -275,3 +275,15 @@ def test_who_has_no_name_is_drawn_anew_and_auto_leaves_canaries_to_their_share()
     draws = Counter(router.decide(plan, Ask()).chosen.id for _ in range(4000))
     assert draws["own/tuned"] / 4000 == pytest.approx(0.3, abs=0.03)
     assert "own/tuned" not in {member.target.id for member in router.plan("auto").members}
+
+
+def test_a_canary_that_fails_leaves_its_users_to_the_baseline() -> None:
+    state = state_of(targets=[RouteTarget(GOOD)])
+    put(state, canary(50))
+    router = router_of(state)
+    plan = router.plan("r")
+    for _ in range(6):
+        router._circuits.end(router._circuits.begin("own/tuned"), good=False)
+    decisions = [router.decide(plan, Ask(sticky=str(user))) for user in range(50)]
+    assert {decision.chosen.id for decision in decisions} == {GOOD}
+    assert {decision.propensity for decision in decisions} == {1.0}
