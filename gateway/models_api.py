@@ -153,9 +153,11 @@ def _prices(price: PriceChanged | None) -> Json | None:
         "input_usd_per_million": price.input_price,
         "cached_input_usd_per_million": price.cached_input_price,
         "output_usd_per_million": price.output_price,
+        "cache_write_input_usd_per_million": price.cache_write_input_price,
     }
     known = {name: None if value is None else to_usd(value) for name, value in usd.items()}
-    return {**known, "price_version": price.price_version}
+    units = {name: to_usd(value) for name, value in sorted(price.unit_prices.items())}
+    return {**known, "units_usd_per_million": units, "price_version": price.price_version}
 
 
 def _targets(state: GatewayState, grant: Grant) -> list[Target]:

@@ -18,7 +18,7 @@ ESTIMATED_SURFACES = frozenset({"chat", "embeddings"})
 """Surfaces whose tokens can be estimated from bytes; sound and pictures cannot."""
 INPUT_KINDS = ("input_audio_tokens", "input_image_tokens", "cache_write_1h_tokens")
 OUTPUT_KINDS = ("output_audio_tokens", "output_image_tokens")
-FEES = frozenset({"web_search", "file_search", "code_interpreter", "search"})
+FEES = frozenset({"web_search", "file_search", "code_interpreter"})
 """What vendors bill beside tokens: without its price the call has none."""
 _NEEDS_OWN_PRICE = frozenset({"input_audio_tokens", "output_audio_tokens"})
 """Sound costs many times what text does: without its own price it has none. A picture's tokens, and

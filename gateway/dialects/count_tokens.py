@@ -16,6 +16,7 @@ import msgspec
 from gateway.dialects import anthropic_request
 from gateway.dialects.anthropic_messages import AnthropicMessages
 from gateway.dialects.neutral import Answer, Chat, Fields, Json, Opening, Receipt, Usage
+from gateway.dialects.openai_responses import OpenAIResponses
 from gateway.dialects.reading import member, required
 from schemas.errors import UpstreamProtocol
 
@@ -30,6 +31,9 @@ _NOT_COUNTED = (
     "top_k",
     "stop_sequences",
     "metadata",
+)
+_COUNTED_BY_OPENAI = frozenset(
+    ["model", "input", "instructions", "tools", "tool_choice", "text", "reasoning"]
 )
 _encode = msgspec.json.encode
 
@@ -53,6 +57,12 @@ def read_count(body: bytes) -> Counted:
         return Counted(id="", model="", usage=FREE, tokens=_read_count(body).input_tokens)
     except msgspec.DecodeError as error:
         raise UpstreamProtocol(f"the answer is no count of tokens: {error}") from error
+
+
+def _estimated(fields: Fields, counted: tuple[str, ...]) -> Counted:
+    size = sum(len(bytes(fields[name])) for name in counted if name in fields)
+    model = member(fields, "model", str) or ""
+    return Counted(id="", model=model, usage=FREE, tokens=max(1, size // BYTES_PER_TOKEN))
 
 
 class AnthropicCount(AnthropicMessages):
@@ -82,11 +92,7 @@ class AnthropicCount(AnthropicMessages):
         )
 
     def answer_here(self, fields: Fields) -> Answer:
-        counted = ("messages", "system", "tools")
-        size = sum(len(bytes(fields[name])) for name in counted if name in fields)
-        model = member(fields, "model", str) or ""
-        tokens = max(1, size // BYTES_PER_TOKEN)
-        return Counted(id="", model=model, usage=FREE, tokens=tokens)
+        return _estimated(fields, ("messages", "system", "tools"))
 
     def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         body: Json = msgspec.json.decode(anthropic_request.write(chat, model, max_output_tokens))
@@ -100,4 +106,39 @@ class AnthropicCount(AnthropicMessages):
         return _encode({"input_tokens": answer.tokens if isinstance(answer, Counted) else 0})
 
 
+class OpenAICount(OpenAIResponses):
+    """The same of OpenAI's: what `input_tokens` says of a request of its responses."""
+
+    surface = "count_tokens"
+    client_paths: Mapping[str, Json] = {"/v1/responses/input_tokens": {}}
+
+    @property
+    def capability(self) -> str:
+        return "chat"
+
+    def path_of(self, model: str, stream: bool) -> str:
+        del model, stream
+        return "/responses/input_tokens"
+
+    def open(self, fields: Fields) -> Opening:
+        opening = super().open(fields)
+        return msgspec.structs.replace(opening, stream=False, max_tokens=0)
+
+    def answer_here(self, fields: Fields) -> Answer:
+        return _estimated(fields, ("input", "instructions", "tools"))
+
+    def write_request(self, chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
+        body: Json = msgspec.json.decode(super().write_request(chat, model, max_output_tokens))
+        return _encode({name: value for name, value in body.items() if name in _COUNTED_BY_OPENAI})
+
+    def read_answer(self, body: bytes) -> Answer:
+        return read_count(body)
+
+    def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
+        del receipt
+        tokens = answer.tokens if isinstance(answer, Counted) else 0
+        return _encode({"object": "response.input_tokens", "input_tokens": tokens})
+
+
 ANTHROPIC_COUNT = AnthropicCount()
+OPENAI_COUNT = OpenAICount()

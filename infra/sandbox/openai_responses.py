@@ -143,6 +143,22 @@ async def serve(exchange: Exchange, desk: Desk) -> None:
         )
 
 
+async def count(exchange: Exchange, desk: Desk) -> None:
+    """Serve `/v1/responses/input_tokens`, which is free.
+
+    Raises:
+        ApiError: the vendor would refuse it.
+        BadBody: the body is not what the vendor documents.
+    """
+    request = read(REQUEST, await exchange.body(desk.settings.body_bytes_max))
+    model = desk.model(exchange, request.model, "openai")
+    items = _items(request, exchange.row.base)
+    check(request, model, items)
+    prompt, extra = _prompt(request, items)
+    answer = {"object": "response.input_tokens", "input_tokens": len(pieces(prompt)) + extra}
+    await exchange.answer_json(answer, plain_headers(exchange))
+
+
 def _items(request: ResponseRequest, base: str) -> list[dict[str, Any]]:
     """The whole conversation: what was kept, then what was sent."""
     before: list[dict[str, Any]] = []

@@ -46,6 +46,7 @@ from infra.sandbox.wire import Wire
 ROUTES = {
     **openai_media.ROUTES,
     ("POST", "responses"): openai_responses.serve,
+    ("POST", "responses/input_tokens"): openai_responses.count,
     ("POST", "completions"): openai_completions.serve,
 }
 WIRES: tuple[Wire, ...] = (

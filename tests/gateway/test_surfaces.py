@@ -294,7 +294,12 @@ def test_a_form_or_a_picture_that_fails_is_settled_once(
 
 @pytest.mark.req("BEY-01")
 @pytest.mark.parametrize(
-    ("model", "estimated"), [("anthropic/claude-sonnet-4-5", False), ("openai/gpt-4o-mini", True)]
+    ("model", "estimated"),
+    [
+        ("anthropic/claude-sonnet-4-5", False),
+        ("openai/gpt-4o-mini", False),
+        ("a/gpt-4o-mini", True),
+    ],
 )
 def test_tokens_are_counted_or_said_to_be_estimated(
     worker: Worker, model: str, estimated: bool
@@ -305,3 +310,11 @@ def test_tokens_are_counted_or_said_to_be_estimated(
     assert (raw.headers.get("x-weir-usage-basis") == "estimated") is estimated
     _, response, cost = worker.call(raw.headers["x-weir-request-id"])
     assert (cost.cost_nano_usd, cost.entry, response.surface) == (0, "settled", "count_tokens")
+
+
+@pytest.mark.req("BEY-01")
+@pytest.mark.parametrize("model", ["openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5"])
+def test_openais_client_counts_too(worker: Worker, model: str) -> None:
+    counted = worker.openai().responses.input_tokens.count(model=model, input="What is a weir?")
+    assert counted.object == "response.input_tokens"
+    assert counted.input_tokens > 5
