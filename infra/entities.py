@@ -37,7 +37,7 @@ from schemas.events.changes import (
     TargetChanged,
     TenantChanged,
 )
-from schemas.money import from_usd, to_usd
+from schemas.money import TOKENS_PER_PRICE, from_usd, to_usd
 
 TENANTS = ("organization", "team", "project", "user", "cost_center")
 BY_HAND = "administrator"
@@ -247,7 +247,10 @@ def _price_fields(price: str, table: PriceTable) -> dict[str, Any]:
         "model": model,
         "valid_from_us": microseconds(table.valid_from),
         **prices,
-        "unit_prices": {unit: from_usd(amount) for unit, amount in table.unit_usd.items()},
+        # The log has prices per million of everything.
+        "unit_prices": {
+            unit: from_usd(amount * TOKENS_PER_PRICE) for unit, amount in table.unit_usd.items()
+        },
         "price_version": table.price_version,
         "source": BY_HAND,
     }
@@ -256,7 +259,10 @@ def _price_fields(price: str, table: PriceTable) -> dict[str, Any]:
 def _price_table(event: PriceChanged) -> PriceTable:
     return PriceTable(
         valid_from=EPOCH + timedelta(microseconds=event.valid_from_us),
-        unit_usd={unit: Decimal(to_usd(amount)) for unit, amount in event.unit_prices.items()},
+        unit_usd={
+            unit: Decimal(to_usd(amount)) / TOKENS_PER_PRICE
+            for unit, amount in event.unit_prices.items()
+        },
         price_version=event.price_version,
         **{
             f"{name}_usd_per_million": _usd(getattr(event, f"{name}_price"))

@@ -268,6 +268,8 @@ class PriceTable(Table):
     cache_write_input_usd_per_million: Usd | None = Field(default=None, description="to its cache")
     output_usd_per_million: Usd | None = Field(default=None, description="null: unknown")
     unit_usd: dict[str, Usd] = Field(
-        default={}, description="per unit of what is not counted in tokens", examples=[{}]
+        default={},
+        description="per unit of what is not counted in tokens, or of a kind that costs otherwise",
+        examples=[{"image": "0.04", "image/high/1024x1024": "0.17", "character": "0.000015"}],
     )
     price_version: str = Field(default="custom", description="recorded with each cost")

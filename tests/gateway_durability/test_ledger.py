@@ -1,3 +1,5 @@
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -9,6 +11,9 @@ from gateway.call import plausible
 from gateway.dialects.neutral import Usage
 from gateway.ledger import cost_entry
 from gateway.pricing import cost_of
+from infra.entities import PRICE as PRICE_KIND
+from infra.tables import PriceTable
+from schemas.events.changes import PriceChanged
 from schemas.events.llm import Attempt, ResponseCompleted
 from tests.gateway_durability.support import PRICE, request, response
 
@@ -127,3 +132,13 @@ def test_a_count_that_cannot_be_true_is_unknown(count: int) -> None:
     assert plausible(Usage(3, None, count, 1)) == Usage(3, None, None, 1)
     good = Usage(3, 0, 4, None)
     assert plausible(good) is good
+
+
+@pytest.mark.req("COST-01")
+def test_a_price_that_an_operator_writes_is_the_price_of_a_unit() -> None:
+    units = {"image": Decimal("0.04"), "character": Decimal("0.000015")}
+    table = PriceTable(unit_usd=units, valid_from=datetime(2026, 1, 1, tzinfo=UTC))
+    fields = PRICE_KIND.fields("openai/dall-e-3", table)
+    event = PriceChanged(event_id="e", occurred_at_us=1, entity_version=1, actor="x", **fields)
+    assert PRICE_KIND.table(event).unit_usd == units
+    assert cost_of(event, Usage(), {"image/hd": 2, "character": 100}) == 80_000_000 + 1_500_000
