@@ -107,7 +107,7 @@ async def test_budgets_limits_tenants_and_prices_of_the_file_become_events(
             "budgets": {"b": {"daily_limit_usd": 1}},
             "limits": {"l": {"requests_per_minute": 5}},
             "tenants": {"team:t": {"enabled": False}},
-            "guardrails": {"g": {"kind": "words"}},
+            "guardrails": {"g": {"kind": "words", "words": ["x"]}},
             "prices": {"own/m": {"input_usd_per_million": 1, "output_usd_per_million": 1}},
         }
     )
