@@ -18,7 +18,7 @@ from gateway.upstream import Upstream
 from infra.vendors import VENDORS
 from schemas.events.changes import ProviderChanged
 from tests.gateway.places import HELLO, PIXEL, REASONING, TIME, WEATHER, Place, good, text_of
-from tests.gateway.worker import Worker
+from tests.gateway.worker import Worker, started
 from tests.sandbox.served import Served
 
 # --- the cases -----------------------------------------------------------------------------------
@@ -340,6 +340,13 @@ CASES: list[Callable[[Place], None]] = [
 def environment() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         yield patch
+
+
+@pytest.fixture(scope="module")
+def worker(sandbox: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A worker of its own: here the vendors' usual names are other providers."""
+    with started(sandbox, tmp_path_factory.mktemp("conformance")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module", params=VENDORS, ids=lambda row: row.name)
