@@ -29,7 +29,7 @@ CLAIMS = (
     "steering",
     "split",
     "detection",
-    "clients",
+    "conformance",
     "bad_input",
     "startup",
     "faults",

@@ -1,140 +1,251 @@
-"""The official anthropic client, unmodified, against a base URL: ``anthropic_client.py URL KEY MODEL…``.
-
-Prints one JSON line {version, passed, failed: {case: what went wrong}}.
-"""
-
-import json
-import sys
-import traceback
+"""The official anthropic client for Python, unmodified: ``anthropic_client.py PLAN.json``."""
 
 import anthropic
+from pydantic import BaseModel
+from running import main, refused, until
 
-TOOL = {
-    "name": "get_weather",
-    "description": "The weather at a place.",
-    "input_schema": {
-        "type": "object",
-        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-        "required": ["city", "days"],
-    },
-}
-ASK = {
-    "system": "Be brief.",
-    "messages": [{"role": "user", "content": "Where is the water?"}],
-}
+
+class Place(BaseModel):
+    city: str
+    days: int
+
+
+def tool(function):
+    return {
+        "name": function["name"],
+        "description": function["description"],
+        "input_schema": function["parameters"],
+    }
+
+
+def ask(script, prompt=None):
+    turns = [{"role": "user", "content": prompt or script.prompt}]
+    return {"system": script.system, "messages": turns, "max_tokens": script.max_tokens}
 
 
 def text_of(message):
     return "".join(block.text for block in message.content if block.type == "text")
 
 
-def whole(client, model):
-    answer = client.messages.create(model=model, max_tokens=40, **ASK)
+def calls_of(message):
+    return [block for block in message.content if block.type == "tool_use"]
+
+
+def result(script, call):
+    return {"type": "tool_result", "tool_use_id": call.id, "content": script.tool_result}
+
+
+def whole(client, target, script):
+    raw = client.messages.with_raw_response.create(model=target.model, **ask(script))
+    answer = raw.parse()
     assert answer.id
-    assert answer.type == "message"
-    assert answer.role == "assistant"
+    assert (answer.type, answer.role) == ("message", "assistant")
     assert text_of(answer)
     assert answer.stop_reason in ("end_turn", "max_tokens")
     assert answer.usage.input_tokens > 0
-    assert 0 < answer.usage.output_tokens <= 40
+    assert 0 < answer.usage.output_tokens <= script.max_tokens
+    assert raw.headers["x-weir-model"] == target.model
+    assert raw.headers["x-weir-attempts"] == "1"
+    assert raw.headers["x-weir-request-id"] == raw.headers["request-id"]
+    assert raw.headers["x-weir-route"]
 
 
-def stream(client, model):
-    events = []
-    with client.messages.stream(model=model, max_tokens=40, **ASK) as stream:
-        events.extend(event.type for event in stream)
+def streamed(client, target, script):
+    with client.messages.stream(model=target.model, **ask(script)) as stream:
+        events = [event.type for event in stream]
         final = stream.get_final_message()
     assert events[0] == "message_start"
     assert events[-1] == "message_stop"
     assert "content_block_delta" in events
-    assert final.stop_reason in ("end_turn", "max_tokens")
-    assert final.usage.output_tokens > 0
-    answer = client.messages.create(model=model, max_tokens=40, **ASK)
+    answer = client.messages.create(model=target.model, **ask(script))
     assert text_of(final) == text_of(answer), "the stream differs from the whole answer"
+    assert final.stop_reason == answer.stop_reason
+    assert final.usage.output_tokens == answer.usage.output_tokens
 
 
-def tool_call(client, model):
-    answer = client.messages.create(
-        model=model, max_tokens=200, tools=[TOOL], tool_choice={"type": "any"}, **ASK
-    )
+def tools(client, target, script):
+    asked = {**ask(script), "model": target.model, "tools": [tool(script.weather)]}
+    asked["max_tokens"] = script.tool_tokens
+    answer = client.messages.create(**asked, tool_choice={"type": "any"})
     assert answer.stop_reason == "tool_use"
-    call = next(block for block in answer.content if block.type == "tool_use")
-    assert call.name == "get_weather"
-    assert isinstance(call.input["city"], str)
-    assert isinstance(call.input["days"], int)
-    after = client.messages.create(
-        model=model,
-        max_tokens=40,
-        tools=[TOOL],
-        system="Be brief.",
-        messages=[
-            *ASK["messages"],
-            {"role": "assistant", "content": answer.content},
-            {
-                "role": "user",
-                "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "clear"}],
-            },
-        ],
-    )
-    assert after.role == "assistant"
+    [call] = calls_of(answer)
+    assert call.name == script.weather["name"]
+    Place.model_validate(call.input, strict=True)
+    asked["messages"] = [
+        *asked["messages"],
+        {"role": "assistant", "content": answer.content},
+        {"role": "user", "content": [result(script, call)]},
+    ]
+    assert text_of(client.messages.create(**asked))
 
 
-def streamed_tool_call(client, model):
+def tools_streamed(client, target, script):
+    asked = {**ask(script), "max_tokens": script.tool_tokens}
     with client.messages.stream(
-        model=model, max_tokens=200, tools=[TOOL], tool_choice={"type": "any"}, **ASK
+        model=target.model, tools=[tool(script.weather)], tool_choice={"type": "any"}, **asked
     ) as stream:
         final = stream.get_final_message()
     assert final.stop_reason == "tool_use"
-    call = next(block for block in final.content if block.type == "tool_use")
-    assert isinstance(call.input["city"], str)
+    [call] = calls_of(final)
+    assert call.name == script.weather["name"]
+    Place.model_validate(call.input, strict=True)
 
 
-def refused(kind, call):
-    """Return the body of the error of this kind that a call must raise."""
-    try:
-        call()
-    except kind as error:
-        return error.body
-    raise AssertionError(f"no {kind.__name__} came")
+def tools_parallel(client, target, script):
+    """Two calls in one answer, whole and streamed, and both results sent back."""
+    tools = [tool(script.weather), tool(script.time)]
+    for number in range(script.parallel_prompts):
+        asked = {**ask(script, f"{script.prompt} {number}"), "model": target.model, "tools": tools}
+        asked["max_tokens"] = script.tool_tokens
+        answer = client.messages.create(**asked)
+        calls = calls_of(answer)
+        if len(calls) == 2:
+            break
+    assert len({call.id for call in calls}) == 2, "never two calls at once"
+    with client.messages.stream(**asked) as stream:
+        final = calls_of(stream.get_final_message())
+    assert [(c.name, c.input) for c in final] == [(c.name, c.input) for c in calls]
+    asked["messages"] = [
+        *asked["messages"],
+        {"role": "assistant", "content": answer.content},
+        {"role": "user", "content": [result(script, call) for call in calls]},
+    ]
+    assert text_of(client.messages.create(**asked))
 
 
-def error(client, model):
-    def create(ask=ASK, by=client, **changes):
-        return by.messages.create(**{"model": model, "max_tokens": 40, **ask, **changes})
-
-    vendor = model.partition("/")[0]
-    for wrong in (f"{vendor}/no-such-model", "no-such-vendor/no-such-model"):
-        absent = refused(anthropic.NotFoundError, lambda w=wrong: create(model=w))
-        assert absent["type"] == "error"
-        assert absent["error"]["type"] == "not_found_error"
-    stranger = client.with_options(api_key="wrong")
-    unknown = refused(anthropic.AuthenticationError, lambda: create(by=stranger))
-    assert unknown["error"]["type"] == "authentication_error"
-    nobody = {"messages": [{"role": "nobody", "content": "x"}]}
-    wrong_role = refused(anthropic.BadRequestError, lambda: create(nobody))
-    assert wrong_role["error"]["type"] == "invalid_request_error"
+def structured(client, target, script):
+    asked = {**ask(script), "max_tokens": script.tool_tokens}
+    answer = client.messages.parse(model=target.model, output_format=Place, **asked)
+    assert isinstance(answer.parsed_output, Place)
 
 
-def model_list(client, model):
+def pictured(client, target, script, source):
+    parts = [{"type": "image", "source": source}, {"type": "text", "text": script.prompt}]
+    return client.messages.create(
+        model=target.model,
+        max_tokens=script.max_tokens,
+        messages=[{"role": "user", "content": parts}],
+    )
+
+
+def image(client, target, script):
+    source = {"type": "base64", "media_type": "image/png", "data": script.pixel}
+    assert text_of(pictured(client, target, script, source))
+
+
+def image_url(client, target, script):
+    source = {"type": "url", "url": script.picture_url}
+    assert text_of(pictured(client, target, script, source))
+
+
+def image_url_refused(client, target, script):
+    source = {"type": "url", "url": script.picture_url}
+    error = refused(
+        anthropic.BadRequestError, {400}, lambda: pictured(client, target, script, source)
+    )
+    assert error.body["error"]["message"]
+
+
+def count_tokens(client, target, script):
+    asked = ask(script)
+    del asked["max_tokens"]
+    assert client.messages.count_tokens(model=target.model, **asked).input_tokens > 0
+
+
+def batch(client, target, script):
+    params = {"model": target.model, **ask(script)}
+    names = [f"n{number}" for number in range(script.batch_lines)]
+    made = client.messages.batches.create(
+        requests=[{"custom_id": name, "params": params} for name in names]
+    )
+    done = until(
+        lambda: client.messages.batches.retrieve(made.id),
+        lambda found: found.processing_status == "ended",
+        script.patience_s,
+    )
+    assert done.request_counts.succeeded == script.batch_lines
+    results = list(client.messages.batches.results(made.id))
+    assert sorted(entry.custom_id for entry in results) == names
+    assert all(text_of(entry.result.message) for entry in results)
+
+
+def models(client, target, _):
     listed = [entry.id for entry in client.models.list(limit=100)]
-    assert model in listed, f"{model} is not among {len(listed)}"
-    assert client.models.retrieve(model).id == model
+    assert target.model in listed, f"not among {len(listed)}"
+    assert client.models.retrieve(target.model).id == target.model
 
 
-CASES = (whole, stream, tool_call, streamed_tool_call, error, model_list)
+def error_of(kind, statuses, name, call):
+    error = refused(kind, statuses, call)
+    assert error.body["type"] == "error"
+    assert error.body["error"]["type"] == name, error.body
+    assert error.body["error"]["message"]
+    return error
 
 
-def main(url, key, models):
-    client = anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=30)
-    passed, failed = 0, {}
-    for model in models:
-        for case in CASES:
-            try:
-                case(client, model)
-                passed += 1
-            except Exception:  # noqa: BLE001 - whatever went wrong is the result
-                failed[f"{case.__name__} {model}"] = traceback.format_exc(limit=3)[-900:]
-    print(json.dumps({"version": anthropic.__version__, "passed": passed, "failed": failed}))
+def bad_request(client, target, script):
+    asked = {**ask(script), "messages": [{"role": "nobody", "content": "x"}]}
+    error_of(
+        anthropic.BadRequestError,
+        {400},
+        "invalid_request_error",
+        lambda: client.messages.create(model=target.model, **asked),
+    )
 
 
-main(sys.argv[1], sys.argv[2], sys.argv[3:])
+def unauthorized(client, target, script):
+    stranger = client.with_options(api_key="wrong")
+    error_of(
+        anthropic.AuthenticationError,
+        {401},
+        "authentication_error",
+        lambda: stranger.messages.create(model=target.model, **ask(script)),
+    )
+
+
+def not_found(client, target, script):
+    for wrong in (f"{target.name}/no-such-model", "no-such-vendor/no-such-model"):
+        error_of(
+            anthropic.NotFoundError,
+            {404},
+            "not_found_error",
+            lambda w=wrong: client.messages.create(model=w, **ask(script)),
+        )
+
+
+def rate_limited(client, target, script):
+    error = error_of(
+        anthropic.RateLimitError,
+        {429},
+        "rate_limit_error",
+        lambda: client.messages.create(model=target.limited, **ask(script)),
+    )
+    assert 0 < int(error.response.headers["retry-after"]) <= 60
+
+
+def unavailable(client, target, script):
+    error = refused(
+        anthropic.InternalServerError,
+        {503},
+        lambda: client.messages.create(model=target.away, **ask(script)),
+    )
+    assert int(error.response.headers["retry-after"]) > 0
+    assert error.body["error"]["message"]
+
+
+def too_long(client, target, script):
+    error_of(
+        anthropic.BadRequestError,
+        {400},
+        "invalid_request_error",
+        lambda: client.messages.create(model=target.full, **ask(script)),
+    )
+
+
+if __name__ == "__main__":
+    main(
+        "anthropic",
+        anthropic.__version__,
+        globals(),
+        lambda url, key: anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=30),
+    )

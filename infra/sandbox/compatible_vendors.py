@@ -82,6 +82,7 @@ VENDORS: dict[str, Vendor] = {
         models=(
             _model("mistral-small-latest"),
             _model("mistral-large-latest"),
+            _model("ministral-8b-latest"),
             _model("magistral-medium-latest", reasoning=True),
         ),
     ),
