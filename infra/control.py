@@ -23,7 +23,7 @@ from infra.administration import Administration
 from infra.budgets_api import BudgetBoard, budgets_router
 from infra.circuits_api import CircuitBoard, circuits_router
 from infra.commercial_api import Commerce, commercial_router
-from infra.docs_page import docs_router, tell_of_keys
+from infra.docs_page import docs_router, tell_of_all
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
 from infra.metrics import metrics_router
@@ -165,7 +165,7 @@ def build(keys: Keys, routers: Sequence[APIRouter]) -> FastAPI:
         title="Weir",
         version=__version__,
         separate_input_output_schemas=False,  # one name for one form
-        summary="Administration and analytics of an event-sourced LLM gateway.",
+        summary="An event-sourced LLM gateway: model calls, administration, analytics.",
         docs_url=None,  # its page loads scripts from a CDN: empty without a network
         redoc_url=None,
     )
@@ -173,7 +173,7 @@ def build(keys: Keys, routers: Sequence[APIRouter]) -> FastAPI:
     install_errors(app)
     for router in routers:
         app.include_router(router)
-    tell_of_keys(app)
+    tell_of_all(app)
     return app
 
 
