@@ -50,6 +50,11 @@ class Failover:
             self._tries[step[0].id] = self._tries.get(step[0].id, 0) + 1
         return step
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a target of the order is left that was not tried yet, and an attempt for it."""
+        return self._left > 0 and any(one.id not in self._tries for one in self._decision.order)
+
     def failed(self, target: Target, error: UpstreamError) -> None:
         """Note why the target that `next` gave did not answer."""
         self._errors[target.id] = error

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from gateway.call import Call
 
 WAIT_S_MAX = 10.0
+HASTE_S = 0.05
+"""How long a call waits for a lane while another target of its route is still untried."""
 WAITING_MAX = 512
 """Calls that may wait for one lane."""
 LANES_MAX = 2_000
@@ -115,11 +117,21 @@ class Lane:
 class Turn:
     """One attempt's place in a lane: an async context manager. Raises Failed when there is none."""
 
-    __slots__ = ("_call", "lane", "number", "outbound", "ready", "sent_tokens", "tokens")
+    __slots__ = (
+        "_call",
+        "lane",
+        "number",
+        "outbound",
+        "patience_s",
+        "ready",
+        "sent_tokens",
+        "tokens",
+    )
 
-    def __init__(self, outbound: Outbound, lane: Lane, call: Call) -> None:
+    def __init__(self, outbound: Outbound, lane: Lane, call: Call, patience_s: float) -> None:
         admitted = call.admitted
         self._call = call
+        self.patience_s = patience_s
         self.outbound = outbound
         self.lane = lane
         self.tokens = admitted.input_tokens_estimate + (admitted.opening.max_tokens or 0)
@@ -160,16 +172,20 @@ class Outbound:
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._loop = asyncio.get_running_loop()
 
-    def turn(self, call: Call, target: Target) -> Turn:
-        """Return a place for one attempt at a target's provider."""
+    def turn(self, call: Call, target: Target, *, hasty: bool = False) -> Turn:
+        """Return a place for one attempt at a target's provider.
+
+        A hasty one hardly waits: another target may answer at once.
+        """
         provider = self._providers().get(target.provider)
-        return Turn(self, self._lane(target, provider), call)
+        patience_s = HASTE_S if hasty else WAIT_S_MAX
+        return Turn(self, self._lane(target, provider), call, patience_s)
 
     async def enter(self, turn: Turn, call: Call) -> None:
         """Take a place, waiting for it where needed. Raises Failed."""
         lane, now_s = turn.lane, self._loop.time()
         if lane.waiting or lane.crowded or lane.wait_s(turn.tokens, now_s) > 0:
-            patience_s = min(WAIT_S_MAX, call.deadline_s - now_s)
+            patience_s = min(turn.patience_s, call.deadline_s - now_s)
             await self._queue(turn, call.admitted.key.key_id, patience_s)
         else:
             self._send(turn)

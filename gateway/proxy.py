@@ -218,7 +218,7 @@ class Proxy:
             try:
                 if self.budgets.any:
                     await self.budgets.cover(call, target)
-                async with self.outbound.turn(call, target):
+                async with self.outbound.turn(call, target, hasty=failover.has_more):
                     await self._attempt(call, target)
                 return
             except Failed as failure:

@@ -62,11 +62,15 @@ _log = logging.getLogger(__name__)
 
 
 class CachedView(msgspec.Struct, array_like=True):
-    """One view as the cache file holds it: its event type, cursor (JSON) and encoded events."""
+    """One view as the cache file holds it: its event type, cursor (JSON) and encoded events.
+
+    `unread` as in `TableView`: the cursor is past records of these schemas.
+    """
 
     event_type: str
     cursor: bytes
     entries: dict[str, bytes]
+    unread: list[bytes] = []
 
 
 class Index(Generic[T]):
@@ -344,6 +348,7 @@ class GatewayState:
                     view.event_type.type,
                     view.cursor.dump(),
                     {key: codec.encode(event) for key, event in view.entries.items()},
+                    sorted(view.unread),
                 )
                 for view in self.durable_views
             ]
@@ -382,15 +387,18 @@ class GatewayState:
                 view.event_type: (
                     Cursor.load(view.cursor),
                     {key: codec.decode(value) for key, value in view.entries.items()},
+                    set(view.unread),
                 )
                 for view in cached
+                # What an older version could not read, this one reads from the start.
+                if codec.writers().keys().isdisjoint(view.unread)
             }
         except (msgspec.DecodeError, LogError) as error:
             _log.warning("the view cache %s is of another version: %s", self._cache_file, error)
             return False
         for view in self.durable_views:
             if view.event_type.type in loaded:
-                view.cursor, view.entries = loaded[view.event_type.type]
+                view.cursor, view.entries, view.unread = loaded[view.event_type.type]
                 view.generation += 1
         self.freshness.began(heard_ns // 1_000)
         return True

@@ -10,8 +10,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from schemas.codec import Headers, decode_as
-from schemas.errors import CorruptRecord
+from schemas.codec import HEADER_BYTES, Headers, decode_as
+from schemas.errors import CorruptRecord, UnknownSchema
 from schemas.event import Event, Topic
 
 OUTBOX_HEADER = "weir-outbox"
@@ -144,7 +144,8 @@ class TableView(Generic[E]):
 
     A tombstone, or an event with `deleted`, removes its key. An event that does not follow what the
     view holds (`Event.follows`) changes nothing and is counted in `refused`. `generation` counts
-    changes, so that a reader can cache what it derives.
+    changes, so that a reader can cache what it derives. `unread` has the prefixes of records whose
+    schema is not known here, as while a newer version is rolled out: whoever knows it must read anew.
     """
 
     def __init__(self, event_type: type[E]) -> None:
@@ -154,6 +155,7 @@ class TableView(Generic[E]):
         self.cursor = Cursor()
         self.generation = 0
         self.refused = 0
+        self.unread: set[bytes] = set()
         self.caught_up = asyncio.Event()
         self._listeners: list[Callable[[str, E | None], None]] = []
 
@@ -172,7 +174,11 @@ class TableView(Generic[E]):
         key = record.key.decode("utf-8", "replace")
         event: E | None = None
         if record.value is not None:
-            event = decode_as(record.value, self.event_type)
+            try:
+                event = decode_as(record.value, self.event_type)
+            except UnknownSchema:
+                self.unread.add(record.value[:HEADER_BYTES])
+                raise
             if event is None:
                 return
             if not event.follows(self.entries.get(key)):

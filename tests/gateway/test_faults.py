@@ -232,6 +232,22 @@ def test_silence_of_a_single_target_ends_with_a_timeout(worker: Worker, faulty: 
     assert time.monotonic() - started_s < 3
 
 
+@pytest.mark.req("RT-08", "PROV-06")
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_closed_lane_is_passed_by_while_another_target_is_untried(
+    worker: Worker, sandbox: Served, faulty: Any, stream: bool
+) -> None:
+    name = faulty({"kind": "rate_limited"})
+    client = worker.openai().chat.completions.with_raw_response
+    client.create(model=name, messages=HELLO, max_tokens=8)
+    refused = len(sandbox.rows("/a"))
+    worker.forget(lanes=False)
+    raw = client.create(model=name, messages=HELLO, max_tokens=8, stream=stream)
+    assert raw.headers["x-weir-model"] == f"b/{MODEL}"
+    assert raw.headers["x-weir-attempts"] == "1"
+    assert len(sandbox.rows("/a")) == refused
+
+
 def test_rate_limit_and_its_wait_reach_the_client(worker: Worker, faulty: Any) -> None:
     name = faulty({"kind": "rate_limited", "retry_after_s": 30}, alone=True)
     with pytest.raises(openai.RateLimitError) as limited:
@@ -283,7 +299,8 @@ def test_a_client_that_takes_nothing_is_given_up(
     monkeypatch.setattr("gateway.proxy.PATIENCE_S", 0.3)
     model = "gpt-4o"
     name = faulty(None, model=model, total_timeout_ms=3_000, stall_timeout_ms=20_000)
-    sandbox.behave(model, "/a", answer_tokens_min=20_000, answer_tokens_max=20_000)
+    # More than all the buffers of the kernel on the way take: four MiB and more.
+    sandbox.behave(model, "/a", answer_tokens_min=100_000, answer_tokens_max=100_000)
     before = len(worker.responses())
     body = json.dumps({"model": name, "messages": HELLO, "stream": True}).encode()
     head = (

@@ -133,6 +133,19 @@ async def test_a_refusal_of_the_vendor_closes_the_lane_as_long_as_it_says() -> N
         assert time.monotonic() - began_s > 0.25
 
 
+@pytest.mark.req("PROV-06", "RT-08")
+async def test_who_has_another_target_does_not_wait_for_a_closed_lane() -> None:
+    lanes, _ = outbound()
+    with pytest.raises(Failed):
+        async with lanes.turn(call(), TARGET):
+            raise Failed(UpstreamRateLimited("slow down"), 429)
+    with pytest.raises(Failed):
+        async with lanes.turn(call(), TARGET, hasty=True):
+            pytest.fail("it has waited for the lane")
+    async with lanes.turn(call(), TARGET):
+        pass  # the last one waits
+
+
 @pytest.mark.req("PROV-06")
 async def test_what_the_operator_states_holds_before_the_first_answer() -> None:
     stated = provider("p", "openai", "http://x", requests_per_minute=60, concurrency=1)

@@ -131,11 +131,12 @@ class Worker:
     def responses(self) -> list[ResponseCompleted]:
         return [event for event in list(self.recorded) if isinstance(event, ResponseCompleted)]
 
-    def forget(self) -> None:
-        """Forget how targets fared, as a worker that has just started."""
+    def forget(self, *, lanes: bool = True) -> None:
+        """Forget how targets fared, as a worker that has just started; `lanes`: their vendors' pace too."""
         self.app.proxy.book._book.clear()
         self.app.proxy.circuits._own.clear()
-        self.app.proxy.outbound._lanes.clear()
+        if lanes:
+            self.app.proxy.outbound._lanes.clear()
 
     def change(self, *events: Change) -> None:
         """Make events part of the state, in the worker's own thread."""

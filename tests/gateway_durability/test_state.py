@@ -9,7 +9,7 @@ from gateway.state import GatewayState
 from infra.kafka import KafkaLog
 from schemas import codec
 from schemas.clock import now_us
-from schemas.errors import AuthenticationFailed
+from schemas.errors import AuthenticationFailed, UnknownSchema
 from schemas.event import Event
 from schemas.events.changes import (
     Change,
@@ -202,6 +202,32 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: bytes | None) -> Non
     fresh = GatewayState(file)
     assert not fresh.load()
     assert not fresh.ready
+
+
+@pytest.mark.req("BEY-19")
+def test_what_an_older_version_could_not_read_is_read_by_the_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "views.cache"
+    older = GatewayState(file)
+    feed(older, target())
+    newer = codec.encode(key())
+    known = codec.writers()
+    with monkeypatch.context() as patch:
+        fewer = {prefix: writer for prefix, writer in known.items() if newer[:10] != prefix}
+        patch.setattr(codec, "writers", lambda: fewer)
+        with pytest.raises(UnknownSchema):
+            older.keys.apply(Record(KeyChanged.topic.name, 0, 7, 0, b"k1", newer, []))
+        older.keys.cursor.positions = {KeyChanged.topic.name: {0: 8}}
+        older.save()
+        same = GatewayState(file)
+        assert same.load()
+        assert same.keys.cursor.next_offset(KeyChanged.topic.name, 0) == 8
+        same.save()
+    upgraded = GatewayState(file)
+    assert upgraded.load()
+    assert upgraded.keys.cursor.next_offset(KeyChanged.topic.name, 0) == 0
+    assert upgraded.targets == older.targets
 
 
 def test_without_a_cache_there_is_nothing_to_load(tmp_path: Path) -> None:
