@@ -48,7 +48,8 @@ class Hold:
     """What a call has reserved for a target: `amount` nano-USD under each of `leases`.
 
     `soft` are only counted. `output_max` bounds the tokens that it produces; `max_tokens` is what
-    the provider must be told so, None where the caller said it himself.
+    the provider must be told so, None where the caller said it himself. `ended` says that its money
+    is free again: a settlement that could not be recorded is made a second time.
     """
 
     target: Target
@@ -57,6 +58,7 @@ class Hold:
     soft: list[Lease]
     output_max: int | None
     max_tokens: int | None
+    ended: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -162,9 +164,11 @@ class Budgets:
         amounts += [(lease, 0, known or 0) for lease in hold.soft]
         events = []
         for lease, reserved, gone in amounts:
-            self._escrow.release(lease, reserved, gone)
+            if not hold.ended:
+                self._escrow.release(lease, reserved, gone)
             if gone:
                 events.append(self._escrow.moved(lease, "spent", gone, cost.request_id))
+        hold.ended = True
         return events
 
     def release(self, call: Call) -> None:

@@ -92,7 +92,11 @@ def _digest(call: Call) -> bytes:
     """The tenant, the plan with its version, the dialect, and the request in a canonical form."""
     admitted, plan = call.admitted, call.plan
     key = admitted.key
-    tenant = key.organization or key.team or key.key_id
+    # Each kind by its name: a team that is called like somebody's organization is another tenant.
+    if key.organization:
+        tenant = f"organization {key.organization}"
+    else:
+        tenant = f"team {key.team}" if key.team else f"key {key.key_id}"
     request = {
         name: msgspec.json.decode(value)
         for name, value in admitted.fields.items()

@@ -26,7 +26,7 @@ from gateway.runs import Ticket
 from gateway.state import GatewayState
 from schemas.circuits import CLOSED
 from schemas.clock import now_us
-from schemas.errors import WeirError
+from schemas.errors import UpstreamError, WeirError
 from schemas.events.changes import PriceChanged
 from schemas.events.llm import Attempt, CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.identity import uuid7
@@ -183,6 +183,16 @@ class Call:
         if passed is not None and usage.input_tokens is not None:
             passed.tokens_used = usage.input_tokens + (usage.output_tokens or 0)
         return response, cost
+
+    def note_attempt(
+        self, started_ns: int, outcome: str, error: UpstreamError | None, status: int | None
+    ) -> None:
+        """Note how an attempt at the target ended; `started_ns` is of `time.perf_counter_ns`."""
+        latency_us = (time.perf_counter_ns() - started_ns) // 1000
+        error_class = error.error_class if error else None
+        self.attempts.append(
+            Attempt(self.target.id, outcome, error_class, status, latency_us, self.first_token_us)
+        )
 
     def waste(self) -> None:
         """Remember what an attempt produced before another begins: it was not shown to anybody,

@@ -164,20 +164,21 @@ class Idempotency:
         admitted = call.admitted
         front = admitted.front
         content_type = call.answer_type[1].decode("latin-1")
+        told = GONE if error is not None or answer is None or status is None else status
         if error is not None:
             body = None
             if status is not None and 400 <= status < 500 and status not in AGAIN:
                 body = front.write_error(error, status, admitted.request_id)
                 content_type = "application/json"
+                told = status
         elif answer is None or status is None or call.record is not None:
-            body = None  # what is known by its hash alone cannot be told again
+            body = None  # what is known by its hash alone cannot be told again, nor paid again
         elif admitted.opening.stream:
             body = streamed(front, answer, admitted.opening, call.receipt())
             content_type = front.stream_type.decode("latin-1")
         elif body is None:
             body = front.write_answer(answer, call.receipt())
         subject = admitted.user_id or admitted.key.key_id
-        told = status if status is not None and body is not None else GONE
         return self._settlement(call.ticket, admitted.request_id, subject, told, content_type, body)
 
     def give_back(self, ticket: Ticket | None, request_id: str) -> None:
@@ -244,7 +245,9 @@ class Idempotency:
         partition, offset = place
         settled = await self._record_at(partition, offset)
         if settled.ciphertext is None or settled.nonce is None or settled.data_key_id is None:
-            raise IdempotencyConflict("the answer under this key is too large to be repeated")
+            raise IdempotencyConflict(
+                "the answer under this key was given, and cannot be given again"
+            )
         key = await data_key(self._log, settled.data_key_id)
         sealed = Sealed(settled.data_key_id, settled.nonce, settled.ciphertext)
         body = Opener(self._master, lambda _: key).open(sealed, settled.request_id)

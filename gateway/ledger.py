@@ -159,12 +159,12 @@ class Recorder:
         `moves` are what the call spent of hard budgets. `content` is the JSON of {"request",
         "response"}; it is sealed for the call's user, or for its key where no user is known. Content too large for a record is kept by its hash.
         """
-        cause, room = self._admitted.pop(response.request_id, (None, 0))
         events: list[Event] = [response, cost, *wasted, *moves]
         if also is not None:
             events.append(also)
         if content is not None and mode != "none":
             events.append(self._captured(response, content, mode))
+        cause, room = self._admitted.pop(response.request_id, (None, 0))
         # The room is used up by this append, or given back: either way it is no longer held.
         self.outbox.release(room)
         return self.outbox.append(

@@ -120,9 +120,13 @@ class Passthrough:
         try:
             connection = await self._open(client, call)
             await self._carry(client, call, connection)
-        except UpstreamError as error:
-            self._settle(call, "failed", error)
-            if client.started:  # headers have left: only a broken connection still tells the caller
+        except Exception as error:
+            told = isinstance(error, WeirError)
+            fault = error if told else WeirError("the gateway failed to serve this call")
+            self._settle(call, "failed", fault)
+            if (
+                told and client.started
+            ):  # headers have left: only a broken connection still tells the caller
                 raise ConnectionAbortedError(error.message) from error
             raise
         except asyncio.CancelledError:
@@ -176,7 +180,7 @@ class Passthrough:
             await self._limits.admit(client, call.admitted)
         try:
             self._recorder.admitted(self._admission(call), len(body) + KEPT_BYTES_MAX)
-        except WeirError:
+        except BaseException:
             if client.passed is not None:
                 self._limits.ended(client.passed)
             raise
@@ -297,7 +301,6 @@ class Passthrough:
     def _settle(self, call: Exchange, outcome: str, error: WeirError | None = None) -> int | None:
         if call.settled:
             return None
-        call.settled = True
         answer = self._answer(call) if outcome == "success" else None
         usage = (answer.usage if answer else None) or Usage()
         latency_us = _elapsed_us(call)
@@ -329,7 +332,9 @@ class Passthrough:
         cost = cost_entry(response, self._state.price(call.provider.name, model, at_us))
         response = msgspec.structs.replace(response, cost_nano_usd=cost.cost_nano_usd)
         mode = call.admitted.key.content_mode or "full"
-        return self._recorder.completed(response, cost, _content(call), mode=mode)
+        sequence = self._recorder.completed(response, cost, _content(call), mode=mode)
+        call.settled = True
+        return sequence
 
     def _answer(self, call: Exchange) -> Answer | None:
         """What the answer says of itself, where it is one of a dialect that the provider speaks."""

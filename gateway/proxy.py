@@ -64,7 +64,6 @@ from schemas.errors import (
     UpstreamTimeout,
     WeirError,
 )
-from schemas.events.llm import Attempt
 from schemas.routing import Target
 
 PATIENCE_S = 60.0
@@ -126,21 +125,16 @@ class Proxy:
             # A heartbeat makes later errors events, but another target can still answer.
             client.beat(self._settings.heartbeat_s, call.headers)
         try:
-            check_request(call)
-            if not await self._from_cache(call):
-                await self._forward(call)
-        except Failed as failure:
-            client.unwatch()
-            await self._fail(call, failure)
+            await self._answer(call)
         except WeirError as error:  # the settlement did not become durable in time
-            await self._tell(call, error, error.status)
+            await self._broken(call, error)
         except asyncio.CancelledError:
             await self._cancelled(call)
             if not client.left:
                 raise
         except Exception:  # noqa: BLE001 - a fault of ours must not leave the call unsettled
             _log.exception("a call broke down", extra={"request_id": request_id})
-            await self._broken(call)
+            await self._broken(call, WeirError("the gateway failed to serve this call"))
         finally:
             client.done()
 
@@ -157,7 +151,7 @@ class Proxy:
             return ticket
         try:
             return await self._open(client, admitted, ticket)
-        except WeirError:
+        except BaseException:  # a caller who left, too: nobody will run what this key has claimed
             self._idempotency.give_back(ticket, request_id)
             raise
 
@@ -173,13 +167,23 @@ class Proxy:
             call.guard = self._guardrails.of(plan.route.guardrails)
         if self.budgets.any:
             await self.budgets.admit(call)
-        event = call.admission(self._settings.name, self._recorder.outbox.id, self._state)
         try:
+            event = call.admission(self._settings.name, self._recorder.outbox.id, self._state)
             self._recorder.admitted(event, 2 * len(admitted.body))
-        except WeirError:
+        except BaseException:
             self.budgets.release(call)
             raise
         return call
+
+    async def _answer(self, call: Call) -> None:
+        """Answer an admitted call, or say why nobody does."""
+        try:
+            check_request(call)
+            if not await self._from_cache(call):
+                await self._forward(call)
+        except Failed as failure:
+            call.client.unwatch()
+            await self._fail(call, failure)
 
     async def _from_cache(self, call: Call) -> bool:
         """Answer from the cache if it holds the answer."""
@@ -215,6 +219,8 @@ class Proxy:
             call.waste()
             if wait_s:
                 await asyncio.sleep(wait_s)
+            if await self._answered_here(call, target):
+                return
             try:
                 if self.budgets.any:
                     await self.budgets.cover(call, target)
@@ -252,32 +258,14 @@ class Proxy:
         finally:
             self.book.ended(target.id)
             if outcome != "success":
-                self._note_attempt(call, started_ns, outcome, error, status)
+                call.note_attempt(started_ns, outcome, error, status)
             self.circuits.end(trial, verdict(call.attempts[-1]))
-
-    def _note_attempt(
-        self,
-        call: Call,
-        started_ns: int,
-        outcome: str,
-        error: UpstreamError | None,
-        status: int | None,
-    ) -> None:
-        latency_us = (time.perf_counter_ns() - started_ns) // 1000
-        error_class = error.error_class if error else None
-        call.attempts.append(
-            Attempt(call.target.id, outcome, error_class, status, latency_us, call.first_token_us)
-        )
 
     async def _exchange(self, call: Call, target: Target, started_ns: int) -> None:
         provider = self._state.providers.get(target.provider)
         if provider is None:
             raise Failed(UpstreamNetwork(f"the provider {target.provider} was removed"))
         admitted, limits = call.admitted, call.plan.limits
-        own = admitted.front.answer_here(admitted.fields)
-        if own is not None and not self._upstream.offers(provider, admitted.front):
-            await self._answer_here(call, own, started_ns)
-            return
         endpoint = self._upstream.endpoint(provider, admitted.front)
         body = request_body(call, endpoint, target)
         left_s = self._left_s(call)
@@ -323,13 +311,21 @@ class Proxy:
             body = front.write_answer(answer, call.receipt())
         await client.whole(200, [*call.headers(), call.answer_type], body)
 
-    async def _answer_here(self, call: Call, answer: Answer, started_ns: int) -> None:
-        """Answer what the provider has no endpoint for and the gateway can tell by itself."""
-        self._note_success(call, started_ns)
+    async def _answered_here(self, call: Call, target: Target) -> bool:
+        """Answer what the provider has no endpoint for and the gateway can tell by itself.
+
+        Nobody was called, so it is no attempt: it says nothing of the target's health.
+        """
+        front, provider = call.admitted.front, self._state.providers.get(target.provider)
+        answer = front.answer_here(call.admitted.fields)
+        if answer is None or provider is None or self._upstream.offers(provider, front):
+            return False
+        call.target = target
         call.client.unwatch()
-        body = call.admitted.front.write_answer(answer, None)
+        body = front.write_answer(answer, None)
         await self._settle(call, outcome="success", status=200, answer=answer, recorded=body)
         await call.client.whole(200, [*call.headers(), ESTIMATED, JSON], body)
+        return True
 
     # --- a stream ------------------------------------------------------------------------------
 
@@ -411,7 +407,7 @@ class Proxy:
     # --- ends ----------------------------------------------------------------------------------
 
     def _note_success(self, call: Call, started_ns: int) -> None:
-        self._note_attempt(call, started_ns, "success", None, 200)
+        call.note_attempt(started_ns, "success", None, 200)
         attempt = call.attempts[-1]
         self.book.succeeded(call.target.id, attempt.first_token_us or attempt.latency_us)
 
@@ -442,11 +438,12 @@ class Proxy:
         headers = [*call.headers(), *error_headers(front, error, status)]
         await client.whole(status, headers, body)
 
-    async def _broken(self, call: Call) -> None:
+    async def _broken(self, call: Call, error: WeirError) -> None:
         call.client.unwatch()
-        error = WeirError("the gateway failed to serve this call")
         if not call.settled:
-            await self._settle(call, outcome="failed", status=500, answer=call.answer, error=error)
+            call.record = b"null"  # what broke may well be the answer: it is billed, not written
+            status, answer = error.status, call.answer
+            await self._settle(call, outcome="failed", status=status, answer=answer, error=error)
         await self._tell(call, error, error.status)
 
     async def _cancelled(self, call: Call) -> None:
@@ -467,12 +464,9 @@ class Proxy:
         recorded: bytes | None = None,
     ) -> None:
         """Record the end and wait until it is durable. Raises when that takes too long."""
-        call.settled = True
         response, cost = call.completion(
             self._state, outcome=outcome, status=status, answer=answer, error=error
         )
-        if response.usage_basis == "reported" and response.output_tokens is not None:
-            self.book.produced(call.target.id, response.output_tokens)
         also = self._idempotency.of(call, status, answer, error, recorded)
         mode = call.admitted.key.content_mode or call.plan.route.content_mode
         content = None
@@ -483,6 +477,9 @@ class Proxy:
         sequence = self._recorder.completed(
             response, cost, content, mode=mode, moves=moves, also=also, wasted=wasted
         )
+        call.settled = True  # only now: a fault before this point leaves the call to `_broken`
+        if response.usage_basis == "reported" and response.output_tokens is not None:
+            self.book.produced(call.target.id, response.output_tokens)
         await self._recorder.durable(call.plan.route.durability, sequence)
 
     def _left_s(self, call: Call) -> float:

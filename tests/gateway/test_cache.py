@@ -77,6 +77,15 @@ def test_nothing_is_shared_between_tenants_parameters_or_prompts(cached: Worker)
 
 
 @pytest.mark.req("GW-12")
+def test_a_team_named_like_an_organization_is_another_tenant(cached: Worker) -> None:
+    cached.change(key("weir-of-acme", key_id="a", organization="acme"))
+    cached.change(key("weir-team-acme", key_id="b", team="acme"))
+    assert not hit(ask(cached, "Whose?", "weir-of-acme"))
+    assert not hit(ask(cached, "Whose?", "weir-team-acme"))
+    assert hit(ask(cached, "Whose?", "weir-of-acme"))
+
+
+@pytest.mark.req("GW-12")
 def test_a_caller_may_opt_out_and_a_route_that_says_nothing_caches_nothing(cached: Worker) -> None:
     ask(cached, "Fresh?")
     assert not hit(ask(cached, "Fresh?", control="no-cache"))
