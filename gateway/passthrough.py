@@ -120,14 +120,13 @@ class Passthrough:
         try:
             connection = await self._open(client, call)
             await self._carry(client, call, connection)
-        except Exception as error:
-            told = isinstance(error, WeirError)
-            fault = error if told else WeirError("the gateway failed to serve this call")
-            self._settle(call, "failed", fault)
-            if (
-                told and client.started
-            ):  # headers have left: only a broken connection still tells the caller
+        except WeirError as error:
+            self._settle(call, "failed", error)
+            if client.started:  # headers have left: only a broken connection still tells the caller
                 raise ConnectionAbortedError(error.message) from error
+            raise
+        except Exception:
+            self._settle(call, "failed", WeirError("the gateway failed to serve this call"))
             raise
         except asyncio.CancelledError:
             self._settle(call, "cancelled")
