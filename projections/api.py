@@ -15,7 +15,7 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, model_validator
 
-from projections import routing_api
+from projections import routing_api, usage
 from projections.analyst import Analyst, Result
 from projections.data_keys import DataKeys
 from projections.feedback import FeedbackStore
@@ -97,7 +97,8 @@ class Projections:
         )
         self.feedback = FeedbackStore(opener)
         decisions = routing_api.router(self.projector.live)
-        self.routers = [_sql(self), _tables(self), _feedback(self), decisions]
+        used = usage.router(self.projector.live)
+        self.routers = [_sql(self), _tables(self), _feedback(self), decisions, used]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log until `stop`. Raises what ended it before."""
