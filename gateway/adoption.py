@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from urllib.parse import unquote
 
 from gateway.outbox import (
     LEASES_FILE,
@@ -215,7 +216,7 @@ def leases_of(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     # A torn last line was never asked for: the line is on the disk before the ask.
-    return list(dict.fromkeys(text.split("\n")[:-1]))
+    return list(dict.fromkeys(unquote(line) for line in text.split("\n")[:-1]))
 
 
 def abandonment(request: RequestAdmitted) -> list[Event]:

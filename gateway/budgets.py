@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 WAIT_S = 2.0
 """How long a call may wait for money that is on its way."""
 GLOBAL = "global"
+PROVIDER = "provider"
 SOFT = "alert_only"
 REROUTE = "reroute"
 RETRY_S = 1.0
@@ -49,7 +50,9 @@ class Hold:
 
     `soft` are only counted. `output_max` bounds the tokens that it produces; `max_tokens` is what
     the provider must be told so, None where the caller said it himself. `ended` says that its money
-    is free again: a settlement that could not be recorded is made a second time.
+    is free again: a settlement that could not be recorded is made a second time. `narrow` are those
+    of budgets that hold for the target's provider alone; `paid` is what was charged for attempts
+    that were given up there.
     """
 
     target: Target
@@ -58,6 +61,8 @@ class Hold:
     soft: list[Lease]
     output_max: int | None
     max_tokens: int | None
+    narrow: frozenset[Lease] = frozenset()
+    paid: dict[Lease, int] = field(default_factory=dict)
     ended: bool = False
 
     @property
@@ -145,11 +150,35 @@ class Budgets:
                 await self._take(wants, WAIT_S)
         except (BudgetExceeded, InvalidRequest, Unavailable) as error:
             raise Failed(UpstreamQuota(error.message), told=error) from error
-        for lease, amount in have.items():
-            self._escrow.release(lease, max(0, amount - need.get(lease, 0)), 0)
         call.hold, call.target = hold, target
-        if hold is not None and any(extra.values()):
+        if held is not None:
+            call.hold = hold = self._moved_on(
+                call, held, hold or Hold(target, 0, {}, [], None, None)
+            )
+        if hold is not None and (any(extra.values()) or have.keys() != need.keys()):
             self._record(call, hold)
+
+    def _moved_on(self, call: Call, held: Hold, hold: Hold) -> Hold:
+        """Free what a further target does not need, and return its hold.
+
+        A budget of the former target's provider alone is charged at once with what the attempts
+        there wasted: the settlement will concern it no more.
+        """
+        hold.paid = held.paid
+        for lease in held.leases:
+            if lease in hold.leases:
+                self._escrow.release(lease, max(0, held.amount - hold.amount), 0)
+        for lease in (*held.leases, *held.soft):
+            if lease in hold.leases or lease in hold.soft:
+                continue
+            wasted = call.wasted_nano_usd(self._state, held.target.provider)
+            wasted -= hold.paid.get(lease, 0)
+            self._escrow.release(lease, held.amount if lease in held.leases else 0, wasted)
+            if wasted:
+                hold.paid[lease] = hold.paid.get(lease, 0) + wasted
+                move = self._escrow.moved(lease, "spent", wasted, call.admitted.request_id)
+                self._outbox.append(move, settles=True)
+        return hold
 
     def settle(
         self, hold: Hold, cost: CostEntry, wasted: Sequence[CostEntry] = ()
@@ -158,10 +187,14 @@ class Budgets:
 
         What a call cost that nobody could tell counts as all that it had reserved.
         """
-        known = total([cost, *wasted])
-        spent = hold.amount if known is None else known
-        amounts = [(lease, hold.amount, spent) for lease in hold.leases]
-        amounts += [(lease, 0, known or 0) for lease in hold.soft]
+        lines = [cost, *wasted]
+        here = [line for line in lines if line.provider == hold.target.provider]
+        amounts = []
+        for lease in (*hold.leases, *hold.soft):
+            known = total(here if lease in hold.narrow else lines)
+            reserved = hold.amount if lease in hold.leases else 0
+            gone = reserved if known is None else known - hold.paid.get(lease, 0)
+            amounts.append((lease, reserved, gone))
         events = []
         for lease, reserved, gone in amounts:
             if not hold.ended:
@@ -186,8 +219,11 @@ class Budgets:
             return None
         hard: dict[Lease, BudgetChanged] = {}
         soft: list[Lease] = []
+        narrow: set[Lease] = set()
         for budget, budget_id in budgets:
             lease = self._escrow.lease(budget, budget_id)
+            if budget.scope == PROVIDER:
+                narrow.add(lease)
             if budget.on_exceeded == SOFT:
                 soft.append(lease)
             else:
@@ -197,7 +233,7 @@ class Budgets:
         amount = most.amount_nano_usd
         if hard and call.wasted:
             amount += call.wasted_nano_usd(self._state)
-        return Hold(target, amount, hard, soft, most.output_max, most.max_tokens)
+        return Hold(target, amount, hard, soft, most.output_max, most.max_tokens, frozenset(narrow))
 
     async def _take(self, wants: list[Want], wait_s: float) -> None:
         """Reserve all of it or nothing, waiting for money that is on its way."""
@@ -211,7 +247,11 @@ class Budgets:
                 answered = self._escrow.answered(lease)
                 self._escrow.withdraw(lease)
                 raise _held(budget) if answered else _unanswered(budget)
-            await self._escrow.more(lease, amount, left_s)
+            try:
+                await self._escrow.more(lease, amount, left_s)
+            except asyncio.CancelledError:
+                self._escrow.withdraw(lease)
+                raise
         for _, lease, amount in wants:
             if amount:
                 self._escrow.hold(lease, amount)
@@ -245,7 +285,7 @@ class Budgets:
         index, key = self._index(), admitted.key
         owners: Iterable[Owners] = (
             (GLOBAL, None),
-            ("provider", provider),
+            (PROVIDER, provider),
             ("key", key.key_id),
             ("user", admitted.user_id),
             ("team", key.team),

@@ -204,9 +204,15 @@ class Call:
                 self.wasted.append((self.target, usage))
         self.answer = None
 
-    def wasted_nano_usd(self, state: GatewayState) -> int:
-        """Return what such attempts cost so far; what cannot be priced counts nothing."""
-        priced = [cost_of(self.price_of(state, one), usage, {}) for one, usage in self.wasted]
+    def wasted_nano_usd(self, state: GatewayState, provider: str | None = None) -> int:
+        """Return what such attempts cost so far, at one provider or at all; what cannot be priced
+        counts nothing.
+        """
+        priced = [
+            cost_of(self.price_of(state, one), usage, {})
+            for one, usage in self.wasted
+            if provider in {None, one.provider}
+        ]
         return sum(cost for cost in priced if cost is not None)
 
     def _price(self, state: GatewayState) -> PriceChanged | None:

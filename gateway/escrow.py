@@ -12,6 +12,7 @@ import asyncio
 import os
 from datetime import UTC, datetime
 from functools import lru_cache
+from urllib.parse import quote
 
 from gateway.outbox import LEASES_FILE, Outbox
 from schemas.clock import now_us
@@ -225,7 +226,8 @@ class Escrow:
         path = self._outbox.folder / LEASES_FILE
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, budget_id.encode() + b"\n")
+            # Callers name users, and so budgets: a line of the file is one of them whatever it holds.
+            os.write(descriptor, quote(budget_id).encode() + b"\n")
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
@@ -272,15 +274,21 @@ class Escrow:
         for key, lease in list(self._leases.items()):
             if lease.day != day or now_s - lease.used_s > IDLE_S:
                 self._give_back(lease)
-            if lease.day == day or lease.reserved or not self.answered(lease):
+            if lease.day == day or lease.reserved or lease.needs or not self.answered(lease):
                 continue
             if self._standing(lease):
                 self._ask(lease, 0, 0)
             else:
                 del self._leases[key]
+                self._forget_terms(lease.budget_id)
         self._tending = None
         if self._leases:
             self._tending = self._loop.call_later(TEND_S, self._tend)
+
+    def _forget_terms(self, budget_id: str) -> None:
+        # Budgets of each user are as many as callers name: only those in use are known.
+        if not any(budget_id == held for held, _ in self._leases):
+            del self._terms[budget_id]
 
 
 def terms_of(budget: BudgetChanged) -> BudgetTerms:

@@ -13,7 +13,7 @@ from schemas.codec import encode
 from schemas.event import Event
 from schemas.events.changes import BudgetChanged, RouteTarget
 from schemas.events.escrow import EscrowMoved, EscrowRow, spent_in
-from schemas.events.llm import CostEntry, RequestAdmitted
+from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.log import Record, partition_of
 from streams.agents.budgets import BUDGETS
 from streams.partition import PartitionFold
@@ -69,10 +69,10 @@ class Keeper:
                     Record(EscrowMoved.topic.name, number, offset, 0, row.key, row.value, ())
                 )
 
-    def spends(self, nano_usd: int) -> bool:
+    def spends(self, nano_usd: int, budget_id: str = "b") -> bool:
         """Whether this much is soon counted as spent: folding runs behind the answer."""
         for _ in range(100):
-            if self._view.entries and spent_in(self.row(), "total") == nano_usd:
+            if self._view.entries and spent_in(self.row(budget_id), "total") == nano_usd:
                 return True
             time.sleep(0.02)
         return False
@@ -312,3 +312,36 @@ def test_a_dearer_target_is_reserved_anew_and_the_log_says_so(
     assert (again.entry, again.target, settled.entry) == ("admitted", MODEL, "settled")
     assert (again.cost_nano_usd or 0) > (admitted.reserved_nano_usd or 0)
     assert (again.cost_nano_usd or 0) >= (settled.cost_nano_usd or 0)
+
+
+@pytest.mark.req("BEY-07", "COST-02")
+def test_what_a_provider_wasted_is_charged_to_its_own_budget(
+    kept: tuple[Worker, Keeper], sandbox: Served
+) -> None:
+    """The answer of `a` breaks off and another provider's is told: each budget counts its own."""
+    worker, keeper = kept
+    targets = [RouteTarget("a/gpt-4o-mini", priority=1), RouteTarget(MODEL)]
+    worker.change(
+        budget(1.0),
+        budget(1.0, "of-a", scope="provider", scope_id="a"),
+        budget(1.0, "of-openai", scope="provider", scope_id="openai", on_exceeded="alert_only"),
+        price("a", "gpt-4o-mini", 10**9, 10**9),
+        route("cut", *targets, strategy="failover", buffered=True),
+    )
+    sandbox.behave("gpt-4o-mini", "/a", faults=[{"kind": "cut", "after_tokens": 5}])
+    body = {"model": "cut", "messages": [{"role": "user", "content": "say"}], "max_tokens": 50}
+    try:
+        _, headers, _ = worker.request("POST", "/v1/chat/completions", {**body, "stream": True})
+    finally:
+        sandbox.behave("gpt-4o-mini", "/a")
+    request_id = headers["x-weir-request-id"]
+    worker.events(ResponseCompleted, request_id)
+    lines = worker.events(CostEntry, request_id)
+    spent = {line.entry: line.cost_nano_usd or 0 for line in lines if line.entry != "admitted"}
+    assert spent.keys() == {"settled", "wasted"}
+    assert min(spent.values()) > 0
+    assert keeper.spends(spent["settled"] + spent["wasted"], "b")
+    assert keeper.spends(spent["wasted"], "of-a")
+    assert keeper.spends(spent["settled"], "of-openai")
+    leases = worker.app.proxy.budgets._escrow._leases.values()
+    assert [lease.reserved for lease in leases] == [0, 0, 0]

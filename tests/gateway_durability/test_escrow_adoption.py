@@ -116,3 +116,14 @@ async def test_a_budget_is_listed_on_the_disk_before_it_is_asked(tmp_path: Path)
     Escrow(outbox, TableView(EscrowRow)).lease(budget("b"), "b")
     assert seen == [["b"]]
     os.close(outbox.close())
+
+
+@pytest.mark.req("BEY-07")
+async def test_a_budget_of_whatever_a_caller_names_is_listed_as_it_is(tmp_path: Path) -> None:
+    outbox = Outbox(settings(tmp_path), "/gw/t")
+    escrow = Escrow(outbox, TableView(EscrowRow))
+    names = ["each/ann", "each/one\ntwo", "each/100%\u2028é"]
+    for name in names:
+        escrow.lease(budget("each"), name)
+    os.close(outbox.close())
+    assert Remains(outbox.folder).leases == names
