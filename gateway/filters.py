@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.health import Standing
 from gateway.plans import Member, Plan
-from schemas.errors import NoTargetAvailable
+from schemas.errors import InvalidRequest
 
 SURFACES = frozenset(
     {
@@ -58,11 +58,11 @@ class Narrowed(msgspec.Struct, frozen=True):
 def narrow(plan: Plan, ask: Ask) -> Narrowed:
     """Apply the filters that need no live figures.
 
-    Raises NoTargetAvailable when no member takes this kind of call at all.
+    Raises InvalidRequest when no member takes this kind of call at all: waiting does not help.
     """
     left, out, waived = plan.members, [], []
     if not any(_serves(member, ask.surface) for member in left):
-        raise NoTargetAvailable(
+        raise InvalidRequest(
             f"no target of '{plan.name}' takes {ask.surface} calls",
             action=f"Name a model for {ask.surface}: GET /api/v1/models lists what each can do.",
         )

@@ -118,7 +118,10 @@ def resolve(state: GatewayState, model: str, grant: Grant | None = None) -> Plan
     same = [Member(target) for target in _callable(state) if target.model == model]
     if same:
         return _build(state, DEFAULTS, model, left_of(grant, model, same, by_target=True))
-    raise ModelNotFound(f"the model '{model}' does not exist or is not known to this gateway")
+    raise ModelNotFound(
+        f"the model '{model}' does not exist or is not known to this gateway; "
+        "GET /v1/models lists what is"
+    )
 
 
 def _callable(state: GatewayState) -> list[Target]:

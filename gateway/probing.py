@@ -16,12 +16,13 @@ from gateway.dialects.neutral import Chat, Dialect
 from gateway.dialects.registry import dialect
 from gateway.health import CALLER_ERRORS
 from gateway.upstream import Endpoint, Failed, Upstream, read_whole
-from schemas.errors import UpstreamModelMissing
+from schemas.errors import UpstreamModelMissing, UpstreamNetwork
 from schemas.events.changes import ProviderChanged
 
 REFUSAL = "refusal"
 WAIT_S = 10.0
 LIST_BYTES_MAX = 16 * 1024 * 1024
+_UNREACHABLE = "Check the provider's base_url, and that this machine can reach it."
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -73,7 +74,8 @@ async def probe(upstream: Upstream, provider: ProviderChanged, model: str | None
     except Failed as failure:
         error = failure.error
         spent_ms = None if failure.status is None else _ms_since(started_s)
-        return Probe(provider.name, False, spent_ms, error.code, error.message, error.advice)
+        advice = _UNREACHABLE if isinstance(error, UpstreamNetwork) else error.advice
+        return Probe(provider.name, False, spent_ms, error.code, error.message, advice)
     return Probe(provider.name, True, _ms_since(started_s), models=models)
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from infra.cli_admin import key_commands
@@ -141,9 +142,9 @@ def doctor(as_json: Json = False) -> None:
     else:
         for finding in findings:
             mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
-            console.print(f"{mark} {finding.subject}: {finding.text}", soft_wrap=True)
+            console.print(f"{mark} {finding.subject}: {escape(finding.text)}", soft_wrap=True)
             if not finding.ok:
-                console.print(f"     [dim]{finding.action}[/dim]", soft_wrap=True)
+                console.print(f"     [dim]{escape(finding.action)}[/dim]", soft_wrap=True)
     if not all(finding.ok for finding in findings):
         sys.exit(1)
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from infra.cli_base import (
     Json,
+    beware,
     budget_commands,
     console,
     installation,
@@ -44,7 +45,8 @@ def operator() -> Operator:
 def keys_create(
     name: Annotated[str, typer.Argument(help="For people.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="inference (unless given), sql or admin.")
+        list[str] | None,
+        typer.Option(help="inference (unless given), passthrough, sql, metrics or admin."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -234,9 +236,15 @@ def route_set(
     as_json: Json = False,
 ) -> None:
     """Make a route, or replace one."""
-    body = {"targets": [_target(it) for it in target], "strategy": strategy, **_pairs(field)}
+    entries = [_target(it) for it in target]
+    body = {"targets": entries, "strategy": strategy, **_pairs(field)}
     place = f"{_ADMIN}/routes/{quote(name, safe='')}{_expected(expected_version)}"
-    _done(operator().put(place, body), f"route {name} is set", as_json=as_json)
+    asked = operator()
+    _done(asked.put(place, body), f"route {name} is set", as_json=as_json)
+    known = {row["id"] for row in asked.get(f"{_ADMIN}/providers?limit=1000")["items"]}
+    for one in entries:
+        if one["target"].partition("/")[0] not in known:
+            beware(f"there is no provider for {one['target']}: it takes no calls")
 
 
 @route_commands.command("delete")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -28,11 +29,16 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, one
 
 def fail(error: WeirError) -> NoReturn:
     """Print an error with its way out and end with code 1."""
-    errors.print(f"[red]error[/red] {error.message}", soft_wrap=True)
+    errors.print(f"[red]error[/red] {escape(error.message)}", soft_wrap=True)
     for detail in error.details:
-        errors.print(f"  {detail}", soft_wrap=True)
-    errors.print(f"[dim]{error.advice}[/dim]", soft_wrap=True)
+        errors.print(f"  {detail}", soft_wrap=True, markup=False)
+    errors.print(f"[dim]{escape(error.advice)}[/dim]", soft_wrap=True)
     sys.exit(1)
+
+
+def beware(text: str) -> None:
+    """Print a warning about something that was done all the same."""
+    errors.print(f"[yellow]beware[/yellow] {escape(text)}", soft_wrap=True)
 
 
 def show_json(value: Any) -> None:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.cli_admin import operator
-from infra.cli_base import Json, console, errors, show_json, show_table
+from infra.cli_base import Json, beware, console, errors, show_json, show_table
 from schemas.errors import InvalidRequest
 
 app = typer.Typer()
@@ -177,7 +177,11 @@ def _write(document: dict[str, Any], file: Path | None) -> None:
 
 def _warn(answer: dict[str, Any]) -> None:
     for warning in answer["warnings"]:
-        errors.print(f"[yellow]beware[/yellow] {escape(warning)}", soft_wrap=True)
+        beware(warning)
+
+
+def _count(gone: list[Any]) -> str:
+    return "1 entity" if len(gone) == 1 else f"{len(gone)} entities"
 
 
 def _ask(answer: dict[str, Any], *, yes: bool) -> None:
@@ -187,9 +191,9 @@ def _ask(answer: dict[str, Any], *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise InvalidRequest(
-            f"{len(gone)} entities would be removed", action="Look at it, then add --yes."
+            f"{_count(gone)} would be removed", action="Look at it, then add --yes."
         )
-    typer.confirm(f"{len(gone)} entities are removed. Go on?", abort=True)
+    typer.confirm(f"{_count(gone)} will be removed. Go on?", abort=True)
 
 
 def _list_sets(page: dict[str, Any], *, as_json: bool) -> None:

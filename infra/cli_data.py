@@ -157,7 +157,10 @@ def _show_replay(job: dict[str, Any]) -> None:
     for table, found in report["digests"].items():
         if found["live"] is not None:
             word = "[green]same[/green]" if found["equal"] else "[red]DIFFERENT[/red]"
-            console.print(f"{word} {table}: {json.dumps(found['rebuilt'])}", soft_wrap=True)
+            digest = found["rebuilt"]
+            console.print(
+                f"{word} {table}: {digest['rows']} rows, {digest['value']}", soft_wrap=True
+            )
     for audit in report["failed_audits"]:
         console.print(f"[red]audit[/red] {audit}")
     if report["swapped"]:

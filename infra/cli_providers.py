@@ -6,6 +6,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from infra.cli_base import Json, console, installation, running, show_json, show_table
@@ -44,6 +45,26 @@ def providers(context: typer.Context, as_json: Json = False) -> None:
     show_table(table)
 
 
+@commands.command("list")
+def list_providers(as_json: Json = False) -> None:
+    """List the providers that are in force, those of applied files included; no keys are shown."""
+    from infra.operator_client import Operator
+
+    settings = installation()
+    running(settings)
+    page = Operator(settings).get("/api/v1/admin/providers?limit=1000")
+    if as_json:
+        show_json(page)
+        return
+    table = Table("provider", "dialect", "address", "keys", "takes part", box=None)
+    table.header_style = "dim"
+    for row in page["items"]:
+        keys = ", ".join([*row["key_env"], *row["key_file"]]) or row["options"].get("auth", "–")
+        cells = (row["id"], row["dialect"], row["base_url"], keys)
+        table.add_row(*cells, "yes" if row["enabled"] else "no")
+    show_table(table)
+
+
 @commands.command("test")
 def ask_providers(
     provider: Annotated[str | None, typer.Argument(help="One of them; all without it.")] = None,
@@ -64,10 +85,12 @@ def ask_providers(
             mark = "[green]yes[/green]" if one["ok"] else "[red]no[/red]"
             models = "" if one["models"] is None else str(len(one["models"]))
             latency = "" if one["latency_ms"] is None else f"{one['latency_ms']:.0f}"
-            table.add_row(one["provider"], mark, latency, models, one["error"] or "")
+            table.add_row(one["provider"], mark, latency, models, escape(one["error"] or ""))
         show_table(table)
         for one in answer["results"]:
             if one["action"]:
-                console.print(f"[dim]{one['provider']}: {one['action']}[/dim]", soft_wrap=True)
+                console.print(
+                    f"[dim]{one['provider']}: {escape(one['action'])}[/dim]", soft_wrap=True
+                )
     if not answer["ok"]:
         sys.exit(1)

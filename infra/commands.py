@@ -113,7 +113,8 @@ class Commands:
         """Remove the entity under a key. Raises NotFound, Conflict, BrokerUnavailable."""
         current = self.view(kind).get(key)
         if current is None:
-            raise NotFound(f"there is no {key}")
+            what = kind.__name__.removesuffix("Changed").lower()
+            raise NotFound(f"there is no {what} {key.removeprefix(f'{what}:')}")
         changes = meta(key, current, actor, expected_version)
         event = msgspec.structs.replace(current, **changes, deleted=True)
         return await self._publish(event, correlation_id)

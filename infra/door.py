@@ -36,7 +36,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-weir-request-id"
-_OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", *DOCS_PATHS})
+_OPEN_PATHS = frozenset({"/", "/health", "/ready", "/openapi.json", *DOCS_PATHS})
 _SCOPES = {"/sql": "sql", "/api/v1/sql": "sql", "/metrics": "metrics"}
 """Paths for which less than an administrator's key will do."""
 _BODY_BYTES_MAX = 1024 * 1024
@@ -192,6 +192,9 @@ def install_errors(app: FastAPI) -> None:
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
             for item in error.errors()
         ]
+        kind = request.headers.get("content-type", "nothing").partition(";")[0]
+        if "json" not in kind and any(item["loc"] == ("body",) for item in error.errors()):
+            details = [f"the header Content-Type says {kind}: send application/json"]
         problem = ValidationFailed("the request does not have the expected form", details=details)
         return error_response(problem, request.state.request_id)
 
@@ -199,6 +202,23 @@ def install_errors(app: FastAPI) -> None:
     async def plain(request: Request, error: HTTPException) -> JSONResponse:
         path = f"{request.method} {request.url.path}"
         if error.status_code == http.HTTPStatus.NOT_FOUND:
-            return error_response(NotFound(f"there is no {path}"), request.state.request_id)
+            problem = NotFound(f"there is no {path}{_hint(request.url.path)}")
+            return error_response(problem, request.state.request_id)
         body = error_body(InvalidRequest(f"{path}: {error.detail}"), request.state.request_id)
         return JSONResponse(body, error.status_code, error.headers)
+
+
+def _hint(path: str) -> str:
+    """What somebody who asks for this path has most likely set up wrong.
+
+    It belongs to the message: clients of vendors show nothing else of an error.
+    """
+    if path == "/docs":
+        return ": this page is served with WEIR_DOCS=true"
+    if path.startswith("/v1/v1/"):
+        return ": the base URL of this client ends before /v1"
+    if path.startswith(
+        ("/chat/", "/completions", "/embeddings", "/responses", "/audio/", "/images/")
+    ):
+        return ": the base URL of this client ends with /v1"
+    return ""

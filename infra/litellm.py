@@ -173,6 +173,8 @@ def _provider(work: _Work, where: str, vendor: str, params: Mapping[str, Any]) -
         base_url = base_url or f"https://bedrock-runtime.{region}.amazonaws.com"
         options = {"region": str(region), "auth": "aws"}
     key_env = _variable(work, where, vendor, params.get("api_key"))
+    if key_env is None and known is not None and base_url is None and not params.get("api_key"):
+        key_env = known.key_variable  # where the proxy looks, too, when it is not told
     limits = {name: int(params[name]) for name in _OWN_LIMITS if params.get(name)}
     # An address of one's own must not take the place of the vendor's.
     own = known is None or (base_url is not None and vendor == "openai")

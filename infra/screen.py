@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from infra.seeding import Seeded
@@ -85,6 +86,7 @@ class TerminalScreen:
             f"  OpenAI clients     base_url {state.public_url}/v1",
             f"  Anthropic clients  base_url {state.public_url}",
             f"  status             {state.public_url}/status  ({state.public_url}/openapi.json: the API)",
+            *([f"  API in a browser   {state.public_url}/docs"] if self._settings.docs else []),
             f"  Kafka              {state.kafka}",
             f"  data               {self._settings.home}",
         ]
@@ -113,10 +115,11 @@ class TerminalScreen:
             ]
         return [
             "  [bold yellow]NO PROVIDER KEY IS SET: a sandbox answers with made-up text.[/bold yellow]",
-            "  Set OPENAI_API_KEY or ANTHROPIC_API_KEY and start again for real answers.",
+            "  Set OPENAI_API_KEY, ANTHROPIC_API_KEY or another vendor's (docs/providers.md) and start",
+            "  again for real answers.",
         ]
 
     def note(self, text: str) -> None:
         """Something worth a line has happened."""
         self._end_progress()
-        self._console.print(f"{self._elapsed()}  {text}", soft_wrap=True)
+        self._console.print(f"{self._elapsed()}  {escape(text)}", soft_wrap=True)

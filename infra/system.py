@@ -42,6 +42,18 @@ def system_router(
     """The routes; `configured` are the views that must not be empty before requests can flow."""
     router = APIRouter(tags=["system"])
 
+    @router.get("/", summary="Where things are")
+    async def root() -> dict[str, str]:
+        return {
+            "service": "weir",
+            "openai_base_url": "/v1",
+            "anthropic_base_url": "/",
+            "models": "/v1/models",
+            "health": "/health",
+            "ready": "/ready",
+            "openapi": "/openapi.json",
+        }
+
     @router.get("/health", summary="Whether control lives")
     async def health() -> dict[str, str]:
         return {"status": "ok", "version": __version__}

@@ -102,7 +102,9 @@ class TargetTable(Table):
 class RouteTargetTable(Table):
     """One entry of a route's `targets`."""
 
-    target: str = Field(description="provider/model", examples=["openai/gpt-4o-mini"])
+    target: str = Field(
+        description="provider/model", examples=["openai/gpt-4o-mini"], pattern="^[^/]+/.+$"
+    )
     weight: int = Field(default=1, ge=0, description="its share inside its priority")
     priority: int = Field(default=0, description="higher ones first")
     task_types: list[str] = Field(default=[], description="takes these alone; all when empty")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -33,6 +34,17 @@ _BROKER_READY_S = 90.0
 _PARTS_READY_S = 90.0
 _CLUSTER_ANSWER_S = 15.0
 _SERVED_STATES = frozenset({"observing", "analyzing", "promoting", "promoted"})
+
+
+def _last_words(log_file: Path) -> str:
+    """The error with which an ended part's log closes, in brackets; nothing where there is none."""
+    try:
+        line = json.loads(log_file.read_bytes().splitlines()[-1])
+        if line["level"] == "error":
+            return f" ({line.get('stack', line['message']).strip().splitlines()[-1]})"
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # another program's log, or one that it could not write
+    return ""
 
 
 class Screen(Protocol):
@@ -247,7 +259,8 @@ class Installation:
 
     def _changed(self, part: PartState) -> None:
         if part.status == "restarting":
-            self.screen.note(f"{part.name} {part.detail}: starting it again")
+            why = _last_words(self.supervisor.log_file(part.name)) if part.exit_code else ""
+            self.screen.note(f"{part.name} {part.detail}{why}: starting it again")
         elif part.status == "ready" and part.restarts:
             self.screen.note(f"{part.name} is back")
 

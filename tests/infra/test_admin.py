@@ -92,6 +92,7 @@ async def test_budgets_are_written_in_exact_decimals(desk: Control) -> None:
     [
         ("routes/r", {"targets": []}, "body.targets"),
         ("routes/r", {"targets": [{"target": "a/b"}], "strateggy": "x"}, "body.strateggy"),
+        ("routes/r", {"targets": [{"target": "gpt-4o"}]}, "body.targets.0.target"),
         ("limits/l", {"scope": "team"}, "requests_per_minute"),
         ("cost/budgets/b", {}, "daily_limit_usd"),
         ("providers/own", {"dialect": "openai"}, "base_url"),
@@ -101,6 +102,12 @@ async def test_what_is_wrong_is_named(desk: Control, path: str, body: Any, said:
     answer = await desk.put(f"/admin/{path}", body)
     assert answer.status == 422
     assert said in " ".join(answer.body["error"]["details"])
+
+
+@pytest.mark.req("GEN-06")
+async def test_what_is_not_there_is_named_with_its_kind(desk: Control) -> None:
+    gone = await desk.call("DELETE", "/admin/routes/nope")
+    assert (gone.status, gone.body["error"]["message"]) == (404, "there is no route nope")
 
 
 async def test_a_known_vendor_needs_no_address(desk: Control) -> None:

@@ -86,7 +86,10 @@ async def test_budgets(weir: Weir, desk: Control) -> None:
 async def test_routes(weir: Weir, desk: Control) -> None:
     name = f"route-{uuid7()}"
     targets = ["--target", "a/b=3@1", "--target", "c/d:e"]
-    await weir("route", "set", name, *targets, "--strategy", "weighted", "--set", "attempts=4")
+    done = await weir(
+        "route", "set", name, *targets, "--strategy", "weighted", "--set", "attempts=4"
+    )
+    assert "there is no provider for a/b" in done.stderr
     route = desk.administration.commands.view(RouteChanged).entries[f"route:{name}"]
     assert [(it.target, it.weight, it.priority) for it in route.targets] == [
         ("a/b", 3, 1),

@@ -139,6 +139,30 @@ async def test_a_body_of_the_wrong_form_names_every_field(url: str) -> None:
     assert "body.count" in body["error"]["details"][0]
 
 
+@pytest.mark.req("GEN-06")
+async def test_a_form_in_place_of_json_is_told_apart(url: str) -> None:
+    options = {"data": b'{"count": 1}', "headers": {"Content-Type": "text/plain"}}
+    status, _, body = await call(url, "/count", **options)
+    assert (status, body["error"]["details"]) == (
+        422,
+        ["the header Content-Type says text/plain: send application/json"],
+    )
+
+
+@pytest.mark.req("GEN-06")
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/chat/completions", "ends with /v1"),
+        ("/v1/v1/messages", "ends before /v1"),
+        ("/nowhere", "there is no GET /nowhere"),
+    ],
+)
+async def test_a_wrong_base_url_is_recognised(url: str, path: str, hint: str) -> None:
+    _, _, body = await call(url, path)
+    assert body["error"]["message"].endswith(hint)
+
+
 @pytest.mark.req("GW-09")
 async def test_an_oversize_body_is_refused_before_it_is_read(url: str) -> None:
     status, _, body = await call(url, "/count", data=b"x" * (1024 * 1024 + 1))

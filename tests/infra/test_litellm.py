@@ -93,3 +93,18 @@ def test_what_is_written_can_be_applied(taken: tuple[Document, list[str]], tmp_p
             for name, table in getattr(expanded(read), kind.plural).items():
                 assert kind.fields(name, table)
     assert "sk-" not in (tmp_path / "out.toml").read_text("utf-8")
+
+
+@pytest.mark.req("BEY-01")
+def test_a_deployment_without_a_key_uses_the_vendors_variable() -> None:
+    named = {"model": "openai/gpt-4o", "api_key": "os.environ/OPENAI_API_KEY"}
+    document, _ = take_over(
+        {
+            "model_list": [
+                {"model_name": "any", "litellm_params": {"model": "openai/gpt-4o-mini"}},
+                {"model_name": "gpt-4o", "litellm_params": named},
+            ]
+        }
+    )
+    assert [*document.providers] == ["openai"]
+    assert document.providers["openai"].key_env == ["OPENAI_API_KEY"]
