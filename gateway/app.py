@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -23,6 +24,7 @@ from gateway.dialects.openai_chat import OPENAI
 from gateway.dialects.registry import Paths, dialects
 from gateway.durability import Durability
 from gateway.edge import Edge
+from gateway.figures import publish
 from gateway.freshness import Freshness
 from gateway.generate import GENERATE
 from gateway.http1 import Pool
@@ -299,18 +301,24 @@ class App:
             {
                 "status": "degraded" if control == "away" else "ok",
                 "control": control,
-                "worker": self._settings.name,
-                "outbox": self._durability.status(),
-                "refused_callers": self._state.refusals.counts,
+                **self.figures(),
                 "targets": [self._state.health(target) for target in self._state.targets],
-                "providers": self.proxy.outbound.status(),
-                "streams_alive": self._state.streams_alive,
-                "state_age_seconds": round(self._state.freshness.age_s, 1),
-                "calls": self.load.calls,
-                "calls_refused": self.load.refused,
-                "lag_seconds": round(self.load.lag_s, 3),
             }
         )
+
+    def figures(self) -> dict[str, Any]:
+        """Return what is this worker's own."""
+        return {
+            "worker": self._settings.name,
+            "outbox": self._durability.status(),
+            "refused_callers": self._state.refusals.counts,
+            "providers": self.proxy.outbound.status(),
+            "streams_alive": self._state.streams_alive,
+            "state_age_seconds": round(self._state.freshness.age_s, 1),
+            "calls": self.load.calls,
+            "calls_refused": self.load.refused,
+            "lag_seconds": round(self.load.lag_s, 3),
+        }
 
     def _missing(self) -> str | None:
         """What this worker lacks to serve, None when it is ready."""
@@ -407,6 +415,7 @@ async def _serve(
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(app.load.watch())
     batches = asyncio.create_task(app.batches.runner.run())
+    telling = asyncio.create_task(publish(settings.data_dir, settings.name, app.figures))
     try:
         await asyncio.wait({stopping, following}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -414,7 +423,8 @@ async def _serve(
         await server.close(settings.drain_s)
         watching.cancel()
         batches.cancel()
-        await asyncio.gather(batches, return_exceptions=True)
+        telling.cancel()
+        await asyncio.gather(batches, telling, return_exceptions=True)
     if following.done() and not stop.is_set():
         following.result()
         raise RuntimeError("the gateway lost its view of the log")

@@ -106,13 +106,16 @@ def _given(**options: Any) -> dict[str, Any]:
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show the parts of the running installation."""
+    """Show the parts of the running installation, and what its workers are doing."""
     import msgspec
+
+    from infra.workers import COLUMNS, summary, worker_figures
 
     settings = installation()
     state = running(settings)
+    workers = worker_figures(settings.home)
     if as_json:
-        show_json(msgspec.to_builtins(state))
+        show_json({**msgspec.to_builtins(state), "workers": workers})
         return
     table = Table("part", "status", "pid", "restarts", "detail", box=None, header_style="dim")
     for part in state.parts:
@@ -125,6 +128,11 @@ def status(as_json: Json = False) -> None:
             part.detail,
         )
     show_table(table)
+    if workers:
+        figures = Table(*COLUMNS, box=None, header_style="dim")
+        for said in workers:
+            figures.add_row(*summary(said))
+        show_table(figures)
     console.print(f"gateway  {state.public_url}\nkafka    {state.kafka}")
     console.print(f"trainer's environment: {state.trainer_environment}")
     if state.sandbox:

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 
 from infra.broker import serves
 from infra.state import load_state
+from infra.workers import worker_figures
 from schemas import __version__
 from schemas.clock import now_us
 from schemas.events.operations import Heartbeat
@@ -64,7 +65,7 @@ def system_router(
         body = {"status": "not_ready" if reasons else "ready", "reasons": reasons}
         return JSONResponse(body, 503 if reasons else 200)
 
-    @router.get("/status", summary="Parts, lag, machine, version")
+    @router.get("/status", summary="Parts, workers, lag, machine, version")
     async def status(request: Request) -> dict[str, Any]:
         del request
         state = await asyncio.to_thread(load_state, home)
@@ -87,6 +88,7 @@ def system_router(
                 }
                 for key, beat in heartbeats.entries.items()
             },
+            "workers": await asyncio.to_thread(worker_figures, home),
             "machine": await asyncio.to_thread(_machine, home),
             **{name: component.status() for name, component in components.items()},
         }
