@@ -155,10 +155,27 @@ def go() -> list[Probe]:
     ]
 
 
+def java() -> list[Probe]:
+    """Return the Java clients, compiled, with their dependencies beside them."""
+    goals = ("compile", "dependency:copy-dependencies", "-DoutputDirectory=lib")
+    folder = built(
+        "java", _files("java"), lambda folder: run(folder, "mvn", "-q", "-B", "-C", *goals)
+    )
+    path = os.pathsep.join((str(folder / "target" / "classes"), str(folder / "lib" / "*")))
+    quick = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+    return [
+        Probe(
+            f"java {client}", client, ("java", *quick, "-cp", path, f"{client.capitalize()}Client")
+        )
+        for client in ("openai", "anthropic")
+    ]
+
+
 RUNTIMES = (
     Runtime("python", (), python),
     Runtime("typescript", (Tool("node", oldest=(20, 0)), Tool("npm")), typescript),
     Runtime("go", (Tool("go", "version", (1, 26)),), go),
+    Runtime("java", (Tool("java"), Tool("javac", oldest=(17, 0)), Tool("mvn")), java),
 )
 
 

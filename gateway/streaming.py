@@ -89,8 +89,8 @@ class StreamRelay:
                         out.append(data)
             elif self.ended or (self.finish is not None and self._back.ends_with_connection):
                 self.final += frame.raw
-            elif not self._back.extra_frame(deltas, self._opening):
-                out.append(frame.raw)
+            else:
+                out.append(self._back.forward_frame(frame, deltas, self._opening))
         return b"".join(out)
 
     def _guarded(self, deltas: list[Delta]) -> list[Delta]:

@@ -17,7 +17,7 @@ from gateway.dialects.neutral import (
     Splitter,
 )
 from gateway.dialects.reading import read_object
-from gateway.dialects.sse import FrameSplitter
+from gateway.dialects.sse import Frame, FrameSplitter
 
 
 class BaseDialect:
@@ -85,10 +85,10 @@ class BaseDialect:
         del chat, model
         return []
 
-    def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:
-        """Whether a frame is there only because the gateway asked for it: none is."""
+    def forward_frame(self, frame: Frame, deltas: list[Delta], opening: Opening) -> bytes:
+        """Return what a client of this very dialect gets of a frame: the frame as it came."""
         del deltas, opening
-        return False
+        return frame.raw
 
     def is_error(self, body: bytes) -> bool:
         """Whether a provider's error body is one that this dialect's clients can read."""

@@ -403,8 +403,11 @@ class Dialect(ClientDialect, Protocol):
         """Start to read a stream."""
         ...
 
-    def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:
-        """Whether a frame is there only because the gateway asked for it."""
+    def forward_frame(self, frame: Frame, deltas: list[Delta], opening: Opening) -> bytes:
+        """Return what a client of this very dialect gets of a frame, read as `deltas`.
+
+        Nothing of a frame that is there only because the gateway asked for it.
+        """
         ...
 
     def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:

@@ -158,13 +158,28 @@ class OpenAIChat(OpenAIBase):
     def stream_writer(self, opening: Opening) -> StreamWriter:
         return _Writer(opening.wants_usage)
 
-    def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:
-        # The usage chunk has no choices: it reads as usage alone.
-        return (
-            not opening.wants_usage
-            and all(delta.kind == "usage" for delta in deltas)
-            and bool(deltas)
-        )
+    def forward_frame(self, frame: Frame, deltas: list[Delta], opening: Opening) -> bytes:
+        if not deltas or deltas[-1].kind != "usage":
+            return frame.raw
+        if len(deltas) == 1:  # the usage chunk has no choices: it reads as usage alone
+            return frame.raw if opening.wants_usage else b""
+        if not any(delta.kind == "finish" for delta in deltas):
+            return frame.raw
+        return _apart(frame, opening.wants_usage)
+
+
+def _apart(frame: Frame, wants_usage: bool) -> bytes:
+    """Return a last chunk and its usage as OpenAI sends them: one after the other, usage when asked.
+
+    Mistral and others put both into one chunk, unasked; OpenAI's client for Java takes a chunk with
+    usage for one that comes after the end, and breaks.
+    """
+    chunk = msgspec.json.decode(frame.data, type=dict[str, msgspec.Raw])
+    usage = chunk.pop("usage")
+    last = write_frame(_encode(chunk))
+    if not wants_usage:
+        return last
+    return last + write_frame(_encode({**chunk, "choices": [], "usage": usage}))
 
 
 def _parts(message: WireMessage) -> list[Part]:

@@ -181,9 +181,10 @@ class OpenAICompletions(OpenAIBase):
     def stream_writer(self, opening: Opening) -> StreamWriter:
         return _Writer(opening.wants_usage)
 
-    def extra_frame(self, deltas: list[Delta], opening: Opening) -> bool:
+    def forward_frame(self, frame: Frame, deltas: list[Delta], opening: Opening) -> bytes:
         # The usage chunk has no choices: it reads as usage alone.
-        return not opening.wants_usage and bool(deltas) and all(d.kind == "usage" for d in deltas)
+        alone = bool(deltas) and all(delta.kind == "usage" for delta in deltas)
+        return b"" if alone and not opening.wants_usage else frame.raw
 
 
 _FINISH = {**FINISH_OUT, "tool_calls": "stop"}

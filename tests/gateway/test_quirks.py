@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 
 from gateway.dialects import quirks
+from gateway.dialects.neutral import Opening, Usage
+from gateway.dialects.openai_chat import OPENAI
+from gateway.dialects.sse import write_frame
+from gateway.streaming import StreamRelay
 from infra.vendors import VENDORS
 from schemas.errors import InvalidRequest
+from tests.gateway.strict import frames
 from tests.gateway.worker import Worker, provider, target
 from tests.sandbox.served import Served
 
@@ -126,3 +131,25 @@ def test_one_model_of_a_provider_has_a_quirk(worker: Worker, sandbox: Served) ->
     worker.change(target("deployments", "o4-mini", quirks=["max_completion_tokens"]))
     status, _, data = worker.request("POST", "/v1/chat/completions", body)
     assert status == 200, data
+
+
+@pytest.mark.req("BEY-01")
+@pytest.mark.parametrize("asked", [True, False])
+def test_usage_in_the_last_chunk_comes_in_one_of_its_own_when_asked(asked: bool) -> None:
+    # Mistral: https://docs.mistral.ai/api (usage with the last chunk, unasked)
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    last = {"choices": [{"index": 0, "delta": {"content": "!"}, "finish_reason": "stop"}]}
+    first = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hi"}}]}
+    stream = [{**head, **first}, {**head, "usage": usage, **last}]
+    opening = Opening("m", True, asked, None, False, {}, None)
+    relay = StreamRelay(OPENAI, OPENAI, opening)
+    sent = relay.feed(b"".join(write_frame(json.dumps(chunk).encode()) for chunk in stream))
+    relay.feed(write_frame(b"[DONE]"))
+    alone = [{**head, "choices": [], "usage": usage}]
+    assert [chunk for _, chunk in frames(sent)] == [
+        {**head, **first},
+        {**head, **last},
+        *(alone if asked else []),
+    ]
+    assert relay.usage == Usage(3, None, 2)

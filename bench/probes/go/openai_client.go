@@ -227,9 +227,8 @@ func (o openaiProbe) responsesTool(target Target) {
 		"model": target.Model, "tools": []any{function}, "max_output_tokens": script.ToolTokens,
 	}
 	input := []any{Fields{"role": "user", "content": script.Prompt}}
-	called := must(o.client.Responses.New(o.ctx, params[responses.ResponseNewParams](
-		with(offered, Fields{"input": input, "tool_choice": "required"}),
-	)))
+	forced := params[responses.ResponseNewParams](with(offered, Fields{"tool_choice": "required"}))
+	called := must(o.client.Responses.New(o.ctx, forced, option.WithJSONSet("input", input)))
 	for _, item := range called.Output {
 		input = append(input, json.RawMessage(item.RawJSON()))
 		if item.Type == "function_call" {
@@ -241,8 +240,9 @@ func (o openaiProbe) responsesTool(target Target) {
 		}
 	}
 	is(len(input) > 2, "a call")
-	after := params[responses.ResponseNewParams](with(offered, Fields{"input": input}))
-	is(must(o.client.Responses.New(o.ctx, after)).OutputText() != "", "an answer")
+	free := params[responses.ResponseNewParams](offered)
+	after := must(o.client.Responses.New(o.ctx, free, option.WithJSONSet("input", input)))
+	is(after.OutputText() != "", "an answer")
 }
 
 func (o openaiProbe) embeddings(target Target) {
