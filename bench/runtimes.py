@@ -15,12 +15,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from infra.jars import cache_dir
 
 PROBES = Path(__file__).parent / "probes"
+CLIENTS = ("openai", "anthropic")
 BUILD_S = 900.0
 PLAY_S = 300.0
 TAIL_CHARS = 2_000
@@ -79,12 +81,69 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Runtime:
-    """A language: the programs that it needs, and how its probes are made ready."""
+class Language:
+    """A language beside Python: the programs that it needs, how its probes are built and run.
+
+    `command` is a function of the folder where they were built and the client.
+    """
 
     name: str
     needs: tuple[Tool, ...]
-    make: Callable[[], list[Probe]]
+    build: tuple[str, ...]
+    command: Callable[[Path, str], tuple[str, ...]]
+
+    def lacking(self) -> str:
+        """Return why it cannot be used here, empty when it can."""
+        return "; ".join(reason for tool in self.needs if (reason := tool.lacks()))
+
+    def folder(self) -> Path:
+        """Return the folder of the cache where its probes and what they depend on are built."""
+        sources = sorted(path for path in (PROBES / self.name).rglob("*") if path.is_file())
+        return built(self.name, sources, lambda folder: run(folder, *self.build))
+
+    def probes(self) -> list[Probe]:
+        """Return its clients, built."""
+        folder = self.folder()
+        return [
+            Probe(f"{self.name} {client}", client, self.command(folder, client))
+            for client in CLIENTS
+        ]
+
+
+def _java(folder: Path, client: str) -> tuple[str, ...]:
+    path = os.pathsep.join((str(folder / "target" / "classes"), str(folder / "lib" / "*")))
+    quick = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+    return ("java", *quick, "-cp", path, f"{client.capitalize()}Client")
+
+
+LANGUAGES = (
+    Language(
+        "typescript",
+        (Tool("node", oldest=(20, 0)), Tool("npm")),
+        ("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"),
+        lambda folder, client: ("node", str(folder / f"{client}_client.mjs")),
+    ),
+    Language(
+        "go",
+        (Tool("go", "version", (1, 26)),),
+        ("go", "build", "-o", "probe", "."),
+        lambda folder, client: (str(folder / "probe"), client),
+    ),
+    Language(
+        "java",
+        (Tool("java"), Tool("javac", oldest=(17, 0)), Tool("mvn")),
+        (
+            "mvn",
+            "-q",
+            "-B",
+            "-C",
+            "compile",
+            "dependency:copy-dependencies",
+            "-DoutputDirectory=lib",
+        ),
+        _java,
+    ),
+)
 
 
 def probes(asked: str = "") -> tuple[list[Probe], dict[str, str]]:
@@ -94,16 +153,15 @@ def probes(asked: str = "") -> tuple[list[Probe], dict[str, str]]:
     there but its probe cannot be built: nothing may seem to hold because it was not looked at.
     """
     wanted = {name.strip() for name in asked.split(",") if name.strip()}
-    there: list[Probe] = []
-    skipped: dict[str, str] = {}
-    for runtime in RUNTIMES:
-        lacking = [reason for tool in runtime.needs if (reason := tool.lacks())]
-        if wanted and runtime.name not in wanted:
-            skipped[runtime.name] = "not asked for"
-        elif lacking:
-            skipped[runtime.name] = "; ".join(lacking)
+    there: list[Probe] = python() if not wanted or "python" in wanted else []
+    skipped = {} if there else {"python": "not asked for"}
+    for language in LANGUAGES:
+        if wanted and language.name not in wanted:
+            skipped[language.name] = "not asked for"
+        elif lacking := language.lacking():
+            skipped[language.name] = lacking
         else:
-            there += runtime.make()
+            there += language.probes()
     return there, skipped
 
 
@@ -111,76 +169,22 @@ def python() -> list[Probe]:
     """Return the newest clients, of this environment, and OpenAI's two major versions before."""
     found = [
         Probe(f"python {client}", client, (sys.executable, str(PROBES / f"{client}_client.py")))
-        for client in ("openai", "anthropic")
+        for client in CLIENTS
     ]
     for major in (1, 2):
-        lock = PROBES / f"openai-{major}.lock"
-        folder = built(
-            f"openai-{major}", [lock], lambda folder, lock=lock: _environment(folder, lock)
-        )
+        name, lock = f"openai-{major}", PROBES / f"openai-{major}.lock"
+        folder = built(name, [lock], partial(_environment, lock))
         command = (str(folder / "env" / "bin" / "python"), str(PROBES / "openai_client.py"))
         found.append(Probe(f"python openai {major}.x", "openai", command))
     return found
 
 
-def _environment(folder: Path, lock: Path) -> None:
+def _environment(lock: Path, folder: Path) -> None:
     """Make an environment with what a lock holds and nothing else."""
     uv = (sys.executable, "-m", "uv")
     run(folder, *uv, "venv", "-q", "--clear", "--python", sys.executable, "env")
     install = ("pip", "install", "-q", "--python", "env/bin/python", "--require-hashes")
     run(folder, *uv, *install, "-r", str(lock))
-
-
-def typescript() -> list[Probe]:
-    """Return the clients of the npm packages, on Node."""
-    folder = built(
-        "typescript",
-        _files("typescript"),
-        lambda folder: run(folder, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"),
-    )
-    return [
-        Probe(f"typescript {client}", client, ("node", str(folder / f"{client}_client.mjs")))
-        for client in ("openai", "anthropic")
-    ]
-
-
-def go() -> list[Probe]:
-    """Return the Go clients, compiled."""
-    folder = built(
-        "go", _files("go"), lambda folder: run(folder, "go", "build", "-o", "probe", ".")
-    )
-    return [
-        Probe(f"go {client}", client, (str(folder / "probe"), client))
-        for client in ("openai", "anthropic")
-    ]
-
-
-def java() -> list[Probe]:
-    """Return the Java clients, compiled, with their dependencies beside them."""
-    goals = ("compile", "dependency:copy-dependencies", "-DoutputDirectory=lib")
-    folder = built(
-        "java", _files("java"), lambda folder: run(folder, "mvn", "-q", "-B", "-C", *goals)
-    )
-    path = os.pathsep.join((str(folder / "target" / "classes"), str(folder / "lib" / "*")))
-    quick = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-    return [
-        Probe(
-            f"java {client}", client, ("java", *quick, "-cp", path, f"{client.capitalize()}Client")
-        )
-        for client in ("openai", "anthropic")
-    ]
-
-
-RUNTIMES = (
-    Runtime("python", (), python),
-    Runtime("typescript", (Tool("node", oldest=(20, 0)), Tool("npm")), typescript),
-    Runtime("go", (Tool("go", "version", (1, 26)),), go),
-    Runtime("java", (Tool("java"), Tool("javac", oldest=(17, 0)), Tool("mvn")), java),
-)
-
-
-def _files(folder: str) -> list[Path]:
-    return sorted(path for path in (PROBES / folder).rglob("*") if path.is_file())
 
 
 def built(name: str, sources: list[Path], build: Callable[[Path], None]) -> Path:

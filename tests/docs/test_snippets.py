@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.runtimes import LANGUAGES
 from tests.docs.pages import blocks, page
 from tests.infra.test_up import Weir
 
 ADDRESS = "http://127.0.0.1:8080"
-PAGES = ("README.md", "docs/api.md")
+PAGES = ("README.md", "docs/api.md", "docs/clients.md")
 PYTHON = [(name, text) for name in PAGES for text in blocks(page(name), "python")]
 SHELL = [
     (name, command)
@@ -75,4 +76,39 @@ def test_a_curl_snippet_succeeds(name: str, text: str, weir: Weir) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.strip()
+
+
+# Language of the block, its name, where the snippet lies beside that language's clients, what runs it.
+COMPILED = {
+    "js": ("typescript", "snippet.mjs", ("node", "snippet.mjs")),
+    "go": ("go", "snippet/main.go", ("go", "run", "./snippet")),
+    "java": ("java", "Ask.java", ("java", "-cp", "lib/*", "Ask.java")),
+}
+
+
+@pytest.mark.req("BEY-01", "OPS-06")
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [(name, text) for name in COMPILED for text in blocks(page("docs/clients.md"), name)],
+)
+def test_a_snippet_of_another_language_runs(language: str, text: str, weir: Weir) -> None:
+    name, file, command = COMPILED[language]
+    known = next(known for known in LANGUAGES if known.name == name)
+    if lacking := known.lacking():
+        pytest.skip(lacking)
+    folder = known.folder()
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(adapted(text, weir), "utf-8")
+    ended = subprocess.run(
+        command,
+        env=environment(weir),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip()
