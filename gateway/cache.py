@@ -89,7 +89,9 @@ class AnswerCache:
 
 
 def _digest(call: Call) -> bytes:
-    """The tenant, the plan with its version, the dialect, and the request in a canonical form."""
+    """The tenant, the plan and its guardrails with their versions, the dialect, and the request in a
+    canonical form.
+    """
     admitted, plan = call.admitted, call.plan
     key = admitted.key
     # Each kind by its name: a team that is called like somebody's organization is another tenant.
@@ -104,5 +106,7 @@ def _digest(call: Call) -> bytes:
     }
     canonical = msgspec.json.encode(request, order="deterministic")
     targets = ",".join(member.target.id for member in plan.members)
-    place = (tenant, plan.name, str(plan.route.entity_version), targets, admitted.front.name)
+    rules = call.guard.versions if call.guard is not None else ""
+    version = str(plan.route.entity_version)
+    place = (tenant, plan.name, version, rules, targets, admitted.front.name)
     return hashlib.sha256("\0".join(place).encode() + b"\0" + canonical).digest()

@@ -185,8 +185,10 @@ class _Run:
             await self._runner.call(inner)
             if inner.status not in AGAIN or attempt == ATTEMPTS - 1 or self._stops():
                 break
-            if inner.status == IdempotencyConflict.status:
+            ended = b"retry-after" not in dict(inner.answer_headers)
+            if inner.status == IdempotencyConflict.status and ended:
                 # A worker died in the middle of it: what came of that run nobody will ever know.
+                # One that still goes on says when to ask again, and is waited for.
                 key = f"{self._id}/{line.number}/{attempt + 1}"
             await asyncio.sleep(_pause_s(inner, attempt))
         answered = dict(inner.answer_headers)

@@ -33,12 +33,13 @@ STREAMED = frozenset({"text", "thinking", "arguments"})
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A rule with its check."""
+    """A rule with its check; `event_id` is that of the change that made it so."""
 
     name: str
     action: str
     stages: list[str]
     check: Check
+    event_id: str
 
 
 class Guard:
@@ -47,6 +48,11 @@ class Guard:
     def __init__(self, rules: list[Rule]) -> None:
         self._rules = rules
         self.acted: dict[str, str] = {}
+
+    @property
+    def versions(self) -> str:
+        """Return a text that is another one when any of the rules was changed."""
+        return ",".join(rule.event_id for rule in self._rules)
 
     def at(self, stage: str) -> list[Rule]:
         """Return the rules of a stage."""
@@ -179,6 +185,6 @@ class Guardrails:
                 f"the guardrail '{name}' is of the unknown kind '{event.kind}'",
                 action=f"Choose one of {', '.join(sorted(self._kinds))}.",
             )
-        rule = Rule(name, event.action, event.stages, kind.build(event))
+        rule = Rule(name, event.action, event.stages, kind.build(event), event.event_id)
         self._built[name] = (event, rule)
         return rule

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from schemas.events.changes import RouteTarget
-from tests.gateway.worker import Worker, key, route
+from schemas.events.changes import GuardrailChanged, RouteTarget
+from tests.gateway.worker import META, Worker, key, route
 from tests.sandbox.served import Served
 
 OTHER = "weir-other-tenant"
@@ -100,6 +100,22 @@ def test_a_changed_route_or_a_cut_answer_is_never_served(cached: Worker, sandbox
     entry = RouteTarget("openai/gpt-4o")
     cached.change(route("cached", entry, cache_ttl_s=600))
     assert not hit(ask(cached, "Before."))
+
+
+@pytest.mark.req("GW-12", "BEY-16")
+def test_an_answer_from_before_a_guardrail_changed_is_not_served(cached: Worker) -> None:
+    def rule(word: str) -> GuardrailChanged:
+        changed = {**META, "event_id": word}
+        return GuardrailChanged(
+            **changed, name="w", kind="words", stages=["response"], action="mask", words=[word]
+        )
+
+    entry = RouteTarget("openai/gpt-4o-mini")
+    cached.change(rule("one"), route("cached", entry, cache_ttl_s=600, guardrails=["w"]))
+    assert not hit(ask(cached, "Guarded."))
+    assert hit(ask(cached, "Guarded."))
+    cached.change(rule("two"))
+    assert not hit(ask(cached, "Guarded."))
 
 
 @pytest.mark.req("GW-12")
