@@ -45,6 +45,7 @@ async def whole(pool: Pool, origin: Origin, *, first_byte_s: float = 2.0) -> byt
     return body
 
 
+@pytest.mark.req("GW-13")
 async def test_connections_are_used_again() -> None:
     opened = 0
 

@@ -32,7 +32,7 @@ async def post(
         return answer.status, dict(answer.headers), await answer.read()
 
 
-@pytest.mark.req("BEY-13")
+@pytest.mark.req("BEY-13", "GW-13")
 async def test_twenty_calls_on_two_workers_run_once(
     broker: Broker, sandbox: Served, tmp_path: Path
 ) -> None:

@@ -44,6 +44,22 @@ def test_by_default_there_is_no_limit_and_no_word_of_one(limited: Worker) -> Non
     assert not [event for event in limited.recorded if isinstance(event, LimitUsage)]
 
 
+@pytest.mark.req("GW-08")
+def test_a_key_a_valid_body_and_room_are_asked_for_in_this_order(limited: Worker) -> None:
+    limited.change(limit(requests_per_minute=1))
+    path, broken = "/v1/chat/completions", b'{"model": 1}'
+    given = {"content-type": "application/json"}
+    answers = [limited.request("POST", path, broken, given)]  # nobody: not even told what is wrong
+    answers += [limited.request("POST", path, broken) for _ in range(2)]  # counted by no limit
+    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 10}
+    answers += [limited.request("POST", path, body) for _ in range(2)]
+    answers.append(limited.request("POST", path, broken))
+    assert [status for status, _, _ in answers] == [401, 400, 400, 200, 429, 400]
+    for _, headers, _ in answers:
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-request-id"]
+
+
 @pytest.mark.req("GW-10", "BEY-01")
 def test_requests_a_minute(limited: Worker) -> None:
     limited.change(limit(requests_per_minute=2))

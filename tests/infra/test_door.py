@@ -207,3 +207,15 @@ async def test_the_api_as_a_page_needs_nothing_from_elsewhere(url: str) -> None:
         async with client.get(url + "/openapi.json") as answer:
             told = await answer.json()
     assert told["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+
+
+@pytest.mark.req("GW-17")
+def test_an_application_has_the_areas_that_it_was_made_of() -> None:
+    keys, area = Keys(TableView(KeyChanged), "token"), APIRouter()
+
+    @area.get("/area")
+    def told() -> str:
+        return "area"
+
+    with_it, without = build(keys, [area]).openapi(), build(keys, []).openapi()
+    assert with_it["paths"].keys() - without["paths"].keys() == {"/area"}

@@ -54,6 +54,7 @@ def test_nobody_imports_infra_but_infra() -> None:
             assert package == "infra" or "infra" not in imported(path), path
 
 
+@pytest.mark.req("GW-13")
 @pytest.mark.parametrize(("library", "places"), CONFINED.items())
 def test_a_heavy_library_stays_in_its_place(library: str, places: tuple[str, ...]) -> None:
     for package in PACKAGES:
