@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 WAIT_S = 2.0
 """How long a call may wait for money that is on its way."""
+START_S = 12.0
+"""Within this time of a worker's start the fold that grants may be starting too: it is waited for."""
 GLOBAL = "global"
 PROVIDER = "provider"
 SOFT = "alert_only"
@@ -83,6 +85,12 @@ class Budgets:
         self._outbox = outbox
         self._escrow = Escrow(outbox, state.escrow)
         self._index = Index(self._build, state.budgets)
+        self._loop = asyncio.get_running_loop()
+        self._began_s = self._loop.time()
+
+    @property
+    def _patience_s(self) -> float:
+        return max(WAIT_S, START_S - (self._loop.time() - self._began_s))
 
     @property
     def any(self) -> bool:
@@ -99,7 +107,7 @@ class Budgets:
         if hold is None:
             return
         try:
-            await self._take(_all_of(hold), WAIT_S)
+            await self._take(_all_of(hold), self._patience_s)
             call.hold = hold
         except BudgetExceeded as error:
             if any(budget.on_exceeded != REROUTE for budget in hold.leases.values()):
@@ -147,7 +155,7 @@ class Budgets:
             extra = {lease: max(0, amount - have.get(lease, 0)) for lease, amount in need.items()}
             if hold is not None:
                 wants = [(hold.leases[lease], lease, amount) for lease, amount in extra.items()]
-                await self._take(wants, WAIT_S)
+                await self._take(wants, self._patience_s)
         except (BudgetExceeded, InvalidRequest, Unavailable) as error:
             raise Failed(UpstreamQuota(error.message), told=error) from error
         call.hold, call.target = hold, target
@@ -237,12 +245,11 @@ class Budgets:
 
     async def _take(self, wants: list[Want], wait_s: float) -> None:
         """Reserve all of it or nothing, waiting for money that is on its way."""
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + wait_s
+        until_s = self._loop.time() + wait_s
         while short := [want for want in wants if 0 < want[2] > want[1].available]:
             budget, lease, amount = short[0]
             self._check_left(budget, lease, amount)
-            left_s = until_s - loop.time()
+            left_s = until_s - self._loop.time()
             if left_s <= 0:
                 answered = self._escrow.answered(lease)
                 self._escrow.withdraw(lease)

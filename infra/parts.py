@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from infra.settings import WeirSettings
+from streams import READY_FILE
 
-Probe = Literal["http", "tcp", "kafka", "alive"]
+Probe = Literal["http", "tcp", "kafka", "file", "alive"]
 ROOT = Path(__file__).parent.parent
 
 GATE_VARIABLE = "WEIR_GATE"
@@ -20,7 +21,9 @@ class Part:
     """One process of the installation.
 
     Parts of a lower `order` are started first and stopped last. `needed` parts must be ready
-    before the installation is; `stop_s` is the time that an orderly end may take.
+    before the installation is, but those that are not `awaited`: calls are served while they get ready.
+    `stop_s` is the time that an orderly end may take; `ready_file` has the process id of a part that
+    is ready, where the probe is a file.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Part:
     probe: Probe = "alive"
     port: int = 0
     needed: bool = True
+    awaited: bool = True
+    ready_file: Path | None = None
     stop_s: float = 15.0
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,7 +59,16 @@ def standing_parts(settings: WeirSettings, *, sandbox: bool) -> list[Part]:
     parts.append(
         Part("control", part_command("control"), order=1, probe="http", port=settings.control_port)
     )
-    parts.append(Part("streams", part_command("streams"), order=1))
+    parts.append(
+        Part(
+            "streams",
+            part_command("streams"),
+            order=1,
+            probe="file",
+            ready_file=settings.home / "streams" / READY_FILE,
+            awaited=False,
+        )
+    )
     if sandbox:
         command = part_command("sandbox")
         parts.append(Part("sandbox", command, order=0, probe="tcp", port=settings.sandbox_port))

@@ -1,8 +1,9 @@
-"""When a part counts as ready: it answers, or where it has no address, it has lived a moment."""
+"""When a part counts as ready: it answers, or says so in a file, or else it has lived a moment."""
 
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 
 import psutil
 
@@ -25,7 +26,17 @@ async def is_ready(part: Part, process: Process) -> bool:
         return await _answers(part.port) and _listens(process.pid, part.port)
     if part.probe == "tcp":
         return _listens(process.pid, part.port)
+    if part.ready_file is not None:
+        return _says(part.ready_file, process.pid)
     return process.created_s is None or time.time() - process.created_s > _ALIVE_S
+
+
+def _says(file: Path, pid: int) -> bool:
+    """Whether a part has said of itself that it is ready; what a former process said is none."""
+    try:
+        return file.read_text() == str(pid)
+    except OSError:
+        return False
 
 
 async def _answers(port: int) -> bool:

@@ -180,7 +180,9 @@ class Installation:
             seeded = await seed(log, self.settings, os.environ)
             self.supervisor.open_gate()
             try:
-                await self._await_parts([part.name for part in parts if part.needed])
+                await self._await_parts(
+                    [part.name for part in parts if part.needed and part.awaited]
+                )
             except BaseException:
                 if seeded.admin_key:  # it is in the log by its hash alone: this is its only showing
                     self.screen.note(f"the first admin key: {seeded.admin_key}")

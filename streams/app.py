@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from schemas.errors import BrokerUnavailable, ConfigurationError, WeirError
 from schemas.events.operations import Heartbeat
 from schemas.identity import uuid7
 from schemas.log import Log
-from streams import breaker, trigger
+from streams import READY_FILE, breaker, trigger
 from streams.agents.circuits import CIRCUITS
 from streams.agents.feedback import FEEDBACK
 from streams.fold import AnyFold, Fold
@@ -52,6 +53,7 @@ async def run(settings: StreamsSettings, log: Log, stop: asyncio.Event) -> None:
                     rules = settings.circuits
                     group.create_task(breaker.decide(rules, log, runner.leads, stop))
             group.create_task(_beat(runners, settings, log, stop))
+            group.create_task(_tell_ready(runners, settings))
     except BaseExceptionGroup as failures:
         raise _first(failures) from failures
 
@@ -84,6 +86,14 @@ async def _topic_ids(folds: Sequence[AnyFold], log: Log, stop: asyncio.Event) ->
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _RETRY_S)
     return {}
+
+
+async def _tell_ready(runners: Sequence[FoldRunner], settings: StreamsSettings) -> None:
+    """Say once that everything is folded from now on: a process that lives may wait for minutes."""
+    for runner in runners:
+        await runner.assigned.wait()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    (settings.data_dir / READY_FILE).write_text(str(os.getpid()))
 
 
 async def _beat(

@@ -55,6 +55,7 @@ class FoldRunner:
         self._log = log
         self._topic_id = topic_id
         self._partitions: dict[int, PartitionFold] = {}
+        self.assigned = asyncio.Event()
         self._busy = asyncio.Lock()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._app = faust.App(f"weir-{fold.name}", **_options(fold, settings, log.connection))
@@ -139,6 +140,7 @@ class FoldRunner:
             (number, PartitionFold(self.fold, number, rows[number], self._topic_id))
             for number in mine
         )
+        self.assigned.set()
         _log.info("%s reads on from %s", self.fold.name, self.positions())
 
     async def _close_partitions(self, *_: Any, **__: Any) -> None:

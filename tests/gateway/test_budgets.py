@@ -1,6 +1,7 @@
 """Hard budgets on the path of a call: reserved beforehand, settled exactly, never overdrawn."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -261,10 +262,22 @@ def test_choices_multiply_what_is_reserved(kept: tuple[Worker, Keeper]) -> None:
 
 
 @pytest.mark.req("BEY-07", "BEY-19")
+def test_a_worker_that_has_just_started_waits_for_a_fold_that_starts_too(
+    kept: tuple[Worker, Keeper],
+) -> None:
+    worker, keeper = kept
+    keeper.away = True
+    worker.change(budget(1.0))
+    threading.Timer(2.5, lambda: setattr(keeper, "away", False)).start()
+    assert ask(worker, max_tokens=5)[0] == 200
+
+
+@pytest.mark.req("BEY-07", "BEY-19")
 def test_without_an_answer_from_the_fold_nothing_is_spent(kept: tuple[Worker, Keeper]) -> None:
     worker, keeper = kept
     keeper.away = True
     worker.change(budget(1.0))
+    worker.app.proxy.budgets._began_s = float("-inf")  # it has been up for long
     status, headers, body = ask(worker, max_tokens=5)
     assert status == 503
     assert "retry-after" in headers

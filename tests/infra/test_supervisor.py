@@ -74,6 +74,22 @@ async def test_a_part_is_not_ready_before_the_gate_is_open(tmp_path: Path) -> No
     await boss.stop()
 
 
+async def test_a_part_that_says_so_in_a_file_is_ready_when_it_does(tmp_path: Path) -> None:
+    boss, file = supervisor(tmp_path), tmp_path / "ready"
+    file.write_text("1")  # of a former process
+    writing = (
+        f"import os, time\nwhile not os.path.exists('{tmp_path}/now'): time.sleep(0.02)\n"
+        f"open('{file}', 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    )
+    command = (sys.executable, "-c", writing)
+    boss.open_gate()
+    await boss.add(Part("folds", command, order=1, probe="file", ready_file=file))
+    assert await boss.wait_ready(["folds"], 1.5) == ["folds"]
+    (tmp_path / "now").touch()
+    assert await boss.wait_ready(["folds"], 20) == []
+    await boss.stop()
+
+
 async def test_a_part_that_dies_at_once_is_restarted_ever_more_slowly(tmp_path: Path) -> None:
     boss = supervisor(tmp_path)
     entry = await boss.add(Part("broken", (sys.executable, "-c", "raise SystemExit(3)"), order=1))
