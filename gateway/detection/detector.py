@@ -37,19 +37,25 @@ class Detected(msgspec.Struct, frozen=True):
 class Detector:
     """Holds the weights: one row per feature, one column per task and per complexity."""
 
-    def __init__(self, weights: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        weights: NDArray[np.int8],
+        scales: NDArray[np.float32],
+        shifts: NDArray[np.float32],
+    ) -> None:
         self.weights = weights
         self.scales = scales
+        self.shifts = shifts
 
     @classmethod
     def load(cls, path: Path = MODEL_FILE) -> Detector:
         """Read the model that `python -m infra.detection` makes."""
         with np.load(path) as stored:
-            weights, scales = stored["weights"], stored["scales"]
+            weights, scales, shifts = stored["weights"], stored["scales"], stored["shifts"]
         shape = (1 << BITS, len(TASKS) + len(COMPLEXITIES))
         if weights.shape != shape:
             raise ValueError(f"{path.name} holds weights of shape {weights.shape}, not {shape}")
-        return cls(weights, scales)
+        return cls(weights, scales, shifts)
 
     def detect(self, asked: str, system: str = "") -> Detected:
         """Return what a prompt asks for; both texts are bounded by the caller."""
@@ -69,7 +75,7 @@ class Detector:
         """Return the models' sums for each task, then each complexity."""
         indexes, values = features(asked, system)
         rows = self.weights[indexes].astype(np.float32)
-        sums: NDArray[np.float32] = (values @ rows) * self.scales
+        sums: NDArray[np.float32] = (values @ rows) * self.scales + self.shifts
         return sums
 
 

@@ -13,6 +13,9 @@ from gateway.detection.detector import TASKS
 from infra.detection.grammar import Grammar, Prompt
 
 WRITTEN = Path(__file__).with_name("written.jsonl")
+DEVELOPMENT = Path(__file__).with_name("development.jsonl")
+"""Prompts on other themes that nothing learns from: the model's sureness is set by them, and
+choices between models are made by them."""
 KEYS = "abcdefghijklmnopqrstuvwxyz"
 FRAMED, TYPED, LOWERED, BARE, SHOUTED, SYSTEM = 0.30, 0.22, 0.25, 0.15, 0.02, 0.15
 """How often each change is made to a prompt."""
@@ -98,11 +101,11 @@ def made(grammar: Grammar, per_task: int, seed: int) -> list[Prompt]:
     ]
 
 
-def written() -> list[Prompt]:
-    """Return the prompts that people wrote, as they are; nobody has graded their complexity."""
-    lines = WRITTEN.read_text("utf-8").splitlines()
+def written(path: Path = WRITTEN) -> list[Prompt]:
+    """Return the prompts that people wrote, as they are; of some nobody graded the complexity."""
+    lines = path.read_text("utf-8").splitlines()
     rows = [msgspec.json.decode(line, type=dict[str, str]) for line in lines]
-    return [Prompt(row["prompt"], row["label"], "") for row in rows]
+    return [Prompt(row["prompt"], row["label"], row.get("complexity", "")) for row in rows]
 
 
 def repeated(grammar: Grammar, prompts: list[Prompt], times: int, seed: int) -> list[Prompt]:
