@@ -29,6 +29,8 @@ STRUCTURAL = frozenset(
     }
 )  # fmt: skip
 """Members whose text is not prose: masking them would break the request or the answer."""
+DATA = frozenset({"input", "args", "response", "json"})
+"""Members whose objects are a tool's own data, with names that mean nothing to a vendor."""
 STREAMED = frozenset({"text", "thinking", "arguments"})
 
 
@@ -74,16 +76,20 @@ class Guard:
                 text = found.text
         return text
 
-    def walk(self, value: Any, rules: list[Rule]) -> Any:
-        """Return a JSON value with every text in it as it may pass."""
+    def walk(self, value: Any, rules: list[Rule], *, data: bool = False) -> Any:
+        """Return a JSON value with every text in it as it may pass; in `data` nothing is structure."""
         match value:
             case str():
                 return self.text(value, rules)
             case list():
-                return [self.walk(item, rules) for item in value]
+                return [self.walk(item, rules, data=data) for item in value]
             case dict():
                 return {
-                    name: item if name in STRUCTURAL else self.walk(item, rules)
+                    name: item
+                    if name in STRUCTURAL and not data
+                    else self.walk(
+                        item, rules, data=data or (name in DATA and isinstance(item, dict))
+                    )
                     for name, item in value.items()
                 }
         return value

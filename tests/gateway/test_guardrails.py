@@ -78,6 +78,15 @@ def test_structure_is_never_masked() -> None:
     assert passed == {"role": "user", "content": [{"type": "text", "text": "[BLOCKED]"}]}
 
 
+@pytest.mark.req("BEY-16")
+def test_a_tools_data_is_no_structure() -> None:
+    masked = guard(rule("w", "words", words=["jane"]))
+    value = [{"type": "tool_use", "name": "jane", "input": {"name": "jane", "id": ["jane"]}}]
+    passed = masked.walk(value, masked.at("request"))
+    told = {"name": "[BLOCKED]", "id": ["[BLOCKED]"]}
+    assert passed == [{"type": "tool_use", "name": "jane", "input": told}]
+
+
 def test_a_schema_names_places_and_no_values() -> None:
     schema = json.dumps({"type": "object", "properties": {"age": {"type": "integer"}}})
     judged = guard(rule("s", "schema", "block", options={"schema": schema}))
