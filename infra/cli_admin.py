@@ -80,7 +80,11 @@ def keys_create(
         "expires_in": expires_in,
         "tags": _pairs(tag),
     }
-    _show_secret(operator().post(f"{_ADMIN}/keys", _given(body)), as_json=as_json)
+    asked = operator()
+    query = urlencode({"name": name, "status": "active", "limit": 1})
+    if asked.get(f"{_ADMIN}/keys?{query}")["items"]:
+        beware(f"another active key is called {name!r}: rotate and revoke them by id")
+    _show_secret(asked.post(f"{_ADMIN}/keys", _given(body)), as_json=as_json)
 
 
 @key_commands.command("list")
@@ -213,6 +217,9 @@ def route_list(as_json: Json = False) -> None:
     page = operator().get(f"{_ADMIN}/routes?limit=1000")
     if as_json:
         show_json(page)
+        return
+    if not page["items"]:
+        console.print("there is no route of your own; `auto`, PROVIDER/MODEL and MODEL always work")
         return
     table = Table("route", "strategy", "targets", "durability", box=None, header_style="dim")
     for row in page["items"]:

@@ -44,7 +44,7 @@ def budget_list(
     if as_json:
         show_json(found)
         return
-    names = ("budget", "owner", "window", "limit", "spent", "left", "%", "projected", "status")
+    names = ("budget", "owner", "window", "limit $", "spent", "left", "%", "projected", "status")
     table = Table(*names, box=None, header_style="dim")
     for one in budgets:
         owners = one["owners"] if budget_id is not None else one["owners"][:1]

@@ -36,7 +36,7 @@ _CLUSTER_ANSWER_S = 15.0
 _SERVED_STATES = frozenset({"observing", "analyzing", "promoting", "promoted"})
 
 
-def _last_words(log_file: Path) -> str:
+def last_words(log_file: Path) -> str:
     """The error with which an ended part's log closes, in brackets; nothing where there is none."""
     try:
         line = json.loads(log_file.read_bytes().splitlines()[-1])
@@ -261,7 +261,7 @@ class Installation:
 
     def _changed(self, part: PartState) -> None:
         if part.status == "restarting":
-            why = _last_words(self.supervisor.log_file(part.name)) if part.exit_code else ""
+            why = last_words(self.supervisor.log_file(part.name)) if part.exit_code else ""
             self.screen.note(f"{part.name} {part.detail}{why}: starting it again")
         elif part.status == "ready" and part.restarts:
             self.screen.note(f"{part.name} is back")

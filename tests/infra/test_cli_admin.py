@@ -56,6 +56,9 @@ async def test_keys(weir: Weir, desk: Control) -> None:
     words = ["--model", "openai/*", "--team", "search", "--expires-in", "P90D", "--tag", "a=b"]
     made = told(await weir("keys", "create", name, *words, "--json"))
     key_id = made["key"]["id"]
+    twin = await weir("keys", "create", name)
+    assert "another active key" in twin.stderr
+    await weir("keys", "revoke", twin.stdout.split()[1])
     assert (made["key"]["models"], made["key"]["tags"]) == (["openai/*"], {"a": "b"})
     listed = told(await weir("keys", "list", "--team", "search", "--json"))
     assert key_id in {row["id"] for row in listed["items"]}

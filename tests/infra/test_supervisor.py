@@ -11,6 +11,7 @@ from infra.parts import Part
 from infra.processes import Process
 from infra.state import HomeLock, InstallationState, load_state, supervised
 from infra.supervisor import Supervisor, stop_leftovers
+from infra.up import last_words
 
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 STUBBORN_CODE = """
@@ -173,3 +174,14 @@ def _zombie(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
         return True
+
+
+def test_an_ended_parts_error_is_told_where_its_log_closes_with_one(tmp_path: Path) -> None:
+    log = tmp_path / "part.log"
+    assert last_words(log) == ""
+    log.write_text(
+        '{"level":"error","message":"it ends","stack":"Traceback\\n  x\\nKeyError: 1\\n"}\n'
+    )
+    assert last_words(log) == " (KeyError: 1)"
+    log.write_text("not a line of ours\n")
+    assert last_words(log) == ""
