@@ -277,13 +277,23 @@ class _Reader:
         return Delta("usage", usage=usage.neutral(), units=usage.units() or None)
 
 
+TOOL = "tool:"
+"""Begins the name of an open block that is a call; the call's number follows."""
+
+
 class _Writer:
-    """Writes events; a block is open until a delta of another kind comes."""
+    """Writes events; a block is open until a delta of another kind comes.
+
+    Blocks follow each other. Where a provider interleaves parallel calls, the later ones are held
+    back until the arguments of the open one are whole.
+    """
 
     def __init__(self) -> None:
         self._index = -1
         self._open = ""
         self._tools: dict[int, int] = {}
+        self._arguments: list[str] = []
+        self._held: dict[int, list[Delta]] = {}
         self._finish = "end_turn"
         self._usage = Usage()
         self._started = False
@@ -299,7 +309,8 @@ class _Writer:
                     {"type": "text_delta", "text": delta.text}
                 )
             case "thinking" if delta.id == "redacted":
-                return self._begin("redacted", {"type": "redacted_thinking", "data": delta.text})
+                block: Json = {"type": "redacted_thinking", "data": delta.text}
+                return self._release_all() + self._begin("redacted", block)
             case "thinking":
                 empty = {"type": "thinking", "thinking": "", "signature": ""}
                 return self._ensure("thinking", empty) + self._delta(
@@ -311,20 +322,8 @@ class _Writer:
                 signature = sealed(delta.text, delta.name)
                 signed = {"type": "signature_delta", "signature": signature}
                 return self._ensure("thinking", empty) + self._delta(signed)
-            case "tool_call":
-                block: Json = {
-                    "type": "tool_use",
-                    "id": delta.id,
-                    "name": delta.name,
-                    "input": {},
-                }
-                begun = self._begin(f"tool:{delta.index}", block)
-                self._tools[delta.index] = self._index
-                return begun
-            case "arguments":
-                # Providers may interleave parallel calls: each piece names its own block.
-                piece = {"type": "input_json_delta", "partial_json": delta.text}
-                return self._delta(piece, self._tools.get(delta.index))
+            case "tool_call" | "arguments":
+                return self._tool(delta)
             case "finish":
                 self._finish = FINISH_OUT.get(delta.text, "end_turn")  # type: ignore[call-overload]
             case "usage":
@@ -333,8 +332,54 @@ class _Writer:
                 return self._end()
         return b""
 
+    def _tool(self, delta: Delta) -> bytes:
+        if delta.index in self._held:
+            self._held[delta.index].append(delta)
+            return b""
+        if delta.kind == "tool_call":
+            if self._open.startswith(TOOL) and not self._is_whole():
+                self._held[delta.index] = [delta]
+                return b""
+            return self._release_all() + self._call(delta)
+        written = self._argue(delta)
+        while self._held and self._is_whole():
+            written += self._release()
+        return written
+
+    def _call(self, delta: Delta) -> bytes:
+        block: Json = {"type": "tool_use", "id": delta.id, "name": delta.name, "input": {}}
+        begun = self._begin(f"{TOOL}{delta.index}", block)
+        self._tools[delta.index] = self._index
+        self._arguments = []
+        return begun
+
+    def _argue(self, delta: Delta) -> bytes:
+        if self._open == f"{TOOL}{delta.index}":
+            self._arguments.append(delta.text)
+        piece = {"type": "input_json_delta", "partial_json": delta.text}
+        return self._delta(piece, self._tools.get(delta.index))
+
+    def _is_whole(self) -> bool:
+        """Whether the open call's arguments are complete JSON."""
+        try:
+            msgspec.json.decode("".join(self._arguments))
+        except msgspec.DecodeError:
+            return False
+        return True
+
+    def _release(self) -> bytes:
+        """Write the call that was held back first."""
+        call, *arguments = self._held.pop(next(iter(self._held)))
+        return self._call(call) + b"".join(self._argue(delta) for delta in arguments)
+
+    def _release_all(self) -> bytes:
+        written = b""
+        while self._held:
+            written += self._release()
+        return written
+
     def _ensure(self, kind: str, block: Json) -> bytes:
-        return b"" if self._open == kind else self._begin(kind, block)
+        return b"" if self._open == kind else self._release_all() + self._begin(kind, block)
 
     def _begin(self, kind: str, block: Json) -> bytes:
         closed = self._close()
@@ -356,7 +401,8 @@ class _Writer:
     def _end(self) -> bytes:
         delta = {"stop_reason": self._finish, "stop_sequence": None}
         return (
-            self._close()
+            self._release_all()
+            + self._close()
             + _event({"type": "message_delta", "delta": delta, "usage": _usage(self._usage)})
             + _event({"type": "message_stop"})
         )
