@@ -134,6 +134,8 @@ def test_mistrals_client_through_the_gateway(worker: Worker, model: str) -> None
 
 
 def test_mistrals_client_on_the_sandbox(sandbox: Served) -> None:
+    for model in ("magistral-medium-latest", "mistral-small-latest"):
+        sandbox.behave(model, "/mistral")
     with Mistral(api_key="k-sandbox", server_url=f"{sandbox.url}/mistral") as client:
         answer = client.chat.complete(
             model="magistral-medium-latest", messages=HELLO, random_seed=7

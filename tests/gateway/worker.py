@@ -20,6 +20,7 @@ from gateway.app import App, server_of
 from gateway.durability import Durability
 from gateway.http1 import Pool
 from gateway.outbox import OutboxSettings
+from gateway.routing import REUSE_S
 from gateway.server import bound
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
@@ -148,6 +149,7 @@ class Worker:
 
         self.loop.call_soon_threadsafe(apply)
         assert done.wait(5)
+        time.sleep(2 * REUSE_S)  # plans look for news at most so often
 
 
 @contextlib.contextmanager
