@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from infra.audit import Auditor
 from infra.commands import Accepted, Commands
+from schemas.encoder import LONG_MAX
 from schemas.errors import NotFound, ValidationFailed
 from schemas.events.changes import Change, KeyChanged
 
@@ -22,7 +23,7 @@ PREFIXES = ("/api/v1", "")
 """Where the administration's paths answer: with our prefix, and as the first clients wrote them."""
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="how many at most")]
-Offset = Annotated[int, Query(ge=0, description="how many to skip")]
+Offset = Annotated[int, Query(ge=0, le=LONG_MAX, description="how many to skip")]
 Expected = Annotated[
     int | None,
     Query(

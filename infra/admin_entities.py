@@ -170,7 +170,11 @@ def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
     create.__annotations__["body"] = new
     replace.__annotations__["body"] = kind.model
     place = path + "/{entity_id:path}"
+    new_one: dict[int | str, Any] = {
+        201: {"model": entity, "description": "there was none: it is made"}
+    }
+    made = {**told, "responses": {**ANSWERS, **new_one}}
     router.post(path, summary=f"Create a {kind.name}", status_code=201, **told)(create)
-    router.put(place, summary=f"Create or replace a {kind.name}", **told)(replace)
+    router.put(place, summary=f"Create or replace a {kind.name}", **made)(replace)
     router.patch(place, summary=f"Change some fields of a {kind.name}", **told)(change)
     router.delete(place, summary=f"Remove a {kind.name}", responses=ANSWERS)(remove)

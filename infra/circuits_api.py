@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from schemas.circuits import CLOSED, NEW, CircuitRules, Evidence, circuit_of, judged, merged
 from schemas.clock import now_us
+from schemas.encoder import LONG_MAX
 from schemas.events.circuits import CircuitChanged, CircuitRow
 from schemas.log import TableView
 
@@ -87,7 +88,7 @@ def circuits_router(board: CircuitBoard) -> APIRouter:
 
     async def circuits(
         limit: Annotated[int, Query(ge=1, le=1000, description="at most so many")] = 100,
-        offset: Annotated[int, Query(ge=0, description="after so many")] = 0,
+        offset: Annotated[int, Query(ge=0, le=LONG_MAX, description="after so many")] = 0,
     ) -> CircuitPage:
         found = board.states()
         page = found[offset : offset + limit]

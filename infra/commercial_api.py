@@ -11,6 +11,7 @@ from gateway.http1 import Pool
 from gateway.probing import Probe, probe
 from gateway.upstream import Upstream
 from infra.vendors import LOCAL_PROVIDER
+from schemas.encoder import LONG_MAX
 from schemas.errors import NotFound
 from schemas.events.changes import ProviderChanged, TargetChanged
 from schemas.log import TableView
@@ -137,7 +138,7 @@ def commercial_router(commerce: Commerce) -> APIRouter:
     async def models(
         provider: Annotated[str | None, Query(description="of one provider")] = None,
         limit: Annotated[int, Query(ge=1, le=1000, description="at most so many")] = 100,
-        offset: Annotated[int, Query(ge=0, description="after so many")] = 0,
+        offset: Annotated[int, Query(ge=0, le=LONG_MAX, description="after so many")] = 0,
     ) -> CommercialModels:
         found = [one for one in commerce.models() if provider in {None, one.provider}]
         page = [

@@ -7,6 +7,7 @@ the projections, so it does not matter how many workers there are or how often t
 from collections.abc import Iterator
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -48,7 +49,11 @@ def metrics_router(projections: Projections, heartbeats: TableView[Heartbeat]) -
     registry.register(PartMetrics(heartbeats, projections))
     router = APIRouter(tags=["system"])
 
-    @router.get("/metrics", summary="Prometheus metrics of the whole installation")
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics of the whole installation",
+        response_class=PlainTextResponse,
+    )
     def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -39,13 +39,13 @@ _OBJECT: Document = {"type": "object"}
 
 
 def statuses() -> list[int]:
-    """Return the statuses that errors have: those of the tree of `schemas.errors`."""
+    """Return the statuses that errors have: those of `schemas.errors`, and of a wrong method."""
     found, rest = set(), [WeirError]
     while rest:
         kind = rest.pop()
         rest += kind.__subclasses__()
         found.add(kind.status)
-    return sorted(found - {500})
+    return sorted((found | {405}) - {500})
 
 
 def complete(document: Document) -> Document:

@@ -105,6 +105,7 @@ _SAMPLES: tuple[WeirError, ...] = (
     RateLimited("too many requests", retry_after_seconds=1.5),
     Overloaded("the worker has too much to do", retry_after_seconds=2.0),
 )
+_NEEDED = frozenset({"error", "message", "type"})
 _NAMES = {bool: "boolean", int: "number", float: "number", str: "string", type(None): "null"}
 
 
@@ -132,7 +133,20 @@ def error_form(front: ClientDialect) -> dict[str, Any]:
         msgspec.json.decode(front.write_error(error, error.status, "0192f0c1"))
         for error in _SAMPLES
     ]
-    return {**form_of(*written), "examples": written[:1]}
+    form = form_of(*written)
+    # What a vendor says in this dialect is passed on as it is, and vendors leave out and add.
+    return {**(form if front is GENERATE else _loose(form)), "examples": written[:1]}
+
+
+def _loose(form: dict[str, Any]) -> dict[str, Any]:
+    """Return a form of which only the members stay that clients cannot do without."""
+    if "properties" not in form:
+        return {"type": ["string", "number", "null"]} if "type" in form else {}
+    members = {name: _loose(part) for name, part in form["properties"].items()}
+    for name in members.keys() - _NEEDED:
+        members[name] = {}
+    needed = [name for name in form["required"] if name in _NEEDED]
+    return {"type": "object", "properties": members, "required": needed}
 
 
 def error_name(front: ClientDialect) -> str:

@@ -4,6 +4,7 @@ Names are snake_case; camelCase is taken too. Money is US dollars as a decimal, 
 """
 
 from decimal import Decimal
+from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -20,7 +21,8 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from schemas.money import from_usd
+from schemas.encoder import LONG_MAX
+from schemas.money import TOKENS_PER_PRICE, from_usd
 
 
 def _either_case(name: str) -> AliasChoices:
@@ -36,6 +38,29 @@ def _in_nano_usd(amount: Decimal) -> Decimal:
     return amount
 
 
+def _check(name: str, value: Any) -> None:
+    """Refuse what no record can hold. Raises ValueError."""
+    match value:
+        case int() if not -LONG_MAX <= value <= LONG_MAX:
+            raise ValueError(f"{name}: a number has at most 64 bits")
+        case float() if not isfinite(value):
+            raise ValueError(f"{name}: no number without end")
+        case str() if any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise ValueError(f"{name}: half of a character (a lone surrogate) is no text")
+        case list():
+            for item in value:
+                _check(name, item)
+        case dict():
+            for key, item in value.items():
+                _check(name, key)
+                _check(name, item)
+
+
+def _in_nano_usd_per_million(amount: Decimal) -> Decimal:
+    from_usd(amount * TOKENS_PER_PRICE)
+    return amount
+
+
 Names = Annotated[list[str], BeforeValidator(_one_or_more)]
 """One text, or a list of texts."""
 Usd = Annotated[
@@ -46,6 +71,14 @@ Usd = Annotated[
     PlainSerializer(lambda amount: format(amount, "f"), return_type=str, when_used="json"),
 ]
 """An amount of US dollars."""
+UnitUsd = Annotated[
+    Decimal,
+    Field(ge=0, examples=["0.04"]),
+    BeforeValidator(str),
+    AfterValidator(_in_nano_usd_per_million),
+    PlainSerializer(lambda amount: format(amount, "f"), return_type=str, when_used="json"),
+]
+"""The price of one unit: kept, like all prices, in nano-USD per million."""
 Ratio = Annotated[float, Field(ge=0, le=1)]
 PerMinute = Annotated[int, Field(gt=0)]
 
@@ -56,6 +89,12 @@ class Table(BaseModel):
     model_config = ConfigDict(
         extra="forbid", alias_generator=AliasGenerator(validation_alias=_either_case)
     )
+
+    @model_validator(mode="after")
+    def _fits_the_log(self) -> Self:
+        for name in type(self).model_fields:
+            _check(name, getattr(self, name))
+        return self
 
 
 class ProviderTable(Table):
@@ -269,7 +308,7 @@ class PriceTable(Table):
     cached_input_usd_per_million: Usd | None = Field(default=None, description="from its cache")
     cache_write_input_usd_per_million: Usd | None = Field(default=None, description="to its cache")
     output_usd_per_million: Usd | None = Field(default=None, description="null: unknown")
-    unit_usd: dict[str, Usd] = Field(
+    unit_usd: dict[str, UnitUsd] = Field(
         default={},
         description="per unit of what is not counted in tokens, or of a kind that costs otherwise",
         examples=[{"image": "0.04", "image/high/1024x1024": "0.17", "character": "0.000015"}],

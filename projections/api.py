@@ -24,6 +24,7 @@ from projections.projection import projections, topics_of
 from projections.projector import Projector
 from projections.replay import Replayer, reference_of
 from projections.settings import ProjectionsSettings
+from schemas.encoder import LONG_MAX
 from schemas.errors import InvalidRequest, NotFound
 from schemas.log import Log
 from schemas.privacy import MasterKey, Opener
@@ -40,7 +41,7 @@ _CALL_PARTS = {
 
 Since = Annotated[datetime | None, Query(description="from this time on; UTC unless it says so")]
 Kind = Annotated[str | None, Query(description="a feedback type", examples=["thumbs_up"])]
-Offset = Annotated[int, Query(ge=0, description="how many to skip")]
+Offset = Annotated[int, Query(ge=0, le=LONG_MAX, description="how many to skip")]
 
 
 class Statement(BaseModel):

@@ -10,6 +10,7 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 
 from projections.database import Database
+from schemas.encoder import LONG_MAX
 from schemas.money import to_usd
 
 PATHS = ("/routing/decisions", "/api/v1/routing/decisions")
@@ -53,7 +54,7 @@ def router(live: Callable[[], Database]) -> APIRouter:
             datetime | None, Query(description="from this time on; UTC unless it says so")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=1000, description="at most so many")] = 100,
-        offset: Annotated[int, Query(ge=0, description="after so many")] = 0,
+        offset: Annotated[int, Query(ge=0, le=LONG_MAX, description="after so many")] = 0,
     ) -> Response:
         wanted = {
             "request_id": request_id,

@@ -24,6 +24,9 @@ _WORD_IDS = frozenset({"deployment_id", "key_id", "outbox_id"})
 """Ids of which there are few; all others never repeat, and a table of them would only fill up."""
 _UUID_CHARACTERS = 36
 
+LONG_MAX = 2**63 - 1
+"""The largest number that a record can hold (Avro `long`)."""
+
 
 def zigzag(number: int) -> bytes:
     """Return a long in Avro's zig-zag variable-length form. Raises OverflowError beyond 64 bits."""

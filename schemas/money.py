@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_EVEN, Decimal
 
+from schemas.encoder import LONG_MAX
+
 NANO_USD = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000
 """Prices are quoted in nano-USD per million tokens."""
+MOST_USD = LONG_MAX // NANO_USD
+"""Amounts are 64 bits wide in the log."""
 
 
 def to_usd(cost_nano_usd: int) -> str:
@@ -17,8 +21,14 @@ def to_usd(cost_nano_usd: int) -> str:
 
 
 def from_usd(amount: str | int | Decimal) -> int:
-    """Return nano-USD for an amount in USD. Raises ValueError beyond nano precision."""
-    scaled = Decimal(amount).scaleb(9)
+    """Return nano-USD for an amount in USD.
+
+    Raises ValueError beyond nano precision, and beyond what 64 bits hold.
+    """
+    exact = Decimal(amount)
+    if not exact.is_finite() or abs(exact) > MOST_USD:
+        raise ValueError(f"an amount is at most {MOST_USD} USD")
+    scaled = exact.scaleb(9)
     if scaled != scaled.to_integral_value():
         raise ValueError(f"{amount} USD has more than nine decimals")
     return int(scaled)

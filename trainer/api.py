@@ -13,6 +13,7 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 
 from schemas.clock import now_us
+from schemas.encoder import LONG_MAX
 from schemas.errors import NotFound
 from schemas.events.changes import DeploymentChanged, ModelVersionChanged
 from schemas.events.training import StepCompleted, TriggerFired
@@ -26,7 +27,7 @@ REQUESTED = "requested"
 """Scope and reason of a run that a person asked for; thresholds do not count it."""
 
 Limit = Annotated[int, Query(ge=1, le=100, description="how many at most")]
-Offset = Annotated[int, Query(ge=0, description="how many to skip")]
+Offset = Annotated[int, Query(ge=0, le=LONG_MAX, description="how many to skip")]
 Name = Annotated[str | None, Query(description="versions of this name alone")]
 Status = Annotated[str | None, Query(description="only those in this status")]
 

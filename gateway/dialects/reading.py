@@ -60,6 +60,8 @@ def read_object(body: bytes) -> Fields:
         return _read_fields(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest("the body is not a JSON object") from error
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply") from error
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
 
@@ -76,6 +78,8 @@ def member(fields: Fields, name: str, kind: type[T]) -> T | None:
         raise InvalidRequest(f"'{name}' is wrong: {error}") from error
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"'{name}' is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest(f"'{name}' is nested too deeply") from error
 
 
 @cache

@@ -48,7 +48,7 @@ class Paths:
                 fields = {name: msgspec.Raw(_encode(value)) for name, value in said.items()}
                 if _MODEL in path:
                     pattern = re.escape(path).replace(re.escape(_MODEL), "(.+)")
-                    self._patterns.append((re.compile(pattern), front, fields))
+                    self._patterns.append((re.compile(pattern, re.DOTALL), front, fields))
                 else:
                     self._plain[path] = (front, fields)
 

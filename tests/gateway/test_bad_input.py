@@ -172,3 +172,13 @@ def test_other_paths_go_to_control_and_say_so_when_it_is_away(worker: Worker) ->
     assert headers["retry-after"]
     assert worker.request("GET", "/health")[0] == 200
     assert json.loads(worker.request("GET", "/status")[2])["control"] == "away"
+
+
+@pytest.mark.req("GW-09")
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", GENERATE])
+@pytest.mark.parametrize("member", ["messages", "metadata", "unheard_of"])
+def test_a_body_nested_too_deeply_is_refused(worker: Worker, path: str, member: str) -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    body = b'{"model":"openai/gpt-4o-mini","prompt":"x","max_tokens":5,"%s":%s}'
+    status, _, answer = worker.request("POST", path, body % (member.encode(), deep))
+    assert 400 <= status < 500, answer[:300]
