@@ -154,9 +154,7 @@ def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
             raise Conflict(f"{event.key} has version {event.entity_version}")
         return await put(request, entity_id, table, event.entity_version, "change")
 
-    async def remove(
-        request: Request, entity_id: str, expected_version: Expected = None
-    ) -> Response:
+    async def remove(request: Request, entity_id: str, expected_version: Expected = None) -> Any:
         accepted = await desk.commands.delete(
             kind.event,
             kind.key(entity_id, None),
@@ -170,10 +168,8 @@ def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
     create.__annotations__["body"] = new
     replace.__annotations__["body"] = kind.model
     place = path + "/{entity_id:path}"
-    new_one: dict[int | str, Any] = {
-        201: {"model": entity, "description": "there was none: it is made"}
-    }
-    made = {**told, "responses": {**ANSWERS, **new_one}}
+    new_one = {201: {"model": entity, "description": "there was none: it is made"}}
+    made: dict[str, Any] = {**told, "responses": {**ANSWERS, **new_one}}
     router.post(path, summary=f"Create a {kind.name}", status_code=201, **told)(create)
     router.put(place, summary=f"Create or replace a {kind.name}", **made)(replace)
     router.patch(place, summary=f"Change some fields of a {kind.name}", **told)(change)
