@@ -35,6 +35,8 @@ CLAIMS = (
     "faults",
     "fault_table",
     "budget_race",
+    "ledger",
+    "ledger",
     "revocation",
     "retraining",
 )

@@ -34,13 +34,19 @@ class Price(msgspec.Struct, frozen=True):
     output: Decimal
     cache_write: Decimal | None = None
     """None: what is written to the cache costs as any input."""
+    units: dict[str, Decimal] = {}
+    """USD per million of what is billed beside tokens (search, character, audio_ms), and of input
+    tokens of another kind, whose names end in `_tokens`."""
 
     def nano_usd(self, row: Book) -> int:
-        """Return what the tokens of a row cost, rounded once, half to even."""
+        """Return what the tokens and units of a row cost, rounded once, half to even."""
         cached = int(row["cached_input_tokens"])
         written = int(row.get("cache_write_tokens", 0))
+        counted = {name: int(row.get("units", {}).get(name, 0)) for name in self.units}
+        other = sum(count for name, count in counted.items() if name.endswith("_tokens"))
         usd = (
-            (int(row["input_tokens"]) - cached - written) * self.input
+            sum(count * self.units[name] for name, count in counted.items())
+            + (int(row["input_tokens"]) - cached - written - other) * self.input
             + written * (self.input if self.cache_write is None else self.cache_write)
             + cached * self.cached_input
             + int(row["output_tokens"]) * self.output
@@ -63,7 +69,11 @@ def price_list(path: Path = PRICE_LIST) -> dict[str, Price]:
     prices = {}
     for name, row in json.loads(path.read_text("utf-8"))["models"].items():
         tokens = [Decimal(row[part]) for part in ("input", "cached_input", "output")]
-        price = Price(*tokens, Decimal(row["cache_write"]) if "cache_write" in row else None)
+        price = Price(
+            *tokens,
+            cache_write=Decimal(row["cache_write"]) if "cache_write" in row else None,
+            units={unit: Decimal(usd) for unit, usd in row.get("units", {}).items()},
+        )
         prices[name] = price
         if row["snapshot"]:
             prices[row["snapshot"]] = price

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from gateway.admission import Admitted
-from gateway.pricing import INPUT_KINDS, OUTPUT_KINDS
 from schemas.errors import InvalidRequest
 from schemas.events.changes import PriceChanged
 from schemas.money import token_cost_nano_usd
+from schemas.pricing import INPUT_KINDS, OUTPUT_KINDS
 from schemas.routing import Target
 
 TOOLS_TOKENS = 1_024

@@ -19,7 +19,6 @@ from gateway.filters import Ask
 from gateway.guardrails.guard import Guard
 from gateway.ledger import cost_entry, total, wasted_entry
 from gateway.outbound import Turn
-from gateway.pricing import ESTIMATED_SURFACES, cost_of
 from gateway.route_info import RouteInfo, as_header, route_info
 from gateway.routing import Plan
 from gateway.runs import Ticket
@@ -31,6 +30,7 @@ from schemas.events.changes import PriceChanged
 from schemas.events.llm import Attempt, CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.identity import uuid7
 from schemas.money import to_usd
+from schemas.pricing import ESTIMATED_SURFACES, cost_of
 from schemas.routing import Decision, Target
 
 LOCAL = "local"
@@ -164,14 +164,15 @@ class Call:
             cache=None if self.hit is None else "hit",
             guardrails=self.guard.acted if self.guard is not None else {},
         )
-        cost = cost_entry(response, self._price(state))
+        received_us = self.admitted.received_us
+        cost = cost_entry(response, self._price(state), received_us)
         if self.hold is not None:
             cost = msgspec.structs.replace(cost, budgets=self.hold.names)
         if self.hit is not None:
             cost = msgspec.structs.replace(cost, cache_saved_nano_usd=self.hit.cost_nano_usd)
         self.wasted_costs = [
             msgspec.structs.replace(
-                wasted_entry(response, target, used, self.price_of(state, target)),
+                wasted_entry(response, target, used, self.price_of(state, target), received_us),
                 budgets=cost.budgets,
             )
             for target, used in self.wasted

@@ -14,7 +14,6 @@ import msgspec
 from gateway.content import ContentMasker
 from gateway.dialects.neutral import Usage
 from gateway.outbox import Outbox
-from gateway.pricing import cost_of
 from schemas.clock import now_us
 from schemas.event import Event
 from schemas.events.changes import PriceChanged
@@ -27,6 +26,7 @@ from schemas.events.llm import (
 )
 from schemas.events.operations import DataKeyCreated
 from schemas.identity import uuid7
+from schemas.pricing import cost_of
 from schemas.privacy import MasterKey, Sealer
 from schemas.routing import Target
 
@@ -34,8 +34,10 @@ SETTLEMENT_BYTES = 16 * 1024
 """Room held for response and cost, beside that for the content: two slim events, many attempts."""
 
 
-def cost_entry(response: ResponseCompleted, price: PriceChanged | None) -> CostEntry:
-    """Return the ledger line of a response.
+def cost_entry(
+    response: ResponseCompleted, price: PriceChanged | None, received_us: int
+) -> CostEntry:
+    """Return the ledger line of a response to a request that came in at `received_us`.
 
     Settled when usage and price are known; a call that produced no usage and called nobody costs
     zero; everything else is `unpriced` with a null cost, for a correction to follow.
@@ -43,7 +45,7 @@ def cost_entry(response: ResponseCompleted, price: PriceChanged | None) -> CostE
     if response.usage_basis == "none" and not any(
         attempt.outcome != "failed" for attempt in response.attempts
     ):
-        return _line(response, "settled", None, 0)
+        return _line(response, "settled", None, 0, received_us)
     usage = Usage(
         response.input_tokens,
         response.cached_input_tokens,
@@ -52,16 +54,22 @@ def cost_entry(response: ResponseCompleted, price: PriceChanged | None) -> CostE
         response.cache_write_input_tokens,
     )
     cost = cost_of(price, usage, response.units)
-    return _line(response, "unpriced" if cost is None else "settled", price, cost)
+    entry = "unpriced" if cost is None else "settled"
+    return _line(response, entry, price, cost, received_us)
 
 
 def wasted_entry(
-    response: ResponseCompleted, target: Target, usage: Usage, price: PriceChanged | None
+    response: ResponseCompleted,
+    target: Target,
+    usage: Usage,
+    price: PriceChanged | None,
+    received_us: int,
 ) -> CostEntry:
     """Return the ledger line of an attempt that produced something and was given up."""
     cost = cost_of(price, usage, {})
+    entry = "unpriced" if cost is None else "wasted"
     return msgspec.structs.replace(
-        _line(response, "unpriced" if cost is None else "wasted", price, cost),
+        _line(response, entry, price, cost, received_us),
         target=target.id,
         provider=target.provider,
         model=target.model,
@@ -83,7 +91,11 @@ def total(costs: Sequence[CostEntry]) -> int | None:
 
 
 def _line(
-    response: ResponseCompleted, entry: str, price: PriceChanged | None, cost: int | None
+    response: ResponseCompleted,
+    entry: str,
+    price: PriceChanged | None,
+    cost: int | None,
+    received_us: int,
 ) -> CostEntry:
     return CostEntry(
         event_id=uuid7(),
@@ -115,6 +127,8 @@ def _line(
         cache_write_input_tokens=response.cache_write_input_tokens,
         cache_write_input_price=price.cache_write_input_price if price else None,
         units=response.units,
+        price_list=price.provider if price else None,
+        priced_at_us=received_us,
     )
 
 

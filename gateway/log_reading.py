@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from schemas.codec import decode_as
@@ -10,6 +11,7 @@ from schemas.event import Topic
 from schemas.events.operations import PRIVACY_KEYS, DataKeyCreated
 from schemas.log import Cursor, Log, Record, partition_of
 
+KEY_TRIES, KEY_WAIT_S = 5, 0.3
 _RECORDS = 5_000
 
 
@@ -29,12 +31,22 @@ async def records_from(
 
 
 async def data_key(log: Log, key_id: str) -> DataKeyCreated:
-    """Find a data key: a worker keeps none but its own. Raises ContentErased."""
+    """Find a data key: a worker keeps none but its own. Raises ContentErased.
+
+    Topics are relayed beside each other: what was sealed may be there a moment before its key.
+    """
+    for _ in range(KEY_TRIES):
+        found = await _data_key(log, key_id)
+        if found is not None:
+            return found
+        await asyncio.sleep(KEY_WAIT_S)
+    raise ContentErased(f"the data key {key_id} no longer exists")
+
+
+async def _data_key(log: Log, key_id: str) -> DataKeyCreated | None:
     partition = partition_of(key_id.encode(), PRIVACY_KEYS.partitions)
     found: DataKeyCreated | None = None
     async for record in records_from(log, PRIVACY_KEYS, partition, 0):
         if record.key == key_id.encode():
             found = None if record.value is None else decode_as(record.value, DataKeyCreated)
-    if found is None:
-        raise ContentErased(f"the data key {key_id} no longer exists")
     return found

@@ -328,7 +328,7 @@ class Passthrough:
             units={**sizes, **(answer.units if answer else {})},
         )
         model, at_us = call.model or "", call.admitted.received_us
-        cost = cost_entry(response, self._state.price(call.provider.name, model, at_us))
+        cost = cost_entry(response, self._state.price(call.provider.name, model, at_us), at_us)
         response = msgspec.structs.replace(response, cost_nano_usd=cost.cost_nano_usd)
         mode = call.admitted.key.content_mode or "full"
         sequence = self._recorder.completed(response, cost, _content(call), mode=mode)

@@ -14,7 +14,6 @@ from gateway.dialects.neutral import Usage
 from gateway.filters import Ask, bound, narrow
 from gateway.health import HealthBook, Standing
 from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies
-from gateway.pricing import cost_of
 from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, Weights, probabilities
 from gateway.utility import leaning, valued
@@ -24,6 +23,7 @@ from schemas.clock import now_us
 from schemas.events.changes import PriceChanged
 from schemas.events.llm import Candidate
 from schemas.money import to_usd
+from schemas.pricing import cost_of
 from schemas.routing import Decision, Target
 
 REUSE_S = 0.01

@@ -27,6 +27,7 @@ from infra.docs_page import docs_router, tell_of_all
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
 from infra.metrics import metrics_router
+from infra.repricing import Repricing
 from infra.secret_files import operator_token
 from infra.settings import circuit_rules, load
 from infra.system import system_router
@@ -103,6 +104,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         for name, component in COMPONENTS.items()
     }
     components["administration"] = Administration(log)
+    components["repricing"] = Repricing(log, settings.weir_home / "repricing.json")
     keys, tenants, heartbeats = (
         TableView(KeyChanged),
         TableView(TenantChanged),

@@ -168,7 +168,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer. `units` counts what is not counted in tokens, or which tokens are of another
-    kind (see `gateway.pricing`).
+    kind (see `schemas.pricing`).
     """
 
     id: str

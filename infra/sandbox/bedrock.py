@@ -145,7 +145,7 @@ class Writer:
         for index, block in enumerate(self._blocks):
             self._stream_block(frames, index, block, step)
         frames.append(_event("messageStop", {"stopReason": _STOP[self._answer.finish]}))
-        frames.append(_event("metadata", self._tail(), kind="end"))
+        frames.append(_event("metadata", self._tail(), kind="usage+end"))
         return frames
 
     def _stream_block(self, frames: list[Frame], index: int, block: Block, step: int) -> None:

@@ -136,8 +136,10 @@ class CostEntry(CallEvent, frozen=True, kw_only=True):
 
     `entry` is admitted, settled, wasted, corrected, unpriced or abandoned; wasted is what an attempt
     produced that nobody was shown, because it broke and another answered. Prices are nano-USD per
-    million tokens, `cost_nano_usd` is null when unpriced. A correction carries the difference.
-    `cache_saved_nano_usd` is what a hit of our own cache would have cost.
+    million tokens, `cost_nano_usd` is null when unpriced. `price_list` is the provider whose list was
+    used, `priced_at_us` when the request came in: the price of that time counts. A correction carries
+    the difference to the line that `corrects` names by its event id, under that line's time, and no
+    tokens. `cache_saved_nano_usd` is what a hit of our own cache would have cost.
     """
 
     topic = COSTS
@@ -159,6 +161,9 @@ class CostEntry(CallEvent, frozen=True, kw_only=True):
     units: dict[str, int] = msgspec.field(default_factory=dict)
     cache_saved_nano_usd: int | None = None
     budgets: list[str] = msgspec.field(default_factory=list)
+    price_list: str | None = None
+    priced_at_us: int | None = None
+    corrects: str | None = None
 
 
 class ContentCaptured(Event, frozen=True, kw_only=True):

@@ -33,6 +33,12 @@ def test_the_official_clients_work_unmodified(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.req("BEY-08", "COST-01", "PROV-08")
+def test_the_ledger_is_what_the_books_come_to(tmp_path: Path) -> None:
+    ended = _run("ledger", tmp_path, "--size", "2000")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 @pytest.mark.req("GEN-05", "GW-16")
 def test_bad_input_is_refused_clearly(tmp_path: Path) -> None:
     ended = _run("bad_input", tmp_path)

@@ -43,6 +43,7 @@ def test_a_service_account_calls_vertex(
         )
     )
     before = len(sandbox.rows("/vertex"))
+    tokens = sum(row["path"] == "/token" for row in sandbox.rows())
     ask: Any = [{"role": "user", "content": "Say hello."}]
     api = worker.openai()
     for _ in range(2):
@@ -54,7 +55,7 @@ def test_a_service_account_calls_vertex(
     assert [row["status"] for row in rows] == [200, 200, 200]
     assert all(row["path"].startswith(f"/vertex/{PLACE}/models/") for row in rows)
     asked = [row for row in sandbox.rows() if row["path"] == "/token"]
-    assert len(asked) == 1, "one token serves all calls"
+    assert len(asked) - tokens <= 1, "one token serves all calls"
 
 
 @pytest.mark.req("PROV-07")

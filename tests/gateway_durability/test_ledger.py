@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from gateway.call import plausible
 from gateway.dialects.neutral import Usage
 from gateway.ledger import cost_entry
-from gateway.pricing import cost_of
 from infra.entities import PRICE as PRICE_KIND
 from infra.tables import PriceTable
 from schemas.events.changes import PriceChanged
 from schemas.events.llm import Attempt, ResponseCompleted
+from schemas.pricing import cost_of
 from tests.gateway_durability.support import PRICE, request, response
 
 TOKENS = st.integers(0, 10**9)
@@ -24,12 +24,13 @@ PRICES = st.integers(0, 10**12)
 @pytest.mark.req("COST-01")
 @pytest.mark.req("PROV-08")
 def test_cached_tokens_are_part_of_input_and_cost_their_own_price() -> None:
-    entry = cost_entry(response(request()), PRICE)
+    entry = cost_entry(response(request()), PRICE, 7)
     # 60 at 2 USD, 40 cached at 0.50 USD, 10 out at 8 USD per million.
     assert entry.cost_nano_usd == 60 * 2_000 + 40 * 500 + 10 * 8_000
     assert entry.entry == "settled"
     assert (entry.input_price, entry.cached_input_price) == (2_000_000_000, 500_000_000)
     assert entry.price_version == PRICE.price_version
+    assert (entry.price_list, entry.priced_at_us) == (PRICE.provider, 7)
     assert entry.basis == "reported"
 
 
@@ -47,7 +48,7 @@ def test_cached_tokens_are_part_of_input_and_cost_their_own_price() -> None:
 )
 def test_what_is_unknown_is_unpriced_and_never_zero(price, changes) -> None:
     answer = response(request(), attempts=[Attempt("t", "success", None, 200, 5, None)], **changes)
-    entry = cost_entry(answer, price)
+    entry = cost_entry(answer, price, 7)
     assert entry.entry == "unpriced"
     assert entry.cost_nano_usd is None
 
@@ -57,7 +58,7 @@ def test_a_call_that_never_got_an_answer_costs_nothing() -> None:
     answer: ResponseCompleted = response(
         request(), usage_basis="none", input_tokens=None, output_tokens=None, attempts=[failed]
     )
-    entry = cost_entry(answer, PRICE)
+    entry = cost_entry(answer, PRICE, 7)
     assert (entry.entry, entry.cost_nano_usd) == ("settled", 0)
 
 
@@ -118,7 +119,7 @@ def test_cost_is_the_exact_sum_rounded_once(
 
 def test_the_line_repeats_who_and_what(tmp_path: Path) -> None:
     answer = response(request())
-    entry = cost_entry(answer, PRICE)
+    entry = cost_entry(answer, PRICE, 7)
     for name in ("request_id", "key_id", "team", "project", "user_id", "cost_center", "route",
                  "task_type", "target", "provider", "model", "deployment_id", "input_tokens",
                  "cached_input_tokens", "output_tokens", "occurred_at_us"):  # fmt: skip

@@ -28,15 +28,15 @@ TARGETS = [{"target": "openai/gpt-4o-mini"}]
 
 
 @pytest.fixture
-async def desk(broker: Broker) -> AsyncIterator[Control]:
-    async with control(broker.bootstrap) as running:
+async def desk(fresh_broker: Broker) -> AsyncIterator[Control]:
+    async with control(fresh_broker.bootstrap) as running:
         yield running
 
 
 @pytest.mark.req("SEC-03", "BEY-17")
-async def test_of_two_racing_writers_exactly_one_wins(broker: Broker) -> None:
+async def test_of_two_racing_writers_exactly_one_wins(fresh_broker: Broker) -> None:
     name = f"race-{uuid7()}"
-    async with control(broker.bootstrap) as one, control(broker.bootstrap) as two:
+    async with control(fresh_broker.bootstrap) as one, control(fresh_broker.bootstrap) as two:
         made = await one.put(f"/admin/routes/{name}", {"targets": TARGETS})
         assert (made.status, made.body["version"]) == (201, 1)
         async with asyncio.timeout(10):

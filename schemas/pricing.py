@@ -9,8 +9,8 @@ say how many of the input or output tokens are of a kind that has its own price.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from gateway.dialects.neutral import Usage
 from schemas.events.changes import PriceChanged
 from schemas.money import token_cost_nano_usd
 
@@ -26,9 +26,33 @@ a longer-lived cache entry, cost what the price list says for all of them.
 """
 
 
+class Counts(Protocol):
+    """Tokens as a provider counted them, None where it did not; lines of the ledger have them too."""
+
+    @property
+    def input_tokens(self) -> int | None:
+        """All input, cached and cache-written included."""
+        ...
+
+    @property
+    def cached_input_tokens(self) -> int | None:
+        """Input read from the provider's cache."""
+        ...
+
+    @property
+    def cache_write_input_tokens(self) -> int | None:
+        """Input written to the provider's cache."""
+        ...
+
+    @property
+    def output_tokens(self) -> int | None:
+        """All output, reasoning included."""
+        ...
+
+
 def cost_of(
     price: PriceChanged | None,
-    usage: Usage,
+    usage: Counts,
     units: Mapping[str, int] | None = None,
 ) -> int | None:
     """Return the cost in nano-USD, None when a needed price or count is unknown.
@@ -61,7 +85,7 @@ def cost_of(
     )
 
 
-def _plain_cost(price: PriceChanged, usage: Usage) -> int | None:
+def _plain_cost(price: PriceChanged, usage: Counts) -> int | None:
     """The same where nothing but plain tokens is counted and priced, as nearly always."""
     inputs, outputs = usage.input_tokens, usage.output_tokens
     if inputs is None or outputs is None:
@@ -80,7 +104,7 @@ def _plain_cost(price: PriceChanged, usage: Usage) -> int | None:
 
 
 def _token_parts(
-    price: PriceChanged, usage: Usage, units: Mapping[str, int]
+    price: PriceChanged, usage: Counts, units: Mapping[str, int]
 ) -> list[tuple[int, int | None]]:
     inputs, outputs = usage.input_tokens or 0, usage.output_tokens or 0
     cached = min(usage.cached_input_tokens or 0, inputs)
