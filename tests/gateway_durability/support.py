@@ -79,7 +79,7 @@ def call(recorder: Recorder, content: bytes | None = b'{"request":1}') -> tuple[
     admitted = request()
     recorder.admitted(admitted, len(content or b"") + 256)
     answer = response(admitted)
-    sequence = recorder.completed(answer, cost_entry(answer, PRICE), content, mode="full")
+    sequence = recorder.completed(answer, cost_entry(answer, PRICE, 7), content, mode="full")
     return admitted.request_id, sequence
 
 

@@ -119,7 +119,7 @@ async def test_the_bound_refuses_new_work_and_counts_it(tmp_path: Path) -> None:
         assert len(waiting) > 5
         for admitted in waiting:
             answer = response(admitted)
-            recorder.completed(answer, cost_entry(answer, PRICE), b'"x"', mode="full")
+            recorder.completed(answer, cost_entry(answer, PRICE, 7), b'"x"', mode="full")
         await recorder.durable("written")
         assert recorder.outbox.bytes_used <= 512 * 1024
 
@@ -132,7 +132,7 @@ async def test_a_full_disk_refuses_new_work_and_never_a_finished_answer(tmp_path
             for admitted in waiting:
                 answer = response(admitted)
                 content = b'"' + b"y" * 2_000 + b'"'
-                seq = recorder.completed(answer, cost_entry(answer, PRICE), content, mode="full")
+                seq = recorder.completed(answer, cost_entry(answer, PRICE, 7), content, mode="full")
                 await recorder.durable("written", seq)
         assert recorder.outbox.failing is None
         call(recorder)  # there is room again
@@ -148,7 +148,7 @@ async def test_an_answer_beyond_its_room_waits_until_the_disk_takes_it(tmp_path:
         answer = response(admitted)
         with files_no_larger_than(64 * 1024):
             content = b'"' + b"z" * 200_000 + b'"'
-            seq = recorder.completed(answer, cost_entry(answer, PRICE), content, mode="full")
+            seq = recorder.completed(answer, cost_entry(answer, PRICE, 7), content, mode="full")
             await asyncio.sleep(0.05)
             assert recorder.outbox.failing is not None
             with pytest.raises(OutboxFull):
@@ -166,7 +166,7 @@ async def test_a_disk_that_stays_full_ends_the_answer_with_an_error(tmp_path: Pa
         answer = response(admitted)
         with files_no_larger_than(64 * 1024):
             content = b'"' + b"z" * 200_000 + b'"'
-            seq = recorder.completed(answer, cost_entry(answer, PRICE), content, mode="full")
+            seq = recorder.completed(answer, cost_entry(answer, PRICE, 7), content, mode="full")
             with pytest.raises(OutboxFull):
                 await recorder.durable("written", seq)
 
@@ -206,7 +206,7 @@ async def test_a_new_segment_carries_the_requests_still_open(tmp_path: Path) -> 
         remains = Remains(recorder.outbox.folder)
         assert set(remains.admitted) == {early.request_id.encode()}
         answer = response(early)
-        recorder.completed(answer, cost_entry(answer, PRICE))
+        recorder.completed(answer, cost_entry(answer, PRICE, 7))
 
 
 async def test_the_folder_is_locked_while_the_worker_lives(tmp_path: Path) -> None:
@@ -227,4 +227,4 @@ async def test_partitions_are_those_of_kafkas_partitioner(tmp_path: Path) -> Non
         [entry] = entries(recorder.outbox)
         assert entry.partition == (-985981536 & 0x7FFFFFFF) % REQUESTS.partitions
         answer = response(admitted)
-        recorder.completed(answer, cost_entry(answer, PRICE))
+        recorder.completed(answer, cost_entry(answer, PRICE, 7))

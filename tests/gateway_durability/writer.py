@@ -21,7 +21,7 @@ async def one_call(durability: Durability, draw: random.Random) -> None:
     recorder.admitted(admitted, len(content))
     await asyncio.sleep(draw.random() * 0.02)
     answer = response(admitted)
-    sequence = recorder.completed(answer, cost_entry(answer, PRICE), content, mode="full")
+    sequence = recorder.completed(answer, cost_entry(answer, PRICE, 7), content, mode="full")
     await recorder.durable(draw.choice(["written", "written", "synced"]), sequence)
     sys.stdout.write(f"ok {admitted.request_id}\n")
     sys.stdout.flush()
