@@ -1,4 +1,4 @@
-"""The streams part: every fold, the decisions on feedback and circuits, a heartbeat, a watchdog."""
+"""The streams part: every fold, every decider, a heartbeat, a watchdog."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from schemas.errors import BrokerUnavailable, ConfigurationError, WeirError
 from schemas.events.operations import Heartbeat
 from schemas.identity import uuid7
 from schemas.log import Log
-from streams import READY_FILE, breaker, trigger
-from streams.agents.circuits import CIRCUITS
-from streams.agents.feedback import FEEDBACK
+from streams import READY_FILE
+from streams.decider import Decider, decide
 from streams.fold import AnyFold, Fold
 from streams.runtime import FoldRunner
 from streams.settings import StreamsSettings
@@ -47,11 +46,9 @@ async def run(settings: StreamsSettings, log: Log, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             for runner in runners:
                 group.create_task(runner.run(stop))
-                if runner.fold is FEEDBACK:
-                    group.create_task(trigger.decide(settings, log, runner.leads, stop))
-                if runner.fold is CIRCUITS:
-                    rules = settings.circuits
-                    group.create_task(breaker.decide(rules, log, runner.leads, stop))
+                for decider in discover("streams.agents", Decider):
+                    if decider.leads is runner.fold:
+                        group.create_task(decide(decider, settings, log, runner.leads, stop))
             group.create_task(_beat(runners, settings, log, stop))
             group.create_task(_tell_ready(runners, settings))
     except BaseExceptionGroup as failures:

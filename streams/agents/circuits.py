@@ -1,6 +1,6 @@
 """The evidence of circuits (RT-07): per target its last outcomes, and how many of them failed.
 
-Opening a circuit is a decision, made in `streams.breaker` of the rows of all partitions.
+Opening a circuit is a decision, made in `streams.agents.breaker` of the rows of all partitions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Feedback counts per scope; `streams.trigger` decides on them when a fine-tune is due (FB-06)."""
+"""Feedback counts per scope; `streams.agents.trigger` decides on them when a fine-tune is due (FB-06)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,8 +10,7 @@ import pytest
 from infra.kafka import KafkaLog
 from schemas.circuits import RULES
 from schemas.clock import now_us
-from schemas.codec import decode, encode
-from schemas.event import Event
+from schemas.codec import decode
 from schemas.events.circuits import (
     CIRCUITS,
     CircuitBucket,
@@ -20,16 +20,17 @@ from schemas.events.circuits import (
 )
 from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.identity import uuid7
-from schemas.log import Record
+from streams.agents.breaker import BREAKER, CircuitLedger, alert_of
 from streams.agents.circuits import split
-from streams.breaker import CircuitLedger, alert_of, decide
+from streams.decider import decide
+from streams.settings import StreamsSettings
 
 S = 1_000_000
 NOW = 1_790_000_000 * S
 
 
-def record(event: Event) -> Record:
-    return Record(event.topic.name, 0, 0, 0, b"k", encode(event), ())
+def due(ledger: CircuitLedger, at_us: int) -> list[CircuitChanged]:
+    return [event for event in ledger.due(at_us) if isinstance(event, CircuitChanged)]
 
 
 def row(
@@ -51,31 +52,31 @@ def row(
 @pytest.mark.req("RT-07", "EVT-01")
 def test_the_partials_of_all_partitions_open_a_circuit_together() -> None:
     ledger = CircuitLedger(RULES)
-    ledger.apply(record(row("a/b/c", [0.1, 0.3, 0.5], 0)))
-    ledger.apply(record(row("a/b/c", [0.2], 1)))
-    assert ledger.due(NOW + S) == []
-    ledger.apply(record(row("a/b/c", [0.2, 0.4], 1, offset=1)))
-    (change,) = ledger.due(NOW + S)
+    ledger.apply(row("a/b/c", [0.1, 0.3, 0.5], 0))
+    ledger.apply(row("a/b/c", [0.2], 1))
+    assert due(ledger, NOW + S) == []
+    ledger.apply(row("a/b/c", [0.2, 0.4], 1, offset=1))
+    (change,) = due(ledger, NOW + S)
     assert (change.provider, change.model, change.state) == ("a", "b/c", "open")
     assert (change.number, change.openings, change.failure_count) == (1, 1, 5)
     assert change.opened_at_us == change.last_failure_at_us == NOW + S // 2
     assert change.next_probe_at_us == NOW + S // 2 + 30 * S
     assert not ledger.knows(change)
-    assert ledger.due(NOW + S)[0].event_id == change.event_id
-    ledger.apply(record(change))
+    assert due(ledger, NOW + S)[0].event_id == change.event_id
+    ledger.apply(change)
     assert ledger.knows(change)
-    assert ledger.due(NOW + 30 * S) == []
-    (half,) = ledger.due(NOW + 31 * S)
+    assert due(ledger, NOW + 30 * S) == []
+    (half,) = due(ledger, NOW + 31 * S)
     assert (half.state, half.number) == ("half_open", 2)
-    ledger.apply(record(half))
-    assert ledger.due(NOW + 99 * S) == []
+    ledger.apply(half)
+    assert due(ledger, NOW + 99 * S) == []
 
 
 @pytest.mark.req("OPS-01")
 def test_an_alert_opens_with_the_first_opening_and_ends_with_the_closing() -> None:
     ledger = CircuitLedger(RULES)
-    ledger.apply(record(row("a/b", [0.1, 0.2, 0.3, 0.4, 0.5])))
-    (opened,) = ledger.due(NOW + S)
+    ledger.apply(row("a/b", [0.1, 0.2, 0.3, 0.4, 0.5]))
+    (opened,) = due(ledger, NOW + S)
 
     def told(state: str, openings: int) -> str | None:
         alert = alert_of(msgspec.structs.replace(opened, state=state, openings=openings))
@@ -96,9 +97,9 @@ def test_an_alert_opens_with_the_first_opening_and_ends_with_the_closing() -> No
 @pytest.mark.req("RT-07")
 def test_a_late_older_row_changes_nothing() -> None:
     ledger = CircuitLedger(RULES)
-    ledger.apply(record(row("t", [], offset=9)))
-    ledger.apply(record(row("t", [0.1] * 5, offset=3)))
-    assert ledger.due(NOW + S) == []
+    ledger.apply(row("t", [], offset=9))
+    ledger.apply(row("t", [0.1] * 5, offset=3))
+    assert due(ledger, NOW + S) == []
 
 
 @pytest.mark.req("RT-07")
@@ -141,12 +142,16 @@ async def test_on_a_broker_each_change_is_published_once(log: KafkaLog) -> None:
                 found += [decode(one.value) for one in await reader.batch(1_000, 0.1) if one.value]
         return [one for one in found if isinstance(one, CircuitChanged) and one.target == target]
 
-    first = asyncio.create_task(decide(RULES, log, lambda: True, stop))
+    first = asyncio.create_task(
+        decide(BREAKER, StreamsSettings(Path("unused")), log, lambda: True, stop)
+    )
     async with asyncio.timeout(20):
         while not (found := await changes()):
             await asyncio.sleep(0.1)
     # Another that takes over reads it back instead of deciding it anew.
-    second = asyncio.create_task(decide(RULES, log, lambda: True, stop))
+    second = asyncio.create_task(
+        decide(BREAKER, StreamsSettings(Path("unused")), log, lambda: True, stop)
+    )
     await asyncio.sleep(1.5)
     stop.set()
     await asyncio.gather(first, second)
