@@ -32,10 +32,19 @@ class DataKeyCreated(Event, frozen=True, kw_only=True):
 
 
 class AlertChanged(Event, frozen=True, kw_only=True):
-    """An alert (OPS-01) was opened, acknowledged or resolved; carries its whole state."""
+    """An alert (OPS-01) was opened, acknowledged or resolved; `schemas.alerts` says what follows.
+
+    `alert_id` names the thing that is wrong, so that it is told once: opened again while it is open
+    it only brings new figures. `status` is open, acknowledged or resolved, `severity` info, warning,
+    error or critical, `scope` whom it concerns (``target:openai/gpt-4o``, ``budget:search``…).
+    Whoever raises an alert may leave the times out: the event's own counts. `channels` are those
+    that are told, all when empty; `details` what a person wants to know beside the message;
+    `number` counts the changes that a decider made of this alert.
+    """
 
     topic = ALERTS
     type = "weir.alerts.alert.changed"
+    version = 2
 
     alert_id: str
     alert_type: str
@@ -45,6 +54,15 @@ class AlertChanged(Event, frozen=True, kw_only=True):
     message: str
     value: float | None = None
     threshold: float | None = None
+    opened_at_us: int | None = None
+    acknowledged_at_us: int | None = None
+    acknowledged_by: str | None = None
+    resolved_at_us: int | None = None
+    resolved_by: str | None = None
+    rule_id: str | None = None
+    channels: list[str] = msgspec.field(default_factory=list)
+    details: dict[str, str] = msgspec.field(default_factory=dict)
+    number: int = 0
 
     @property
     def key(self) -> str:
