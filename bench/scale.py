@@ -173,8 +173,13 @@ def _knows(url: str, key: str) -> bool:
 def _alone(stack: Stack, out: Path, number: int) -> float:
     """Start one more worker on a port of its own; return the seconds until it serves a known key."""
     port = base_port() + 9
-    environment: Mapping[str, str] = stack.environment() | {"WEIR_PORT": str(port)}
-    environment = {**environment, "PYTHONPATH": str(ROOT)}
+    environment: Mapping[str, str] = {
+        **stack.environment(),
+        "WEIR_PORT": str(port),
+        # The broker's port goes with the worker's: without this it would look for another one.
+        "WEIR_KAFKA__BOOTSTRAP": stack.bootstrap,
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, "-m", "infra.part", f"gateway-{7 + number}"]
     with (out / "alone.log").open("ab") as log:
         begun = time.monotonic()

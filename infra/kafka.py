@@ -75,9 +75,14 @@ class KafkaReader:
         cursor.cluster_id = identity.cluster_id
         cursor.topic_ids.update(identity.topic_ids)
 
+        # Assigned before anything is asked, it learns of all topics at once; else it would learn of
+        # one after the other, with a pause between. Held until each partition has its position.
+        self._consumer.assign(self._partitions)
+        for where in self._partitions:
+            self._consumer.pause(where)
+            self._consumer.seek(where, 0)
         first = await self._consumer.beginning_offsets(self._partitions)
         last = await self._consumer.end_offsets(self._partitions)
-        self._consumer.assign(self._partitions)
         for where in self._partitions:
             known = where.partition in cursor.positions.get(where.topic, {})
             position = cursor.next_offset(where.topic, where.partition) if known else first[where]
@@ -88,6 +93,7 @@ class KafkaReader:
                 )
             self._next[where.topic, where.partition] = position
             self._consumer.seek(where, position)
+        self._consumer.resume(*self._partitions)
 
     async def batch(self, max_records: int, timeout_s: float) -> list[Record]:
         """Return the next new records, possibly none, and advance the cursor past them."""
