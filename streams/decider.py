@@ -39,7 +39,10 @@ class Ledger(ABC):
         """Take in one event of what the decider reads."""
 
     def removed(self, topic: str, key: bytes) -> None:
-        """Take in that a key was deleted from a topic. Raises CorruptRecord where none may be."""
+        """Take in that a key was deleted from a topic. Raises CorruptRecord where none may be.
+
+        Of a table whose fold lets rows expire, tombstones are to be expected.
+        """
         raise CorruptRecord(f"the record {key!r} of {topic} has no value")
 
     @abstractmethod

@@ -57,6 +57,13 @@ class Fold(Generic[E, R, S, P]):
     thaw: Callable[[R], S]
     """The inverse of `freeze`."""
 
+    expires: Callable[[str], int | None] | None = None
+    """When the row of an entity is swept, Unix µs of event time; None keeps it for ever.
+
+    Of the entity's name alone, as ``total:@1790000000`` says it (`streams.windows.Window.expires`),
+    since an expiry that depended on the state would depend on the order of events.
+    """
+
     wait_s: float | None = None
     """How long a batch may gather, seconds; None for the part's own setting."""
 

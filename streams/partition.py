@@ -8,10 +8,16 @@ Exactness rests on three rules that this module keeps and its caller completes:
    the watermarks that tell a producer's repeats.
 3. Everything here is a function of the records' order alone, so that whoever repeats the work
    writes the same bytes.
+
+Rows that a fold lets expire are swept by event time: as soon as the newest event of the partition,
+the watermark, is past a row's expiry. What belongs to a row that has expired is late, and left out.
+The watermark is in the cursor row, and tombstones follow that: whoever finds an expired row under
+a cursor that is past it sweeps it again.
 """
 
 from __future__ import annotations
 
+import heapq
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +41,13 @@ OFFSET_HEADER = "weir-offset"
 OUTBOXES_MAX = 256
 """Watermarks kept per partition; an outbox not heard of while 256 others were is closed."""
 
+AHEAD_US_MAX = 300_000_000
+"""How far an event's time may be ahead of the broker's clock, microseconds.
+
+What is further on counts as of its appending: one host with a wrong clock would else push
+everybody's present out of every window.
+"""
+
 _NAMESPACE = uuid.UUID("6f0d3a52-9f0e-5b43-8d0b-7c1f3f1f6a11")
 
 
@@ -52,12 +65,20 @@ class Row(NamedTuple):
     event: TableRow
 
 
+class Tombstone(NamedTuple):
+    """What removes a row that expired: its key, and the source offset at which that was seen."""
+
+    key: bytes
+    offset: int
+
+
 class Step(NamedTuple):
     """What must be written for some records: all of one field acknowledged before the next."""
 
     emissions: list[Event]
     rows: list[Row]
     cursor: Row | None
+    swept: list[Tombstone]
 
 
 @dataclass(slots=True)
@@ -82,24 +103,29 @@ def recovered(
     """Return the rows of each partition of a table: for each key the one that includes most.
 
     That need not be the last. A worker that was cut off may write late, under its successor's
-    newer rows; but rows are a function of the log up to their offset, whoever writes them.
+    newer rows or tombstones; but all are a function of the log up to their offset, whoever
+    writes them.
     """
     rows: dict[int, dict[bytes, bytes]] = {number: {} for number in partitions}
     offsets: dict[bytes, int] = {}
     for record in records:
         offset = int(record.header(OFFSET_HEADER) or -1)
-        if record.key is None or record.value is None or offset < offsets.get(record.key, 0):
+        if record.key is None or offset < offsets.get(record.key, 0):
             continue
-        rows[record.partition][record.key] = record.value
         offsets[record.key] = offset
+        if record.value is None:
+            rows[record.partition].pop(record.key, None)
+        else:
+            rows[record.partition][record.key] = record.value
     return rows
 
 
 class PartitionFold:
     """The state of a fold in one source partition, in memory, over its published rows.
 
-    `stored` are the published rows, value by key, and becomes this object's own. Raises WrongLog when the stored cursor belongs to a source topic
-    that was deleted and created anew.
+    `stored` are the published rows, value by key, and becomes this object's own. `late` counts what
+    came too late for its row, since the opening. Raises WrongLog when the stored cursor belongs to
+    a source topic that was deleted and created anew.
     """
 
     def __init__(
@@ -116,7 +142,12 @@ class PartitionFold:
         self._topic_id = topic_id
         self._entries: dict[str, _Entry] = {}
         self._dirty: dict[str, _Entry] = {}
-        self._occurred_at_us = 0
+        self._expiries: list[tuple[int, str]] = []
+        """A heap of (when a row expires, its entity), of all rows, published or not yet."""
+        self._swept: dict[str, int] = {}
+        """What expired, with the source offset that showed it, until the tombstone is written."""
+        self._watermark_us = 0
+        self.late = 0
         self._cursor = Cursor()
         self._deduplicator = Deduplicator(self._cursor)
         self._restore()
@@ -147,6 +178,9 @@ class PartitionFold:
         self._stored.update((row.key, row.value) for row in step.rows)
         if step.cursor is not None:
             self._stored[step.cursor.key] = step.cursor.value
+        for key, _ in step.swept:
+            self._stored.pop(key, None)
+        self._swept.clear()
 
     def _take(self, records: Sequence[Record], poison: Mapping[int, Exception]) -> Step:
         emissions: list[Event] = []
@@ -164,10 +198,12 @@ class PartitionFold:
             except LogError as error:
                 event_id = self._event_id(record.offset, "dead-letter")
                 emissions.append(dead_letter(record, self.consumer, error, event_id))
+        swept = [Tombstone(self._key(entity), offset) for entity, offset in self._swept.items()]
         if self.next_offset == before:
-            return Step(emissions, [], None)
+            return Step(emissions, [], None, swept)
         self._forget_outboxes(records)
-        return Step(emissions, [self._row(*dirty) for dirty in self._dirty.items()], self._mark())
+        rows = [self._row(*dirty) for dirty in self._dirty.items()]
+        return Step(emissions, rows, self._mark(), swept)
 
     def _decode(self, record: Record) -> Event | None:
         if record.value is None:
@@ -176,14 +212,25 @@ class PartitionFold:
 
     def _apply(self, record: Record, event: Event) -> Iterator[Event]:
         """Add the event to every entity that it concerns; yield what that emits."""
-        self._occurred_at_us = max(self._occurred_at_us, event.occurred_at_us)
+        appended_us = record.timestamp_ms * 1_000
+        if event.occurred_at_us > appended_us + AHEAD_US_MAX and appended_us > 0:
+            event = msgspec.structs.replace(event, occurred_at_us=appended_us)
+        if event.occurred_at_us > self._watermark_us:
+            self._watermark_us = event.occurred_at_us
+            self._sweep(record.offset)
         try:
             parts = list(self.fold.split(event))
         except Exception as error:  # whatever a fold's code raises condemns the event alone
             raise FoldFailed(f"{type(error).__name__}: {error}") from error
         number = 0
         for entity, part in parts:
-            entry = self._entry(entity)
+            try:
+                entry = self._entry(entity)
+            except FoldFailed as error:
+                raise _Poisonous(record.offset, error) from error
+            if entry is None:
+                self.late += 1
+                continue
             if record.offset <= entry.floor:
                 continue
             try:
@@ -198,18 +245,53 @@ class PartitionFold:
                 yield msgspec.structs.replace(emission, event_id=event_id)
                 number += 1
 
-    def _entry(self, entity: str) -> _Entry:
+    def _entry(self, entity: str) -> _Entry | None:
+        """Return the state of an entity, None when its row has expired."""
         found = self._entries.get(entity)
-        if found is None:
-            value = self._stored.get(f"{entity}|{self.partition}".encode())
-            if value is None:
-                found = _Entry(self.fold.new(), -1, 0, -1)
-            else:
-                row = cast("TableRow", decode(value))
-                state = self.fold.thaw(row)
-                found = _Entry(state, row.offset, row.occurred_at_us, row.offset)
-            self._entries[entity] = found
+        if found is not None:
+            return found
+        value = self._stored.get(self._key(entity))
+        if value is None:
+            if not self._lives(entity):
+                return None
+            found = _Entry(self.fold.new(), -1, 0, -1)
+        elif entity in self._swept:
+            return None
+        else:
+            row = cast("TableRow", decode(value))
+            found = _Entry(self.fold.thaw(row), row.offset, row.occurred_at_us, row.offset)
+        self._entries[entity] = found
         return found
+
+    def _lives(self, entity: str) -> bool:
+        """Whether a new row would not be expired already; notes when it will be."""
+        expires_us = self._expires_us(entity)
+        if expires_us is None:
+            return True
+        if expires_us <= self._watermark_us:
+            return False
+        heapq.heappush(self._expiries, (expires_us, entity))
+        return True
+
+    def _expires_us(self, entity: str) -> int | None:
+        if self.fold.expires is None:
+            return None
+        try:
+            return self.fold.expires(entity)
+        except Exception as error:  # as in `_apply`
+            raise FoldFailed(f"{type(error).__name__}: {error}") from error
+
+    def _sweep(self, offset: int) -> None:
+        """Take out what the watermark is past; what was never published needs no tombstone."""
+        while self._expiries and self._expiries[0][0] <= self._watermark_us:
+            _, entity = heapq.heappop(self._expiries)
+            self._entries.pop(entity, None)
+            self._dirty.pop(entity, None)
+            if self._key(entity) in self._stored:
+                self._swept[entity] = offset
+
+    def _key(self, entity: str) -> bytes:
+        return f"{entity}|{self.partition}".encode()
 
     def _row(self, entity: str, entry: _Entry) -> Row:
         return self._encoded(
@@ -228,7 +310,7 @@ class PartitionFold:
         return self._encoded(
             self.fold.cursor(
                 event_id=self._event_id(offset, CURSOR_ENTITY),
-                occurred_at_us=self._occurred_at_us,
+                occurred_at_us=self._watermark_us,
                 entity=CURSOR_ENTITY,
                 partition=self.partition,
                 offset=offset,
@@ -249,10 +331,21 @@ class PartitionFold:
     def _restore(self) -> None:
         """Begin from the published rows; states are read back when they are needed."""
         self._entries.clear()
-        self._occurred_at_us = 0
+        self._swept.clear()
+        self._watermark_us = 0
         self._cursor = Cursor()
         self._deduplicator = Deduplicator(self._cursor)
-        value = self._stored.get(f"{CURSOR_ENTITY}|{self.partition}".encode())
+        self._restore_cursor()
+        self._expiries = [
+            (expires_us, entity)
+            for entity in self._stored_entities()
+            if (expires_us := self._expires_us(entity)) is not None
+        ]
+        heapq.heapify(self._expiries)
+        self._sweep(self.next_offset - 1)
+
+    def _restore_cursor(self) -> None:
+        value = self._stored.get(self._key(CURSOR_ENTITY))
         if value is None:
             return
         row = cast("CursorRow", decode(value))
@@ -261,9 +354,18 @@ class PartitionFold:
                 f"topic {self.fold.source.name} was deleted and created anew since the table "
                 f"{self.fold.table.name} was folded from it"
             )
-        self._occurred_at_us = row.occurred_at_us
+        self._watermark_us = row.occurred_at_us
         self._cursor.positions = {self.fold.source.name: {self.partition: row.offset + 1}}
         self._watermarks.update(row.watermarks)
+
+    def _stored_entities(self) -> Iterator[str]:
+        """Yield the entities of the published rows, for a fold whose rows expire."""
+        if self.fold.expires is None:
+            return
+        for key in self._stored:
+            entity = key.decode().rpartition("|")[0]
+            if entity != CURSOR_ENTITY:
+                yield entity
 
     def _forget_outboxes(self, records: Sequence[Record]) -> None:
         """Keep the watermarks of the outboxes heard of last, and the cursor row small."""

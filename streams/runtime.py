@@ -20,12 +20,12 @@ from aiokafka.errors import KafkaError
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
 
-from schemas.codec import headers
+from schemas.codec import Headers, headers
 from schemas.errors import BrokerUnavailable, LogTruncated
 from schemas.event import Topic
 from schemas.log import Connection, Cursor, Log, Record
 from streams.fold import AnyFold
-from streams.partition import OFFSET_HEADER, PartitionFold, Row, recovered
+from streams.partition import OFFSET_HEADER, PartitionFold, Row, Tombstone, recovered
 from streams.settings import StreamsSettings
 
 _log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class FoldRunner:
             await asyncio.gather(*(self._fold_partition(*part) for part in by_partition.items()))
 
     async def _fold_partition(self, partition: int, records: Sequence[Record]) -> None:
-        """Fold and publish: emissions, then rows, then the cursor, each acknowledged."""
+        """Fold and publish: emissions, rows, the cursor, tombstones, each acknowledged."""
         part = self._partitions.get(partition)
         if part is None:
             return
@@ -197,6 +197,7 @@ class FoldRunner:
         await self._publish(partition, step.rows)
         if step.cursor is not None:
             await self._publish(partition, [step.cursor])
+        await self._publish(partition, step.swept)
         part.published(step)
 
     async def _without_gaps(
@@ -244,27 +245,26 @@ class FoldRunner:
                 )
         return found
 
-    async def _publish(self, partition: int, rows: Sequence[Row]) -> None:
+    async def _publish(self, partition: int, rows: Sequence[Row | Tombstone]) -> None:
         """Append rows to the table's topic and wait until all in-sync replicas have them.
 
         One producer and one partition, so rows keep their order even where a send is repeated.
         """
-        producer = self._app.producer
+        producer, topic, source = self._app.producer, self.fold.table.name, self._log.source
         sent = [
-            await producer.send(
-                self.fold.table.name,
-                row.key,
-                row.value,
-                partition,
-                None,
-                [
-                    *headers(row.event, self._log.source),
-                    (OFFSET_HEADER, str(row.event.offset).encode()),
-                ],
-            )
+            await producer.send(topic, row.key, value, partition, None, told)
             for row in rows
+            for value, told in [_value_and_headers(row, source)]
         ]
         await asyncio.gather(*sent)
+
+
+def _value_and_headers(row: Row | Tombstone, source: str) -> tuple[bytes | None, Headers]:
+    """Return what a row or tombstone says; both say by how much of the source."""
+    if isinstance(row, Tombstone):
+        return None, [(OFFSET_HEADER, str(row.offset).encode())]
+    offset = str(row.event.offset).encode()
+    return row.value, [*headers(row.event, source), (OFFSET_HEADER, offset)]
 
 
 def _raw_topic(app: faust.App, topic: Topic) -> Any:

@@ -1,8 +1,12 @@
-"""Buckets of event time, whose late events and whose expiry do not depend on arrival order.
+"""Windows of event time, whose late events and whose expiry do not depend on arrival order.
 
-A bucket expires when a newer one pushes it out of the last `keep`. What remains in the end is
-therefore a function of the set of events alone: an event that belongs to a remaining bucket was
-never refused, since the newest bucket only grows.
+Few windows of an entity are buckets in its row. Many are rows of their own, blocks, which the
+entity's name tells apart (``total:@1790000000``) and which the partition sweeps.
+
+Either way a window expires when a newer one pushes it out of the last `keep`: the newest bucket of
+its row, the newest event of its source partition. What remains in the end is therefore a function
+of the set of events alone: an event that belongs to a remaining window was never refused, since
+the newest only grows.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar
+
+from schemas.events.tables import block_key, block_of
 
 T = TypeVar("T")
 
@@ -41,6 +47,18 @@ class Window:
     def index_of_start(self, start_s: int) -> int:
         """Return the inverse of `start_s`."""
         return self.index(start_s * _SECOND_US)
+
+    def block(self, name: str, time_us: int) -> str:
+        """Return the entity under which a moment (Unix µs) of `name` counts, ``NAME@START``."""
+        return block_key(name, self.start_s(self.index(time_us)))
+
+    def expires(self, entity: str) -> int:
+        """Return when the block `entity` is swept, Unix µs of event time: a `Fold.expires`.
+
+        As a bucket is, with the start of the window that is `keep` windows newer.
+        """
+        _, start_s = block_of(entity)
+        return self.start_s(self.index_of_start(start_s) + self.keep) * _SECOND_US
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,8 @@
 """Live tables: the values of Faust folds, published as the folds' own changelogs.
 
 A row is one key's partial for one source partition (Kafka key ``key|partition``); readers add
-the partials. `offset` is the last source offset that the row includes.
+the partials. `offset` is the last source offset that the row includes. Some tables have a row per
+entity and block of time; when a block has passed for good, a tombstone removes its row.
 """
 
 from __future__ import annotations
@@ -13,6 +14,17 @@ from schemas.event import Event, Topic
 HEALTH_TABLE = Topic("weir.health.tables.v1", cleanup="compact")
 SPEND_TABLE = Topic("weir.spend.tables.v1", cleanup="compact")
 FEEDBACK_TABLE = Topic("weir.feedback.tables.v1", cleanup="compact")
+
+
+def block_key(name: str, start_s: int) -> str:
+    """Return the entity of what `name` did in the block of time that starts at a Unix second."""
+    return f"{name}@{start_s}"
+
+
+def block_of(entity: str) -> tuple[str, int]:
+    """Return the inverse of `block_key`. Raises ValueError for an entity without a block."""
+    name, _, start_s = entity.rpartition("@")
+    return name, int(start_s)
 
 
 class TableRow(Event, frozen=True, kw_only=True):

@@ -94,7 +94,7 @@ def test_rows_that_are_ahead_of_the_cursor_are_not_counted_twice() -> None:
 def test_what_was_read_already_is_left_alone() -> None:
     part = PartitionFold(FEEDBACK, 2, {})
     part.published(part.take([record(0), record(1)]))
-    assert part.take([record(0), record(1)]) == ([], [], None)
+    assert part.take([record(0), record(1)]) == ([], [], None, [])
 
 
 @pytest.mark.req("EVT-02")
