@@ -36,7 +36,6 @@ CLAIMS = (
     "fault_table",
     "budget_race",
     "ledger",
-    "ledger",
     "revocation",
     "retraining",
 )

@@ -33,6 +33,8 @@ TEAMS = [f"team-{number}" for number in range(12)]
 MODELS = ["openai/gpt-5.2", "anthropic/claude-haiku-4.5", "openai/gpt-5-mini", "local/tiny"]
 FEEDBACK_SHARE = 0.1
 FAILED_SHARE = 0.02
+PRICES = (1_250_000_000, 10_000_000_000)
+"""Of a million tokens read and written, in nano-dollars."""
 
 
 @dataclass
@@ -48,122 +50,139 @@ class Books:
     cost_by_team: dict[str, int] = field(default_factory=dict)
 
 
+class _Call:
+    """One made-up call: what its events say in common, and what it came to."""
+
+    def __init__(self, rng: random.Random, at_us: int) -> None:
+        self.at_us = at_us
+        team, self.user = rng.choice(TEAMS), f"user-{rng.randrange(5_000)}"
+        self.target = rng.choices(MODELS, [5, 3, 3, 1])[0]
+        provider, model = self.target.split("/")
+        self.team = team
+        self.common: dict[str, Any] = {
+            "request_id": uuid7(),
+            "key_id": f"key-{team}",
+            "team": team,
+            "project": f"{team}-web",
+            "user_id": self.user,
+            "route": "auto",
+            "task_type": rng.choice(["chat", "code", "summary"]),
+            "target": self.target,
+            "provider": provider,
+            "model": model,
+        }
+        self.tokens_in, self.tokens_out = rng.randrange(20, 4_000), rng.randrange(5, 900)
+        self.latency_us = rng.randrange(80_000, 6_000_000)
+        self.failed = rng.random() < FAILED_SHARE
+        tokens = (self.tokens_in, self.tokens_out)
+        self.cost = sum(n * price for n, price in zip(tokens, PRICES, strict=True)) // 1_000_000
+
+    def admitted(self, rng: random.Random) -> RequestAdmitted:
+        """Return the event that begins the call."""
+        scores = [rng.random() for _ in MODELS]
+        return RequestAdmitted(
+            event_id=uuid7(),
+            occurred_at_us=self.at_us,
+            **self.common,
+            session_id=f"session-{rng.randrange(20_000)}",
+            tags={"environment": "production"},
+            dialect="openai",
+            endpoint="/v1/chat/completions",
+            model_requested="auto",
+            strategy="balanced",
+            stream=rng.random() < 0.5,
+            propensity=0.25 + 0.75 * rng.random(),
+            candidates=[
+                Candidate(name, score, True, "healthy")
+                for name, score in zip(MODELS, scores, strict=True)
+            ],
+            input_tokens_estimate=self.tokens_in,
+            max_output_tokens=1_024,
+            reserved_nano_usd=2 * self.cost,
+            worker="gateway-1",
+            outbox_id="0123456789abcdef",
+            decision_us=rng.randrange(20, 90),
+        )
+
+    def completed(self) -> ResponseCompleted:
+        """Return the event that ends the call."""
+        failed = self.failed
+        outcome, status = ("failed", 502) if failed else ("success", 200)
+        fault = "server" if failed else None
+        return ResponseCompleted(
+            event_id=uuid7(),
+            occurred_at_us=self.at_us + self.latency_us,
+            **self.common,
+            outcome=outcome,
+            status=status,
+            error_code="upstream_error" if failed else None,
+            attempts=[Attempt(self.target, outcome, fault, status, self.latency_us, 90)],
+            input_tokens=None if failed else self.tokens_in,
+            output_tokens=None if failed else self.tokens_out,
+            usage_basis="none" if failed else "reported",
+            finish_reason=None if failed else "stop",
+            stream=False,
+            latency_us=self.latency_us,
+            cost_nano_usd=0 if failed else self.cost,
+        )
+
+    def settled(self) -> CostEntry:
+        """Return what the call cost."""
+        failed = self.failed
+        return CostEntry(
+            event_id=uuid7(),
+            occurred_at_us=self.at_us + self.latency_us,
+            **self.common,
+            entry="settled",
+            input_tokens=None if failed else self.tokens_in,
+            output_tokens=None if failed else self.tokens_out,
+            input_price=PRICES[0],
+            output_price=PRICES[1],
+            cost_nano_usd=0 if failed else self.cost,
+            price_version="bench",
+            basis="none" if failed else "reported",
+        )
+
+    def praised(self) -> FeedbackRecorded:
+        """Return a caller's word on the answer."""
+        return FeedbackRecorded(
+            event_id=uuid7(),
+            occurred_at_us=self.at_us + self.latency_us + 1,
+            feedback_id=uuid7(),
+            request_id=self.common["request_id"],
+            key_id=self.common["key_id"],
+            user_id=self.user,
+            feedback_type="thumbs_up",
+            satisfaction_score=1.0,
+            has_correction=False,
+            model_id=self.target,
+            data_key_id="none",
+            nonce=b"0" * 12,
+            ciphertext=b"0" * 64,
+        )
+
+
 def call_events(rng: random.Random, books: Books, spread_us: int = 0) -> Iterator[Event]:
     """Yield the events of one call, and enter it in the books.
 
     `spread_us` dates the call back by up to so much, so that a load looks older than its load.
     """
-    request_id = uuid7()
-    at = now_us() - rng.randrange(spread_us + 1)
-    team, user = rng.choice(TEAMS), f"user-{rng.randrange(5_000)}"
-    target = rng.choices(MODELS, [5, 3, 3, 1])[0]
-    provider, model = target.split("/")
-    common: dict[str, Any] = {
-        "request_id": request_id,
-        "key_id": f"key-{team}",
-        "team": team,
-        "project": f"{team}-web",
-        "user_id": user,
-        "route": "auto",
-        "task_type": rng.choice(["chat", "code", "summary"]),
-        "target": target,
-        "provider": provider,
-        "model": model,
-    }
-    tokens_in, tokens_out = rng.randrange(20, 4_000), rng.randrange(5, 900)
-    latency_us = rng.randrange(80_000, 6_000_000)
-    failed = rng.random() < FAILED_SHARE
-    prices = (1_250_000_000, 10_000_000_000)
-    cost = (tokens_in * prices[0] + tokens_out * prices[1]) // 1_000_000
-    scores = [rng.random() for _ in MODELS]
-    yield RequestAdmitted(
-        event_id=uuid7(),
-        occurred_at_us=at,
-        **common,
-        session_id=f"session-{rng.randrange(20_000)}",
-        tags={"environment": "production"},
-        dialect="openai",
-        endpoint="/v1/chat/completions",
-        model_requested="auto",
-        strategy="balanced",
-        stream=rng.random() < 0.5,
-        propensity=0.25 + 0.75 * rng.random(),
-        candidates=[
-            Candidate(name, score, True, "healthy")
-            for name, score in zip(MODELS, scores, strict=True)
-        ],
-        input_tokens_estimate=tokens_in,
-        max_output_tokens=1_024,
-        reserved_nano_usd=2 * cost,
-        worker="gateway-1",
-        outbox_id="0123456789abcdef",
-        decision_us=rng.randrange(20, 90),
-    )
-    outcome = "failed" if failed else "success"
-    yield ResponseCompleted(
-        event_id=uuid7(),
-        occurred_at_us=at + latency_us,
-        **common,
-        outcome=outcome,
-        status=502 if failed else 200,
-        error_code="upstream_error" if failed else None,
-        attempts=[
-            Attempt(
-                target,
-                outcome,
-                "server" if failed else None,
-                502 if failed else 200,
-                latency_us,
-                90,
-            )
-        ],
-        input_tokens=None if failed else tokens_in,
-        output_tokens=None if failed else tokens_out,
-        usage_basis="none" if failed else "reported",
-        finish_reason=None if failed else "stop",
-        stream=False,
-        latency_us=latency_us,
-        cost_nano_usd=0 if failed else cost,
-    )
-    yield CostEntry(
-        event_id=uuid7(),
-        occurred_at_us=at + latency_us,
-        **common,
-        entry="settled",
-        input_tokens=None if failed else tokens_in,
-        output_tokens=None if failed else tokens_out,
-        input_price=prices[0],
-        output_price=prices[1],
-        cost_nano_usd=0 if failed else cost,
-        price_version="bench",
-        basis="none" if failed else "reported",
-    )
+    call = _Call(rng, now_us() - rng.randrange(spread_us + 1))
+    yield call.admitted(rng)
+    yield call.completed()
+    yield call.settled()
     books.calls += 1
     books.events += 3
-    if failed:
+    if call.failed:
         books.failed += 1
     else:
-        books.cost_nano_usd += cost
-        books.input_tokens += tokens_in
-        books.cost_by_team[team] = books.cost_by_team.get(team, 0) + cost
+        books.cost_nano_usd += call.cost
+        books.input_tokens += call.tokens_in
+        books.cost_by_team[call.team] = books.cost_by_team.get(call.team, 0) + call.cost
     if rng.random() < FEEDBACK_SHARE:
         books.feedback += 1
         books.events += 1
-        yield FeedbackRecorded(
-            event_id=uuid7(),
-            occurred_at_us=at + latency_us + 1,
-            feedback_id=uuid7(),
-            request_id=request_id,
-            key_id=common["key_id"],
-            user_id=user,
-            feedback_type="thumbs_up",
-            satisfaction_score=1.0,
-            has_correction=False,
-            model_id=target,
-            data_key_id="none",
-            nonce=b"0" * 12,
-            ciphertext=b"0" * 64,
-        )
+        yield call.praised()
 
 
 class Outbox:

@@ -34,6 +34,7 @@ from gateway.dialects.reading import (
     unread,
 )
 from gateway.dialects.reasoning import takes_adaptive, takes_sampling, takes_strict
+from gateway.dialects.turns import alternating_turns
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
@@ -198,7 +199,7 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     body: Json = {
         "model": model,
         "max_tokens": chat.max_tokens or max_output_tokens or DEFAULT_MAX_TOKENS,
-        "messages": _wire_messages(chat.messages),
+        "messages": alternating_turns(chat.messages, _is_blank, _block),
     }
     thinking, effort = thinking_of(chat, model, body["max_tokens"])
     if thinking is not None:
@@ -304,22 +305,6 @@ def unsaid(chat: Chat, model: str) -> list[str]:
     if any(tool.strict for tool in chat.tools) and not takes_strict(model):
         names.append("tools.strict")
     return list(dict.fromkeys(names))
-
-
-def _wire_messages(messages: list[Message]) -> list[Json]:
-    """Merge neighbours of one role: results of several tool calls must share a message."""
-    wires: list[Json] = []
-    for message in messages:
-        if message.role == "system":
-            continue
-        blocks = [_block(part) for part in message.parts if not _is_blank(part)]
-        if not blocks:
-            continue
-        if wires and wires[-1]["role"] == message.role:
-            wires[-1]["content"] += blocks
-        else:
-            wires.append({"role": message.role, "content": blocks})
-    return wires
 
 
 def _is_blank(part: Part) -> bool:

@@ -31,6 +31,7 @@ from gateway.dialects.neutral import (
     ToolResult,
 )
 from gateway.dialects.reading import effort_of, member, parse_arguments, required, unread
+from gateway.dialects.turns import alternating_turns
 from schemas.errors import InvalidRequest
 
 _KNOWN = frozenset(
@@ -265,7 +266,7 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     )
     if chat.json_mode:
         system = f"{system}\n\nAnswer with one JSON object and nothing else.".strip()
-    body: Json = {"messages": _wire_messages(chat.messages)}
+    body: Json = {"messages": alternating_turns(chat.messages, _is_blank, _block)}
     if system:
         body["system"] = [{"text": system}]
     limit = chat.max_tokens or max_output_tokens or DEFAULT_MAX_TOKENS
@@ -362,22 +363,6 @@ def _wire_tool(tool: Tool) -> Json:
     if tool.strict is not None:
         wire["strict"] = tool.strict
     return wire
-
-
-def _wire_messages(messages: list[Message]) -> list[Json]:
-    """Merge neighbours of one role: turns must alternate, and calls' results share one."""
-    wires: list[Json] = []
-    for message in messages:
-        if message.role == "system":
-            continue
-        blocks = [_block(part) for part in message.parts if not _is_blank(part)]
-        if not blocks:
-            continue
-        if wires and wires[-1]["role"] == message.role:
-            wires[-1]["content"] += blocks
-        else:
-            wires.append({"role": message.role, "content": blocks})
-    return wires
 
 
 def _is_blank(part: Part) -> bool:

@@ -5,7 +5,6 @@ Source: Cohere API reference, "Embed" (https://docs.cohere.com/reference/embed).
 
 from __future__ import annotations
 
-import base64
 import binascii
 import struct
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from gateway.dialects.neutral import (
     Receipt,
     Usage,
 )
-from gateway.dialects.reading import asks, member, required, unread
+from gateway.dialects.reading import asks, member, required, unpacked, unread
 from schemas.errors import InvalidRequest, UpstreamProtocol
 
 _KNOWN = frozenset(
@@ -139,8 +138,7 @@ def _vectors(embeddings: bytes) -> list[list[float]]:
         found = _read_by_type(embeddings)
         if found.floats is not None:
             return found.floats
-        packed = [base64.b64decode(text, validate=True) for text in found.base64 or []]
-        return [list(struct.unpack(f"<{len(data) // 4}f", data)) for data in packed]
+        return [unpacked(text) for text in found.base64 or []]
     except (msgspec.DecodeError, binascii.Error, struct.error) as error:
         raise UpstreamProtocol(f"the answer's embeddings cannot be read: {error}") from error
 

@@ -36,6 +36,7 @@ from gateway.dialects.reading import (
     split_data_url,
     unread,
 )
+from gateway.dialects.turns import split_turns
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
@@ -203,7 +204,10 @@ def _reasoning(thinking: Json | None) -> Reasoning | None:
 
 def write(chat: Chat, model: str) -> bytes:
     """Write a request for a provider. Raises InvalidRequest for content without a word here."""
-    body: Json = {"model": model, "messages": _wire_messages(chat.messages)}
+    body: Json = {
+        "model": model,
+        "messages": split_turns(chat.messages, _wire_result, _wire_assistant, _wire_content),
+    }
     body |= {name: value for name, value in _settings(chat).items() if value is not None}
     if chat.tools:
         body |= _wire_tools(chat)
@@ -283,19 +287,6 @@ def _wire_tool(tool: Tool) -> Json:
     if tool.description is not None:
         function["description"] = tool.description
     return {"type": "function", "function": function}
-
-
-def _wire_messages(messages: list[Message]) -> list[Json]:
-    wires: list[Json] = []
-    for message in messages:
-        results = [part for part in message.parts if isinstance(part, ToolResult)]
-        wires += [_wire_result(result) for result in results]
-        parts: list[Part] = [part for part in message.parts if not isinstance(part, ToolResult)]
-        if message.role == "assistant":
-            wires.append(_wire_assistant(parts))
-        elif parts:
-            wires.append({"role": message.role, "content": _wire_content(parts)})
-    return wires
 
 
 def _wire_result(result: ToolResult) -> Json:

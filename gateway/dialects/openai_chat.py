@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -95,11 +94,7 @@ class OpenAIChat(OpenAIBase):
         return openai_request.unsaid(chat, model)
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
-        changed: dict[str, Any] = {**fields, "model": model}
-        if opening.stream and not opening.wants_usage:
-            options = member(fields, "stream_options", dict) or {}
-            changed["stream_options"] = {**options, "include_usage": True}
-        return _encode(changed)
+        return openai_request.forwarded(fields, model, opening)
 
     # --- answers -----------------------------------------------------------------------------
 

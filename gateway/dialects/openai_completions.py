@@ -29,6 +29,7 @@ from gateway.dialects.neutral import (
 )
 from gateway.dialects.openai_base import OpenAIBase
 from gateway.dialects.openai_chat import usage_of
+from gateway.dialects.openai_request import forwarded
 from gateway.dialects.openai_wire import FINISH_IN, FINISH_OUT, WireError, WireUsage
 from gateway.dialects.reading import classify, further, member, required, text_tags
 from gateway.dialects.sse import Frame, write_frame
@@ -142,11 +143,7 @@ class OpenAICompletions(OpenAIBase):
         return [name for name in names if getattr(chat, name)]
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
-        changed: dict[str, Any] = {**fields, "model": model}
-        if opening.stream and not opening.wants_usage:
-            options = member(fields, "stream_options", dict) or {}
-            changed["stream_options"] = {**options, "include_usage": True}
-        return _encode(changed)
+        return forwarded(fields, model, opening)
 
     # --- answers -----------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ Source: OpenAI API reference, "Embeddings"
 
 from __future__ import annotations
 
-import base64
 import binascii
 import struct
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from gateway.dialects.neutral import (
     Usage,
 )
 from gateway.dialects.openai_base import OneShot
-from gateway.dialects.reading import further, member, required, text_tags
+from gateway.dialects.reading import further, member, required, text_tags, unpacked
 from schemas.errors import InvalidRequest, UpstreamProtocol
 
 _INPUT: Any = str | list[str | int | list[int]]
@@ -133,10 +132,7 @@ def _vectors(body: bytes) -> list[list[float]]:
 
 
 def _numbers(value: list[float] | str) -> list[float]:
-    if isinstance(value, list):
-        return value
-    packed = base64.b64decode(value, validate=True)
-    return list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    return value if isinstance(value, list) else unpacked(value)
 
 
 EMBEDDINGS = Embeddings()

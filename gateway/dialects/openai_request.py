@@ -15,6 +15,7 @@ from gateway.dialects.neutral import (
     Image,
     Json,
     Message,
+    Opening,
     Part,
     Reasoning,
     Text,
@@ -34,6 +35,7 @@ from gateway.dialects.reading import (
     required,
     split_data_url,
 )
+from gateway.dialects.turns import split_turns
 from schemas.errors import InvalidRequest
 
 _STOP: Any = list[str] | str
@@ -253,7 +255,10 @@ def limit_of(model: str) -> str:
 
 def write(chat: Chat, model: str) -> bytes:
     """Write a request for a provider."""
-    body: Json = {"model": model, "messages": _wire_messages(chat.messages)}
+    body: Json = {
+        "model": model,
+        "messages": split_turns(chat.messages, _wire_result, _wire_assistant, _wire_content),
+    }
     reasons = _REASONING_MODEL.search(model) is not None
     if chat.max_tokens is not None:
         body[limit_of(model)] = chat.max_tokens
@@ -278,6 +283,17 @@ def write(chat: Chat, model: str) -> bytes:
     return msgspec.json.encode(body)
 
 
+def forwarded(fields: Fields, model: str, opening: Opening) -> bytes:
+    """Return a client's own request for another model. A stream's usage is asked for, so that it can
+    be counted.
+    """
+    changed: dict[str, Any] = {**fields, "model": model}
+    if opening.stream and not opening.wants_usage:
+        options = member(fields, "stream_options", dict) or {}
+        changed["stream_options"] = {**options, "include_usage": True}
+    return msgspec.json.encode(changed)
+
+
 def _wire_tools(chat: Chat) -> Json:
     wire: Json = {"tools": [_wire_tool(tool) for tool in chat.tools]}
     choice = chat.tool_choice
@@ -296,19 +312,6 @@ def unsaid(chat: Chat, model: str) -> list[str]:
     if chat.reasoning is not None and not _REASONING_MODEL.search(model):
         names.append("reasoning")
     return names
-
-
-def _wire_messages(messages: list[Message]) -> list[Json]:
-    wires: list[Json] = []
-    for message in messages:
-        results = [part for part in message.parts if isinstance(part, ToolResult)]
-        wires += [_wire_result(result) for result in results]
-        parts: list[Part] = [part for part in message.parts if not isinstance(part, ToolResult)]
-        if message.role == "assistant":
-            wires.append(_wire_assistant(parts))
-        elif parts:
-            wires.append({"role": message.role, "content": _wire_content(parts)})
-    return wires
 
 
 def _wire_result(result: ToolResult) -> Json:
@@ -362,14 +365,6 @@ def _wire_content(parts: list[Part]) -> str | list[Json]:
                 file = {"filename": part.name or "document", "file_data": data}
                 wires.append({"type": "file", "file": file})
     return wires
-
-
-def _wire_choice(choice: ToolChoice) -> Json:
-    named = {"type": "function", "function": {"name": choice.name}}
-    body: Json = {"tool_choice": named if choice.kind == "tool" else choice.kind}
-    if choice.parallel is not None:
-        body["parallel_tool_calls"] = choice.parallel
-    return body
 
 
 def _wire_tool(tool: Tool) -> Json:

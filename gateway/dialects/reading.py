@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import struct
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any, TypeVar
@@ -184,6 +186,15 @@ def split_data_url(url: str) -> tuple[str, str] | None:
     """Return (media type, base64) of a data URL, None for any other URL."""
     match = _DATA_URL.match(url)
     return (match[1] or "application/octet-stream", url[match.end() :]) if match else None
+
+
+def unpacked(text: str) -> list[float]:
+    """Return the floats that a vector in base64 holds, 4 bytes each, the lowest first.
+
+    Raises binascii.Error or struct.error for what is none.
+    """
+    packed = base64.b64decode(text, validate=True)
+    return list(struct.unpack(f"<{len(packed) // 4}f", packed))
 
 
 def retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:

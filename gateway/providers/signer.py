@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import msgspec
@@ -23,11 +24,11 @@ class Unsigned(msgspec.Struct, frozen=True):
     options: Mapping[str, str]
 
 
-class Signer:
+class Signer(ABC):
     """Authenticates requests; its instances are found by discovery."""
 
     name: str
 
+    @abstractmethod
     async def sign(self, request: Unsigned) -> dict[str, str]:
         """Return the headers that authenticate a request. Raises UpstreamAuthentication."""
-        raise NotImplementedError

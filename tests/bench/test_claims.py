@@ -45,9 +45,9 @@ def test_bad_input_is_refused_clearly(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("claim", ["visibility", "bad_input", "conformance"])
+@pytest.mark.parametrize("claim", ["visibility", "bad_input", "conformance", "ledger"])
 def test_one_spoilt_record_fails_the_claim(claim: str, tmp_path: Path) -> None:
-    size = {"visibility": "50", "bad_input": "1", "conformance": "1"}[claim]
+    size = {"visibility": "50", "bad_input": "1", "conformance": "1", "ledger": "800"}[claim]
     ended = _run(claim, tmp_path, "--size", size, "--sabotage")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert '"pass": false' in ended.stdout
