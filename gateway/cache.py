@@ -48,6 +48,12 @@ class AnswerCache:
         self.hits = 0
         self.misses = 0
 
+    def look(self, call: Call) -> None:
+        """Give a call the key of its answer and the answer, as far as there are any."""
+        if call.refused is None:
+            call.cache_key = self.key(call)
+            call.hit = self.find(call.cache_key) if call.cache_key is not None else None
+
     def key(self, call: Call) -> bytes | None:
         """Return the key of a call, None when it may not be answered from the cache."""
         if not call.plan.route.cache_ttl_s or call.admitted.front.surface != "chat":

@@ -23,6 +23,7 @@ from gateway.route_info import RouteInfo, as_header, route_info
 from gateway.routing import Plan
 from gateway.runs import Ticket
 from gateway.state import GatewayState
+from gateway.upstream import Failed
 from schemas.circuits import CLOSED
 from schemas.clock import now_us
 from schemas.errors import UpstreamError, WeirError
@@ -82,6 +83,7 @@ class Call:
         self.ticket: Ticket | None = None
         self.cache_key: bytes | None = None
         self.hit: Kept | None = None
+        self.refused: Failed | None = None
         self._prices: dict[str, PriceChanged | None] = {}
 
     @property

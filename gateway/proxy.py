@@ -32,7 +32,7 @@ from gateway.attempts import (
     whole_answer_s,
 )
 from gateway.budgets import Budgets
-from gateway.cache import AnswerCache
+from gateway.cache import AnswerCache, Kept
 from gateway.call import Call
 from gateway.circuits import Circuits
 from gateway.client import JSON, Client
@@ -165,11 +165,15 @@ class Proxy:
         call.ticket = ticket
         if plan.route.guardrails:
             call.guard = self._guardrails.of(plan.route.guardrails)
-        if self.budgets.any:
+        check_request(call)
+        self._cache.look(call)
+        # What is refused or known already costs nothing, and a mask may have made the request longer:
+        # only now is it known what there is to reserve.
+        if self.budgets.any and call.refused is None and call.hit is None:
             await self.budgets.admit(call)
         try:
             event = call.admission(self._settings.name, self._recorder.outbox.id, self._state)
-            self._recorder.admitted(event, 2 * len(admitted.body))
+            self._recorder.admitted(event, 2 * len(call.admitted.body))
         except BaseException:
             self.budgets.release(call)
             raise
@@ -178,20 +182,19 @@ class Proxy:
     async def _answer(self, call: Call) -> None:
         """Answer an admitted call, or say why nobody does."""
         try:
-            check_request(call)
-            if not await self._from_cache(call):
+            if call.refused is not None:
+                raise call.refused
+            if call.hit is not None:
+                await self._from_cache(call, call.hit)
+            else:
                 await self._forward(call)
         except Failed as failure:
             call.client.unwatch()
             await self._fail(call, failure)
 
-    async def _from_cache(self, call: Call) -> bool:
-        """Answer from the cache if it holds the answer."""
-        call.cache_key = self._cache.key(call)
-        hit = self._cache.find(call.cache_key) if call.cache_key is not None else None
-        if hit is None:
-            return False
-        call.hit, call.target = hit, hit.target
+    async def _from_cache(self, call: Call, hit: Kept) -> None:
+        """Answer with what the cache holds."""
+        call.target = hit.target
         client, front, opening = call.client, call.admitted.front, call.admitted.opening
         client.unwatch()
         await self._settle(
@@ -204,7 +207,6 @@ class Proxy:
             body = hit.body or front.write_answer(hit.answer, call.receipt())
             headers = [JSON]
         await client.whole(200, [*call.headers(), *headers], body)
-        return True
 
     # --- forward -------------------------------------------------------------------------------
 

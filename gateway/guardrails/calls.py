@@ -12,14 +12,15 @@ from schemas.errors import GuardrailBlocked, UpstreamRejected
 
 
 def check_request(call: Call) -> None:
-    """Let the guardrails see the request, and change it. Raises Failed where one blocks."""
+    """Let the guardrails see the request, and change it; `call.refused` says where one blocks."""
     if call.guard is None:
         return
     admitted = call.admitted
     try:
         fields = call.guard.request(admitted.fields)
     except GuardrailBlocked as error:
-        raise blocked(error) from error
+        call.refused = blocked(error)
+        return
     if isinstance(admitted.fields, FormFields):
         form = admitted.fields.replaced(fields)
         call.admitted = msgspec.structs.replace(admitted, fields=form)

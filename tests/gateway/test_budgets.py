@@ -12,7 +12,7 @@ import pytest
 
 from schemas.codec import encode
 from schemas.event import Event
-from schemas.events.changes import BudgetChanged, RouteTarget
+from schemas.events.changes import BudgetChanged, GuardrailChanged, RouteTarget
 from schemas.events.escrow import EscrowMoved, EscrowRow, spent_in
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.log import Record, partition_of
@@ -358,3 +358,30 @@ def test_what_a_provider_wasted_is_charged_to_its_own_budget(
     assert keeper.spends(spent["settled"], "of-openai")
     leases = worker.app.proxy.budgets._escrow._leases.values()
     assert [lease.reserved for lease in leases] == [0, 0, 0]
+
+
+@pytest.mark.req("GW-12", "COST-02")
+def test_an_answer_from_the_cache_needs_no_budget(kept: tuple[Worker, Keeper]) -> None:
+    worker, _ = kept
+    worker.change(budget(1.0), route("cached", RouteTarget(MODEL), cache_ttl_s=600))
+    assert ask(worker, "cached", max_tokens=5)[0] == 200
+    worker.change(budget(0.000000001, "spent"))
+    status, headers, _ = ask(worker, "cached", max_tokens=5)
+    assert (status, headers.get("x-weir-cache")) == (200, "hit")
+    assert ask(worker, "cached", max_tokens=6)[0] == 402
+
+
+@pytest.mark.req("BEY-07", "BEY-16")
+def test_what_a_mask_adds_to_a_request_is_reserved_too(kept: tuple[Worker, Keeper]) -> None:
+    worker, _ = kept
+    words = GuardrailChanged(
+        **META, name="short", kind="words", stages=["request"], action="mask", words=["a"]
+    )
+    worker.change(budget(1.0), words, route("masked", RouteTarget(MODEL), guardrails=["short"]))
+    said = [{"role": "user", "content": "a " * 500}]
+    status, headers, _ = ask(worker, "masked", max_tokens=5, messages=said)
+    assert status == 200
+    admitted, response, _ = worker.call(headers["x-weir-request-id"])
+    longer = 500 * len("[BLOCKED] ") * 150  # of a token at most, at 150 nano-dollars each
+    assert response.guardrails
+    assert (admitted.reserved_nano_usd or 0) >= longer
