@@ -19,13 +19,17 @@ from infra.admin_desk import (
     merged,
     page,
 )
-from infra.entities import Kind
+from infra.kinds import Kind
 from schemas.errors import Conflict
 from schemas.identity import uuid7
 
-PATHS = {"budgets": "/cost/budgets"}
+PATHS = {
+    "budgets": "/cost/budgets",
+    "alert_rules": "/cost/alerts",
+    "alert_channels": "/alerts/channels",
+}
 """Where a kind's path is not its plural."""
-OWN_IDS = frozenset({"budgets", "limits"})
+OWN_IDS = frozenset({"budgets", "limits", "alert_rules"})
 """Kinds whose ids are made where none is given."""
 
 
@@ -47,7 +51,7 @@ def shown(kind: Kind[Any, Any], event: Any) -> dict[str, Any]:
 
 def _models(kind: Kind[Any, Any]) -> tuple[type[BaseModel], type[BaseModel], type[BaseModel]]:
     """What is told of an entity, a page of them, and what creates one."""
-    name = kind.name.capitalize()
+    name = kind.name.title().replace("_", "")
     identity: Any = (str, Field(description="names it", examples=[_EXAMPLES.get(kind.name, "…")]))
     entity = create_model(
         name,
@@ -81,13 +85,15 @@ _EXAMPLES = {
     "route": "support",
     "tenant": "team:search",
     "price": "my-vllm/llama-3.1-8b",
+    "alert_rule": "search-burns",
+    "alert_channel": "on-call",
 }
 
 
 def _reading(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> None:
     entity, listed, _ = _models(kind)
 
-    @router.get(path, summary=f"List {kind.plural}", response_model=listed)
+    @router.get(path, summary=f"List {kind.plural.replace('_', ' ')}", response_model=listed)
     async def listing(limit: Limit = 100, offset: Offset = 0) -> JSONResponse:
         events = sorted(desk.commands.view(kind.event).entries.values(), key=kind.identify)
         items = [shown(kind, event) for event in events[offset : offset + limit]]
@@ -96,7 +102,7 @@ def _reading(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
 
     @router.get(
         path + "/{entity_id:path}",
-        summary=f"One {kind.name}",
+        summary=f"One {kind.name.replace('_', ' ')}",
         response_model=entity,
         responses={404: ANSWERS[404]},
     )
@@ -168,9 +174,15 @@ def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
     create.__annotations__["body"] = new
     replace.__annotations__["body"] = kind.model
     place = path + "/{entity_id:path}"
+    noun = _noun(kind)
     new_one = {201: {"model": entity, "description": "there was none: it is made"}}
     made: dict[str, Any] = {**told, "responses": {**ANSWERS, **new_one}}
-    router.post(path, summary=f"Create a {kind.name}", status_code=201, **told)(create)
-    router.put(place, summary=f"Create or replace a {kind.name}", **made)(replace)
-    router.patch(place, summary=f"Change some fields of a {kind.name}", **told)(change)
-    router.delete(place, summary=f"Remove a {kind.name}", responses=ANSWERS)(remove)
+    router.post(path, summary=f"Create {noun}", status_code=201, **told)(create)
+    router.put(place, summary=f"Create or replace {noun}", **made)(replace)
+    router.patch(place, summary=f"Change some fields of {noun}", **told)(change)
+    router.delete(place, summary=f"Remove {noun}", responses=ANSWERS)(remove)
+
+
+def _noun(kind: Kind[Any, Any]) -> str:
+    article = "an" if kind.name[0] in "aeiou" else "a"
+    return f"{article} {kind.name.replace('_', ' ')}"

@@ -6,6 +6,7 @@ own view of the log whether its change is in force.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -113,7 +114,8 @@ class Commands:
         """Remove the entity under a key. Raises NotFound, Conflict, BrokerUnavailable."""
         current = self.view(kind).get(key)
         if current is None:
-            what = kind.__name__.removesuffix("Changed").lower()
+            name = kind.__name__.removesuffix("Changed")
+            what = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
             raise NotFound(f"there is no {what} {key.removeprefix(f'{what}:')}")
         changes = meta(key, current, actor, expected_version)
         event = msgspec.structs.replace(current, **changes, deleted=True)

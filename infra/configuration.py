@@ -10,9 +10,12 @@ from pydantic import BaseModel, Field
 
 from infra import entities
 from infra.admin_desk import validated
+from infra.alert_entities import ALERT_CHANNEL
+from infra.alert_tables import AlertChannelTable, AlertRuleTable
 from infra.commands import Commands, facts, meta
-from infra.entities import KINDS, Kind
+from infra.entities import KINDS
 from infra.keys import KeyCommands, key_table
+from infra.kinds import Kind
 from infra.tables import (
     BudgetTable,
     GuardrailTable,
@@ -52,6 +55,8 @@ class Document(Table):
     budgets: dict[str, BudgetTable] = Field(default={}, description="by id")
     limits: dict[str, LimitTable] = Field(default={}, description="by id")
     prices: dict[str, PriceTable] = Field(default={}, description="by provider/model")
+    alert_channels: dict[str, AlertChannelTable] = Field(default={}, description="by name")
+    alert_rules: dict[str, AlertRuleTable] = Field(default={}, description="by id")
     keys: dict[str, KeyTable] = Field(default={}, description="by name")
 
 
@@ -172,7 +177,7 @@ def _removal(reference: str, commands: Commands) -> Iterator[Step]:
 
 def _dangling(document: Document, commands: Commands) -> Iterator[str]:
     """Names that nothing stands behind, which would only show when a call needs them."""
-    kinds: tuple[Kind[Any, Any], ...] = (entities.PROVIDER, entities.GUARDRAIL)
+    kinds: tuple[Kind[Any, Any], ...] = (entities.PROVIDER, entities.GUARDRAIL, ALERT_CHANNEL)
     known = {
         kind.name: {
             *(kind.identify(event) for event in commands.view(kind.event).entries.values()),
@@ -187,6 +192,10 @@ def _dangling(document: Document, commands: Commands) -> Iterator[str]:
         for guardrail in route.guardrails:
             if guardrail not in known["guardrail"]:
                 yield f"route {name}: there is no guardrail {guardrail}"
+    for name, rule in document.alert_rules.items():
+        for channel in rule.channels:
+            if channel not in known["alert_channel"]:
+                yield f"alert rule {name}: there is no channel {channel}"
 
 
 def export(commands: Commands) -> Document:
@@ -229,15 +238,21 @@ def read_file(path: Path) -> dict[str, Any]:
             tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise _unreadable(path, error) from error
-    for table in tables.get("providers", {}).values():
-        if isinstance(table, dict):
-            for name in {"key_file", "keyFile"} & set(table):
-                given = table[name]
-                files = [given] if isinstance(given, str) else given
-                table[name] = [
-                    str((path.parent / Path(it).expanduser()).absolute()) for it in files
-                ]
+    _from_folder(tables.get("providers", {}), {"key_file", "keyFile"}, path.parent)
+    files = {"url_file", "urlFile", "secret_file", "secretFile"}
+    _from_folder(tables.get("alert_channels", {}), files, path.parent)
     return tables
+
+
+def _from_folder(tables: Any, names: set[str], folder: Path) -> None:
+    """Make the paths under these names absolute; what is no table is told of later."""
+    for table in tables.values() if isinstance(tables, dict) else ():
+        for name in names & set(table) if isinstance(table, dict) else ():
+            given = table[name]
+            if isinstance(given, str):
+                table[name] = str((folder / Path(given).expanduser()).absolute())
+            elif isinstance(given, list):
+                table[name] = [str((folder / Path(it).expanduser()).absolute()) for it in given]
 
 
 def read_yaml(path: Path, text: str) -> dict[str, Any]:

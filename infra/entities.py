@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
 from pydantic import BaseModel
 
+from infra.alert_entities import ALERT_CHANNEL, ALERT_RULE
 from infra.commands import facts, meta
+from infra.kinds import Kind, prefixed, stripped
 from infra.settings import require_known_quirks, require_known_words, secrets_of
 from infra.tables import (
     BudgetTable,
@@ -46,26 +47,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VENDORS = {vendor.name: vendor for vendor in VENDORS}
 _USD = ("daily_limit", "monthly_limit", "total_limit")
 _PER_MILLION = ("input", "cached_input", "cache_write_input", "output")
-
-C = TypeVar("C", bound=Change)
-T = TypeVar("T", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class Kind(Generic[C, T]):
-    """One kind of entity. `fields(id, table)` are the event's own, `table(event)` the way back."""
-
-    name: str
-    plural: str
-    event: type[C]
-    model: type[T]
-    fields: Callable[[str, T], dict[str, Any]]
-    table: Callable[[C], T]
-    identify: Callable[[C], str]
-    """The id by which people name an entity: for most kinds the key without its prefix."""
-    key: Callable[[str, T | None], str]
-    """The event's key for an id; a price's table says since when it holds."""
-
 
 # --- providers and targets -------------------------------------------------------------------
 
@@ -294,14 +275,6 @@ def _price_key(price: str, table: PriceTable | None) -> str:
 # --- all of them -------------------------------------------------------------------------------
 
 
-def _prefixed(prefix: str) -> Callable[[str, Any], str]:
-    return lambda name, _table: f"{prefix}{name}"
-
-
-def _stripped(prefix: str) -> Callable[[Change], str]:
-    return lambda event: event.key.removeprefix(prefix)
-
-
 PROVIDER = Kind(
     "provider",
     "providers",
@@ -309,8 +282,8 @@ PROVIDER = Kind(
     ProviderTable,
     provider_fields,
     _provider_table,
-    _stripped("provider:"),
-    _prefixed("provider:"),
+    stripped("provider:"),
+    prefixed("provider:"),
 )
 TARGET = Kind(
     "target",
@@ -319,8 +292,8 @@ TARGET = Kind(
     TargetTable,
     target_fields,
     _target_table,
-    _stripped("target:"),
-    _prefixed("target:"),
+    stripped("target:"),
+    prefixed("target:"),
 )
 GUARDRAIL = Kind(
     "guardrail",
@@ -329,8 +302,8 @@ GUARDRAIL = Kind(
     GuardrailTable,
     _guardrail_fields,
     _guardrail_table,
-    _stripped("guardrail:"),
-    _prefixed("guardrail:"),
+    stripped("guardrail:"),
+    prefixed("guardrail:"),
 )
 ROUTE = Kind(
     "route",
@@ -339,8 +312,8 @@ ROUTE = Kind(
     RouteTable,
     route_fields,
     _route_table,
-    _stripped("route:"),
-    _prefixed("route:"),
+    stripped("route:"),
+    prefixed("route:"),
 )
 TENANT = Kind(
     "tenant",
@@ -349,8 +322,8 @@ TENANT = Kind(
     TenantTable,
     _tenant_fields,
     _tenant_table,
-    _stripped("tenant:"),
-    _prefixed("tenant:"),
+    stripped("tenant:"),
+    prefixed("tenant:"),
 )
 BUDGET = Kind(
     "budget",
@@ -359,8 +332,8 @@ BUDGET = Kind(
     BudgetTable,
     _budget_fields,
     _budget_table,
-    _stripped(""),
-    _prefixed(""),
+    stripped(""),
+    prefixed(""),
 )
 LIMIT = Kind(
     "limit",
@@ -369,8 +342,8 @@ LIMIT = Kind(
     LimitTable,
     _limit_fields,
     _limit_table,
-    _stripped("limit:"),
-    _prefixed("limit:"),
+    stripped("limit:"),
+    prefixed("limit:"),
 )
 PRICE = Kind(
     "price",
@@ -379,7 +352,7 @@ PRICE = Kind(
     PriceTable,
     _price_fields,
     _price_table,
-    _stripped(""),
+    stripped(""),
     _price_key,
 )
 KINDS: tuple[Kind[Any, Any], ...] = (
@@ -391,6 +364,8 @@ KINDS: tuple[Kind[Any, Any], ...] = (
     BUDGET,
     LIMIT,
     PRICE,
+    ALERT_CHANNEL,
+    ALERT_RULE,
 )
 """In the order in which they are written: what others name comes first."""
 

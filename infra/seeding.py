@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from infra.alert_entities import ALERT_CHANNEL, ALERT_RULE
 from infra.entities import (
     BUDGET,
     GUARDRAIL,
@@ -22,11 +23,11 @@ from infra.entities import (
     ROUTE,
     TARGET,
     TENANT,
-    Kind,
     dated,
 )
 from infra.kafka import KafkaLog
 from infra.keys import new_secret
+from infra.kinds import Kind
 from infra.settings import ConfiguredProvider, WeirSettings, effective_providers
 from infra.tables import TargetTable
 from infra.vendors import LOCAL_PROVIDER
@@ -44,7 +45,15 @@ from schemas.identity import uuid7
 from schemas.log import TableView
 
 ACTOR = "settings"
-_BY_NAME: tuple[Kind[Any, Any], ...] = (GUARDRAIL, ROUTE, TENANT, BUDGET, LIMIT)
+_BY_NAME: tuple[Kind[Any, Any], ...] = (
+    GUARDRAIL,
+    ROUTE,
+    TENANT,
+    BUDGET,
+    LIMIT,
+    ALERT_CHANNEL,
+    ALERT_RULE,
+)
 """What the settings say by name alone."""
 _log = logging.getLogger(__name__)
 _CAUGHT_UP_S = 30.0

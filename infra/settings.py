@@ -27,6 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from infra.alert_tables import AlertChannelTable, AlertRuleTable
 from infra.presets import PRESETS
 from infra.tables import (
     BudgetTable,
@@ -116,6 +117,8 @@ class WeirSettings(BaseSettings):
     budgets: dict[str, BudgetTable] = {}
     limits: dict[str, LimitTable] = {}
     prices: dict[str, PriceTable] = {}
+    alert_channels: dict[str, AlertChannelTable] = {}
+    alert_rules: dict[str, AlertRuleTable] = {}
     parts: dict[str, dict[str, Any]] = {}
 
     @field_validator("circuits")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from infra.admin_entities import PATHS
 from infra.broker import Broker
 from infra.entities import KINDS
 from schemas.events.changes import BudgetChanged, LimitChanged, PriceChanged, ProviderChanged
@@ -29,6 +30,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "tenants": {"models": ["openai/*"], "parent": "organization:acme"},
     "limits": {"scope": "team", "requests_per_minute": 60},
     "prices": {"input_usd_per_million": "0.15", "output_usd_per_million": 0.6},
+    "alert_channels": {"kind": "webhook", "urlEnv": "HOOK_URL", "secret_env": "HOOK_KEY"},
+    "alert_rules": {"scope": "team", "threshold": 5, "window": "day", "channels": ["on-call"]},
 }
 
 
@@ -41,16 +44,17 @@ def name_of(plural: str) -> str:
     }.get(plural, unique)
 
 
-@pytest.mark.req("GEN-06", "GEN-03")
+@pytest.mark.req("GEN-06", "GEN-03", "COST-04")
 @pytest.mark.parametrize("plural", BODIES)
 async def test_an_entity_is_made_read_changed_and_removed(desk: Control, plural: str) -> None:
     name, body = name_of(plural), BODIES[plural]
-    made = await desk.call("POST", f"/admin/{plural}", {"id": name, **body})
+    path = PATHS.get(plural, f"/{plural}")
+    made = await desk.call("POST", f"/admin{path}", {"id": name, **body})
     assert made.status == 201, made.body
-    place = f"/api/v1/admin/{plural}/{made.body['id']}"
+    place = f"/api/v1/admin{path}/{made.body['id']}"
     assert await desk.get(place) == made.body
     assert made.headers["etag"] == '"1"'
-    twice = await desk.call("POST", f"/admin/{plural}", {"id": made.body["id"], **body})
+    twice = await desk.call("POST", f"/admin{path}", {"id": made.body["id"], **body})
     if plural != "prices":  # another price holds from another time on
         assert twice.status == 409
     field = "price_version" if plural == "prices" else "enabled"
@@ -61,12 +65,33 @@ async def test_an_entity_is_made_read_changed_and_removed(desk: Control, plural:
         "version": 2,
         "updated_at": changed.body["updated_at"],
     }
-    listed = await desk.get(f"/admin/{plural}?limit=1000")
+    listed = await desk.get(f"/admin{path}?limit=1000")
     assert changed.body in listed["items"]
     gone = await desk.call("DELETE", f"{place}?expected_version=2")
     assert (gone.status, gone.body["deleted"]) == (200, True)
     assert (await desk.call("GET", place)).status == 404
     assert (await desk.call("DELETE", place)).body["error"]["code"] == "not_found"
+
+
+@pytest.mark.req("COST-04")
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("alerts/channels", {"kind": "webhook"}, "one of url, url_env and url_file"),
+        ("alerts/channels", {"kind": "chat", "url": "ftp://x/y"}, "http"),
+        ("alerts/channels", {"kind": "email", "host": "mail.x.org"}, "sender and recipients"),
+        ("alerts/channels", {"kind": "log", "secret_env": "KEY"}, "secret_env"),
+        ("cost/alerts", {"scope_id": "search", "threshold": 1}, "global"),
+        ("cost/alerts", {"threshold": -1}, "greater than or equal to 0"),
+        ("cost/alerts", {"threshold": 1, "metric": "happiness"}, "cost_usd"),
+    ],
+)
+async def test_what_no_alert_can_be_made_of_is_refused(
+    desk: Control, path: str, body: dict[str, Any], told: str
+) -> None:
+    answer = await desk.call("POST", f"/admin/{path}", {"id": uuid7(), **body})
+    assert answer.status == 422
+    assert told in str(answer.body["error"]["details"])
 
 
 @pytest.mark.req("COST-03", "GEN-02")
@@ -141,7 +166,7 @@ async def test_openapi_describes_every_command(desk: Control) -> None:
     assert told["openapi"].startswith("3.1")
     paths = told["paths"]
     for kind in KINDS:
-        path = "/api/v1/admin/" + ("cost/budgets" if kind.plural == "budgets" else kind.plural)
+        path = "/api/v1/admin" + PATHS.get(kind.plural, f"/{kind.plural}")
         assert {"post"} <= set(paths[path])
         assert {"put", "patch", "delete"} <= set(paths[f"{path}/{{entity_id}}"])
         form = told["components"]["schemas"][kind.model.__name__]
