@@ -22,9 +22,10 @@ class Fold(Generic[E, R, S, P]):
     """How events of one type become rows, one per entity and source partition.
 
     All functions are pure apart from `apply`, which changes the state that it is given. States
-    hold integers and their change is commutative, so that the rows depend neither on how the
-    records were cut into batches nor on how partitions interleave. Nothing here may look at a
-    clock or draw a random number: decisions are events, made elsewhere and read back.
+    hold integers and their change is commutative, so that the rows depend neither on the order of
+    events, nor on how the records were cut into batches, nor on how partitions interleave. Nothing
+    here may look at a clock or draw a random number: decisions are events, made elsewhere and
+    read back. `tests/streams/test_folds.py` holds every fold to this.
     """
 
     name: str
@@ -63,6 +64,9 @@ class Fold(Generic[E, R, S, P]):
     Of the entity's name alone, as ``total:@1790000000`` says it (`streams.windows.Window.expires`),
     since an expiry that depended on the state would depend on the order of events.
     """
+
+    ordered: bool = False
+    """Whether the order of events of a key matters, as for who came first; all else holds then too."""
 
     wait_s: float | None = None
     """How long a batch may gather, seconds; None for the part's own setting."""

@@ -325,5 +325,6 @@ BUDGETS = Fold(
     apply=apply,
     freeze=freeze,
     thaw=thaw,
+    ordered=True,
     wait_s=WAIT_S,
 )

@@ -56,13 +56,14 @@ def contents(rows: dict[bytes, TableRow]) -> dict[bytes, object]:
 
 
 class Written:
-    """The last record of each key."""
+    """The last record of each key, and what was emitted, by id."""
 
     def __init__(self, fold: AnyFold, partition: int = 0) -> None:
         self.fold = fold
         self.partition = partition
         self.values: dict[bytes, bytes] = {}
         self.rows: dict[bytes, TableRow] = {}
+        self.emissions: dict[str, bytes] = {}
 
     def open(self) -> PartitionFold:
         """Take the partition over, as a new process does."""
@@ -73,6 +74,7 @@ class Written:
     ) -> None:
         """Publish a step, or only so many of its records, as when the process dies in the middle."""
         step = part.take(batch)
+        self.emissions |= {event.event_id: encode(event) for event in step.emissions}
         for row in _in_order(step)[:writes_max]:
             if isinstance(row, Tombstone):
                 del self.values[row.key], self.rows[row.key]

@@ -12,7 +12,7 @@ from schemas.event import Event
 from schemas.events.escrow import BudgetTerms, EscrowMoved, EscrowRow, spent_in
 from schemas.events.operations import AlertChanged
 from streams.agents.budgets import BUDGETS, DAYS, MONTHS_MAX, State, apply, freeze
-from tests.streams.test_folds import Written, cut, folded, records
+from tests.streams.harness import Written, cut, folded, records
 
 LIMIT = 1_000
 NODES = ("n1", "n2", "n3")

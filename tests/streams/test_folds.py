@@ -1,223 +1,135 @@
-"""Whatever the order, the cuts, the repeats and the crashes: the same rows."""
+"""Whatever the order, the cuts, the repeats and the crashes: the same rows, of every fold there is.
+
+The folds are discovered and their events drawn by type: a new fold is held to this as it is.
+"""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.codec import encode
+from schemas.codec import decode
+from schemas.discovery import discover
 from schemas.event import Event
-from schemas.events.feedback import FeedbackRecorded
 from schemas.events.llm import Attempt, CostEntry, ResponseCompleted
 from schemas.events.tables import CursorRow, TableRow
-from schemas.log import Record
-from streams.agents.circuits import CIRCUITS
-from streams.agents.feedback import FEEDBACK
+from schemas.log import Record, partition_of
 from streams.agents.health import HEALTH
 from streams.agents.spend import SPEND
-from streams.fold import AnyFold
+from streams.fold import AnyFold, Fold
 from streams.partition import PartitionFold
+from tests.streams.events import BASE_US, events
+from tests.streams.harness import Written, contents, cut, folded, records
 
-BASE_US = 1_790_000_000_000_000
-TIMES = st.one_of(st.integers(0, 300), st.integers(0, 40_000_000)).map(
-    lambda s: BASE_US + s * 1_000_000
-)
-NAMES = st.sampled_from(["a", "b", "c"])
-
-
-@st.composite
-def responses(draw: st.DrawFn) -> ResponseCompleted:
-    attempt = st.builds(
-        Attempt,
-        target=NAMES,
-        outcome=st.sampled_from(["success", "failed", "cancelled"]),
-        error_class=st.sampled_from([None, "server", "request", "timeout"]),
-        status=st.none(),
-        latency_us=st.integers(0, 10**11),
-        first_token_us=st.one_of(st.none(), st.integers(0, 10**6)),
-    )
-    return ResponseCompleted(
-        event_id="e",
-        occurred_at_us=draw(TIMES),
-        request_id="r",
-        key_id="k",
-        route="r",
-        outcome="success",
-        status=200,
-        attempts=draw(st.lists(attempt, max_size=3)),
-        usage_basis="none",
-        stream=False,
-        latency_us=1,
-    )
+FOLDS = [pytest.param(fold, id=fold.name) for fold in discover("streams.agents", Fold)]
+UNORDERED = [param for param in FOLDS if not param.values[0].ordered]
+NUMBERS = st.integers(0, 99)
+BUDGET = settings(max_examples=20, deadline=None)
 
 
-@st.composite
-def costs(draw: st.DrawFn) -> CostEntry:
-    return CostEntry(
-        event_id="e",
-        occurred_at_us=draw(TIMES),
-        request_id="r",
-        key_id=draw(NAMES),
-        team=draw(st.one_of(st.none(), NAMES)),
-        project=draw(st.one_of(st.none(), NAMES)),
-        target=draw(st.one_of(st.none(), NAMES)),
-        route="r",
-        entry=draw(st.sampled_from(["settled", "corrected", "unpriced", "abandoned", "admitted"])),
-        input_tokens=draw(st.one_of(st.none(), st.integers(0, 10**6))),
-        cost_nano_usd=draw(st.one_of(st.none(), st.integers(-(10**12), 10**12))),
-        basis="reported",
-    )
+def drawn(data: st.DataObject, fold: AnyFold) -> list[Event]:
+    return data.draw(st.lists(events(fold.event), min_size=1, max_size=25))
 
 
-@st.composite
-def feedback(draw: st.DrawFn) -> FeedbackRecorded:
-    return FeedbackRecorded(
-        event_id="e",
-        occurred_at_us=draw(TIMES),
-        feedback_id="f",
-        key_id="k",
-        user_id="u",
-        feedback_type="rating",
-        satisfaction_score=0.0,
-        has_correction=False,
-        model_id=draw(st.one_of(st.none(), NAMES)),
-        task_type=draw(st.one_of(st.none(), NAMES)),
-        data_key_id="d",
-        nonce=b"",
-        ciphertext=b"",
-    )
-
-
-FOLDS = [
-    pytest.param(HEALTH, responses(), id="health"),
-    pytest.param(CIRCUITS, responses(), id="circuits"),
-    pytest.param(SPEND, costs(), id="spend"),
-    pytest.param(FEEDBACK, feedback(), id="feedback"),
-]
-
-
-def records(fold: AnyFold, events: Sequence[Event], repeats: Sequence[int] = ()) -> list[Record]:
-    """As one outbox would send them; a repeat is the resend of the last few."""
-    values = [(number, encode(event)) for number, event in enumerate(events)]
-    for at in repeats:
-        if values:
-            at %= len(values)
-            values[at + 1 : at + 1] = values[max(0, at - 2) : at + 1]
-    return [
-        Record(
-            fold.source.name,
-            0,
-            offset,
-            0,
-            b"k",
-            value,
-            (("weir-outbox", b"o"), ("weir-seq", str(number).encode())),
-        )
-        for offset, (number, value) in enumerate(values)
-    ]
-
-
-def cut(found: Sequence[Record], at: Sequence[int]) -> list[Sequence[Record]]:
-    edges = sorted({0, len(found), *(number % (len(found) + 1) for number in at)})
-    return [found[a:b] for a, b in pairwise(edges)]
-
-
-def contents(rows: dict[bytes, TableRow]) -> dict[bytes, object]:
-    """The rows without what depends on positions."""
-    return {
-        key: {
-            name: getattr(row, name)
-            for name in row.__struct_fields__
-            if name not in {"event_id", "offset"}
-        }
-        for key, row in rows.items()
-        if not isinstance(row, CursorRow)
-    }
-
-
-class Written:
-    """A table as it would lie in Kafka."""
-
-    def __init__(self, fold: AnyFold) -> None:
-        self.fold = fold
-        self.values: dict[bytes, bytes] = {}
-        self.rows: dict[bytes, TableRow] = {}
-
-    def open(self) -> PartitionFold:
-        return PartitionFold(self.fold, 0, dict(self.values))
-
-    def take(
-        self, part: PartitionFold, batch: Sequence[Record], rows_max: int | None = None
-    ) -> None:
-        """Publish a step, or only so many of its rows, as when the process dies in the middle."""
-        step = part.take(batch)
-        written = [*step.rows, *([step.cursor] if step.cursor else [])]
-        for row in written if rows_max is None else step.rows[:rows_max]:
-            self.values[row.key], self.rows[row.key] = row.value, row.event
-        part.published(step)
-
-
-def folded(fold: AnyFold, batches: Sequence[Sequence[Record]]) -> Written:
-    table = Written(fold)
-    part = table.open()
-    for batch in batches:
-        table.take(part, batch)
-    return table
+def repeated(data: st.DataObject, fold: AnyFold, found: Sequence[Event]) -> list[Record]:
+    return records(fold, found, data.draw(st.lists(NUMBERS, max_size=3)))
 
 
 @pytest.mark.req("EVT-02")
-@pytest.mark.parametrize(("fold", "strategy"), FOLDS)
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("fold", FOLDS)
+@BUDGET
 @given(data=st.data())
-def test_cuts_and_repeats_change_no_byte(
-    fold: AnyFold, strategy: st.SearchStrategy[Event], data: st.DataObject
-) -> None:
-    events = data.draw(st.lists(strategy, max_size=25))
-    found = records(fold, events, data.draw(st.lists(st.integers(0, 99), max_size=3)))
-    cuts = data.draw(st.lists(st.integers(0, 99), max_size=5))
-    assert folded(fold, cut(found, cuts)).values == folded(fold, [found]).values
-    assert contents(folded(fold, [found]).rows) == contents(
-        folded(fold, [records(fold, events)]).rows
-    )
+def test_cuts_and_repeats_change_no_byte(fold: AnyFold, data: st.DataObject) -> None:
+    found = drawn(data, fold)
+    again = repeated(data, fold, found)
+    whole = folded(fold, [again])
+    parts = folded(fold, cut(again, data.draw(st.lists(NUMBERS, max_size=5))))
+    assert parts.values == whole.values
+    assert list(parts.emissions.items()) == list(whole.emissions.items())
+    assert contents(whole.rows) == contents(folded(fold, [records(fold, found)]).rows)
 
 
 @pytest.mark.req("EVT-02")
-@pytest.mark.parametrize(("fold", "strategy"), FOLDS)
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("fold", UNORDERED)
+@BUDGET
 @given(data=st.data())
-def test_the_order_of_events_does_not_matter(
-    fold: AnyFold, strategy: st.SearchStrategy[Event], data: st.DataObject
-) -> None:
-    events = data.draw(st.lists(strategy, max_size=25))
-    other = data.draw(st.permutations(events))
-    assert contents(folded(fold, [records(fold, events)]).rows) == contents(
+def test_the_order_of_events_does_not_matter(fold: AnyFold, data: st.DataObject) -> None:
+    found = drawn(data, fold)
+    other = data.draw(st.permutations(found))
+    assert contents(folded(fold, [records(fold, found)]).rows) == contents(
         folded(fold, [records(fold, other)]).rows
     )
 
 
-@pytest.mark.req("EVT-02", "EVT-04")
-@pytest.mark.parametrize(("fold", "strategy"), FOLDS)
-@settings(max_examples=25, deadline=None)
+@pytest.mark.req("EVT-02")
+@pytest.mark.parametrize("fold", FOLDS)
+@BUDGET
 @given(data=st.data())
-def test_a_crash_between_any_two_writes_changes_no_byte(
-    fold: AnyFold, strategy: st.SearchStrategy[Event], data: st.DataObject
-) -> None:
-    events = data.draw(st.lists(strategy, min_size=1, max_size=25))
-    found = records(fold, events, data.draw(st.lists(st.integers(0, 99), max_size=3)))
+def test_partitions_may_interleave_in_any_way(fold: AnyFold, data: st.DataObject) -> None:
+    by_partition: dict[int, list[Event]] = {}
+    for event in drawn(data, fold):
+        number = partition_of(event.key.encode(), fold.source.partitions)
+        by_partition.setdefault(number, []).append(event)
+    waiting = {
+        number: cut(
+            records(fold, found, partition=number), data.draw(st.lists(NUMBERS, max_size=3))
+        )
+        for number, found in by_partition.items()
+    }
+    alone = {number: folded(fold, batches, number).values for number, batches in waiting.items()}
+    tables = {number: Written(fold, number) for number in waiting}
+    parts = {number: table.open() for number, table in tables.items()}
+    while any(waiting.values()):
+        number = data.draw(st.sampled_from([number for number, left in waiting.items() if left]))
+        tables[number].take(parts[number], waiting[number].pop(0))
+    assert {number: table.values for number, table in tables.items()} == alone
+
+
+@pytest.mark.req("EVT-02", "EVT-04")
+@pytest.mark.parametrize("fold", FOLDS)
+@BUDGET
+@given(data=st.data())
+def test_a_crash_between_any_two_writes_changes_no_byte(fold: AnyFold, data: st.DataObject) -> None:
+    found = repeated(data, fold, drawn(data, fold))
     whole = folded(fold, [found])
     table = Written(fold)
     part = table.open()
     for _ in range(data.draw(st.integers(1, 6))):
-        at = part.next_offset
-        batch = found[at : at + data.draw(st.integers(1, 10))]
-        rows_max = data.draw(st.one_of(st.none(), st.integers(0, 5)))
-        table.take(part, batch, rows_max)
-        if rows_max is not None:
+        batch = found[part.next_offset :][: data.draw(st.integers(1, 10))]
+        writes_max = data.draw(st.one_of(st.none(), st.integers(0, 5)))
+        table.take(part, batch, writes_max)
+        if writes_max is not None:
             part = table.open()
     table.take(part, found[part.next_offset :])
     assert table.values == whole.values
+    assert table.emissions == whole.emissions
+
+
+@pytest.mark.req("EVT-04")
+@pytest.mark.parametrize("fold", FOLDS)
+@BUDGET
+@given(data=st.data())
+def test_a_state_survives_its_row(fold: AnyFold, data: st.DataObject) -> None:
+    part = PartitionFold(fold, 0, {})
+    step = part.take(records(fold, drawn(data, fold)))
+    for row in step.rows:
+        state = part._entries[row.event.entity].state
+        read = decode(row.value)
+        assert isinstance(read, TableRow)
+        assert fold.thaw(read) == state
+        assert fold.freeze(fold.thaw(read)) == fold.freeze(state)
+
+
+def test_every_fold_has_a_name_and_rows_of_its_own() -> None:
+    folds: list[AnyFold] = [param.values[0] for param in FOLDS]  # type: ignore[misc]
+    assert len({fold.name for fold in folds}) == len(folds)
+    assert len({fold.row for fold in folds}) == len({fold.cursor for fold in folds}) == len(folds)
+    for fold in folds:
+        assert fold.cursor.topic is fold.table
+        assert issubclass(fold.cursor, CursorRow)
+        assert fold.table.cleanup == "compact"
+        assert fold.table.partitions == fold.source.partitions
 
 
 @pytest.mark.req("COST-09")
