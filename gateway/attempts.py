@@ -16,6 +16,9 @@ from gateway.upstream import FORWARDED_HEADERS, Endpoint, Failed
 from schemas.errors import (
     GuardrailBlocked,
     InvalidRequest,
+    ModelNotFound,
+    UpstreamForbidden,
+    UpstreamModelMissing,
     UpstreamRateLimited,
     UpstreamRejected,
     WeirError,
@@ -102,6 +105,20 @@ def is_final(failure: Failed) -> bool:
     told = failure.told
     untranslated = isinstance(told, InvalidRequest) and not isinstance(told, GuardrailBlocked)
     return failure.error.error_class in CALLER_ERRORS and not untranslated
+
+
+def blame_caller(failure: Failed) -> None:
+    """Where the caller named the target himself, what its provider does not have, or does not let the
+    account use, says nothing of the target.
+    """
+    match failure.error:
+        case UpstreamModelMissing(message=message):
+            failure.told = ModelNotFound(message)
+        case UpstreamForbidden() as error:
+            failure.told = error
+        case _:
+            return
+    failure.error = UpstreamRejected(failure.error.message)
 
 
 def is_named(call: Call, target: Target) -> bool:

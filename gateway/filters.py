@@ -61,11 +61,7 @@ def narrow(plan: Plan, ask: Ask) -> Narrowed:
     Raises InvalidRequest when no member takes this kind of call at all: waiting does not help.
     """
     left, out, waived = plan.members, [], []
-    if not any(_serves(member, ask.surface) for member in left):
-        raise InvalidRequest(
-            f"no target of '{plan.name}' takes {ask.surface} calls",
-            action=f"Name a model for {ask.surface}: GET /api/v1/models lists what each can do.",
-        )
+    check_surface(plan, ask)
     for why, holds in _static(plan, ask):
         kept = [member for member in left if holds(member)]
         if not kept:
@@ -74,6 +70,15 @@ def narrow(plan: Plan, ask: Ask) -> Narrowed:
             out += [(member, why) for member in left if member not in kept]
             left = kept
     return Narrowed(left, out, waived)
+
+
+def check_surface(plan: Plan, ask: Ask) -> None:
+    """Raise InvalidRequest when no member takes this kind of call at all."""
+    if not any(_serves(member, ask.surface) for member in plan.members):
+        raise InvalidRequest(
+            f"no target of '{plan.name}' takes {ask.surface} calls",
+            action=f"Name a model for {ask.surface}: GET /api/v1/models lists what each can do.",
+        )
 
 
 def _static(plan: Plan, ask: Ask) -> Iterator[tuple[str, Callable[[Member], bool]]]:

@@ -17,6 +17,7 @@ from gateway.asking import Asker
 from gateway.attempts import (
     ESTIMATED,
     Relay,
+    blame_caller,
     content_of,
     error_headers,
     failed_status,
@@ -55,12 +56,9 @@ from gateway.upstream import Endpoint, Failed, Upstream, read_whole
 from schemas.circuits import verdict
 from schemas.errors import (
     GuardrailBlocked,
-    ModelNotFound,
     UpstreamError,
-    UpstreamModelMissing,
     UpstreamNetwork,
     UpstreamProtocol,
-    UpstreamRejected,
     UpstreamTimeout,
     WeirError,
 )
@@ -251,9 +249,8 @@ class Proxy:
             await self._exchange(call, target, started_ns)
             outcome, status = "success", 200
         except Failed as failure:
-            if isinstance(failure.error, UpstreamModelMissing) and is_named(call, target):
-                failure.told = ModelNotFound(failure.error.message)
-                failure.error = UpstreamRejected(failure.error.message)
+            if is_named(call, target):
+                blame_caller(failure)
             outcome, error, status = "failed", failure.error, failure.status
             self.book.failed(target.id, failure.error)
             raise

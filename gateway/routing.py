@@ -11,7 +11,7 @@ import msgspec
 from gateway.canary import side
 from gateway.circuits import Circuits
 from gateway.dialects.neutral import Usage
-from gateway.filters import Ask, bound, narrow
+from gateway.filters import Ask, bound, check_surface, narrow
 from gateway.health import HealthBook, Standing
 from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies
 from gateway.state import GatewayState
@@ -93,8 +93,12 @@ class Router:
         return plan
 
     def decide(self, plan: Plan, ask: Ask = ANY_CALL) -> Decision:
-        """Choose the first target and the order of failover. There is always a choice."""
+        """Choose the first target and the order of failover. There is always a choice.
+
+        Raises InvalidRequest when no target takes this kind of call.
+        """
         if plan.settled:
+            check_surface(plan, ask)
             only = plan.members[0].target
             remark = self._circuits.remark(only.id)
             candidate = Candidate(only.id, 1.0, True, "the only target" + remark)

@@ -20,7 +20,9 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 OUTCOMES_KEPT = 16
 BUCKET_S = 5
 BUCKETS_KEPT = 8
-COUNTED = frozenset({"timeout", "server", "network", "protocol", "authentication", "model"})
+COUNTED = frozenset(
+    {"timeout", "server", "network", "protocol", "authentication", "permission", "model"}
+)
 """Error classes that speak against a target. Not those of a caller's own errors, nor of a limit or
 a quota (429): a target that says so is in order.
 """

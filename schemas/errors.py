@@ -145,6 +145,26 @@ class UpstreamError(WeirError):
     action = "Try again; the gateway has already tried the other targets of the route."
 
 
+class UpstreamOverloaded(UpstreamError):
+    """The provider has too much to do, and says so (503, Anthropic's 529)."""
+
+    status = 503
+    code = "upstream_overloaded"
+    type = "overloaded_error"
+    action = "Try again after the time in Retry-After, or name a route with several providers."
+
+
+class UpstreamForbidden(UpstreamError):
+    """The provider knows the gateway's key and does not let its account do this: no key's fault."""
+
+    status = 403
+    code = "upstream_forbidden"
+    type = "permission_error"
+    error_class = "permission"
+    retryable = False
+    action = "Name another model, or have the operator get access to this one from the provider."
+
+
 class UpstreamAuthentication(UpstreamError):
     code = "upstream_authentication"
     error_class = "authentication"

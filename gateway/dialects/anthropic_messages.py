@@ -40,7 +40,14 @@ from gateway.dialects.neutral import (
     ToolCall,
     Usage,
 )
-from gateway.dialects.reading import classify, member, parse_arguments, required, text_tags
+from gateway.dialects.reading import (
+    advice_of,
+    classify,
+    member,
+    parse_arguments,
+    required,
+    text_tags,
+)
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
 
@@ -135,7 +142,7 @@ class AnthropicMessages(BaseDialect):
 
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
         kind = ERROR_TYPE.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        body = {"type": kind, "message": error.message}
+        body = {"type": kind, "message": error.message, **advice_of(error)}
         return _encode({"type": "error", "error": body, "request_id": request_id})
 
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:

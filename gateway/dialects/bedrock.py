@@ -60,7 +60,14 @@ from gateway.dialects.neutral import (
     ToolCall,
     Usage,
 )
-from gateway.dialects.reading import classify, member, parse_arguments, required, text_tags
+from gateway.dialects.reading import (
+    advice_of,
+    classify,
+    member,
+    parse_arguments,
+    required,
+    text_tags,
+)
 from gateway.dialects.sse import Frame
 from schemas.errors import UpstreamError, UpstreamModelMissing, UpstreamProtocol, WeirError
 from schemas.identity import uuid7
@@ -171,7 +178,9 @@ class BedrockConverse(BaseDialect):
 
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
         del request_id  # the header carries it
-        return _encode({"__type": exception_of(status), "message": error.message})
+        return _encode(
+            {"__type": exception_of(status), "message": error.message, **advice_of(error)}
+        )
 
     def error_headers(self, status: int) -> list[tuple[bytes, bytes]]:
         return [(b"x-amzn-errortype", exception_of(status).encode())]
@@ -179,7 +188,7 @@ class BedrockConverse(BaseDialect):
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
         del request_id
         name = STREAM_EXCEPTION_OF.get(status, "internalServerException")
-        return write_exception(_encode({"message": error.message}), name)
+        return write_exception(_encode({"message": error.message, **advice_of(error)}), name)
 
 
 def _new_id() -> str:

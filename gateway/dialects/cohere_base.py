@@ -10,6 +10,7 @@ from gateway.dialects import cohere_wire
 from gateway.dialects.base import BaseDialect
 from gateway.dialects.cohere_wire import Counted, WireUsage
 from gateway.dialects.neutral import Fields, Json, Opening, StreamReader, StreamWriter
+from gateway.dialects.reading import advice_of
 from gateway.dialects.sse import write_frame
 from schemas.errors import InvalidRequest, UpstreamError, WeirError
 
@@ -54,7 +55,7 @@ class CohereBase(BaseDialect):
 
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
         del status
-        return _encode({"id": request_id, "message": error.message})
+        return _encode({"id": request_id, "message": error.message, **advice_of(error)})
 
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
         del status

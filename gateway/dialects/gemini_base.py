@@ -49,9 +49,13 @@ class GeminiBase(BaseDialect):
             "@type": _RPC + "ErrorInfo",
             "reason": error.code.upper(),
             "domain": "weir",
-            "metadata": {"request_id": request_id},
+            "metadata": {"request_id": request_id, "action": error.advice},
         }
         details = [info]
+        if error.details:
+            # The vendor's own form for what is wrong with a request.
+            faults = [{"description": text} for text in error.details]
+            details.append({"@type": _RPC + "BadRequest", "fieldViolations": faults})
         if error.retry_after_seconds is not None:
             delay = f"{error.retry_after_seconds:.3f}".rstrip("0").rstrip(".") + "s"
             details.append({"@type": _RPC + "RetryInfo", "retryDelay": delay})

@@ -21,7 +21,7 @@ from gateway.dialects.neutral import (
     Usage,
 )
 from gateway.dialects.openai_wire import WireError, read_error_body
-from gateway.dialects.reading import classify, member, required
+from gateway.dialects.reading import advice_of, classify, member, required
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import InvalidRequest, UpstreamError, UpstreamProtocol, WeirError
 
@@ -49,7 +49,8 @@ class OpenAIBase(BaseDialect):
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
         del request_id  # the header carries it
         kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else error.type
-        body = {"message": error.message, "type": kind, "param": None, "code": error.code}
+        body: Json = {"message": error.message, "type": kind, "param": None, "code": error.code}
+        body |= advice_of(error)
         return _encode({"error": body})
 
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:

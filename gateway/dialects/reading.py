@@ -18,11 +18,14 @@ from schemas.errors import (
     UpstreamContentFiltered,
     UpstreamContextTooLong,
     UpstreamError,
+    UpstreamForbidden,
     UpstreamModelMissing,
+    UpstreamOverloaded,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTimeout,
+    WeirError,
 )
 
 T = TypeVar("T")
@@ -35,6 +38,16 @@ _NO_MODEL = re.compile(
     r"\bmodel\b.{0,120}\b(does not exist|not exist|not found)\b|\b(no such|unknown|invalid) model\b",
     re.IGNORECASE | re.DOTALL,
 )
+_ACCESS = re.compile(
+    r"\bmodels?\b|\bpermissions?\b|\bnot (allowed|authorized) to\b|\baccess to\b", re.IGNORECASE
+)
+_KEY = re.compile(
+    r"\b(key|token|credentials?|signature)\b.{0,80}"
+    r"\b(invalid|incorrect|expired|revoked|leaked|disabled|missing)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+OVERLOADED = frozenset({503, 529})
+"""What a provider answers that has too much to do; 529 is Anthropic's own."""
 _FILE = re.compile(r"\b(file|container|response|conversation)\b", re.IGNORECASE)
 """What else a request names and a provider may not find: that is the caller's own."""
 _DATA_URL = re.compile(r"data:([\w.+/-]+)?((?:;[\w=+.-]+)*?);base64,", re.IGNORECASE)
@@ -209,12 +222,22 @@ def retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:
     return None
 
 
+def advice_of(error: WeirError) -> Json:
+    """Return what an error tells beyond its vendor's form: further members, which the vendors'
+    clients ignore and people read.
+    """
+    told: Json = {"action": error.advice}
+    return {**told, "details": error.details} if error.details else told
+
+
 def classify(
     status: int, kind: str, message: str, headers: Mapping[bytes, bytes] | None = None
 ) -> UpstreamError:
     """Return the error for a provider's status and its own words for it."""
     message = message[:MESSAGE_CHARS_MAX] or f"the provider answered {status}"
     wait_s = retry_after_s(headers or {})
+    if status == 403 and (kind == "permission_error" or _is_forbidden(message)):
+        return UpstreamForbidden(f"the provider refuses this to the gateway's account: {message}")
     if status in {401, 403}:
         return UpstreamAuthentication(f"the provider refused the gateway's key: {message}")
     if status == 402 or kind in {"insufficient_quota", "billing_error"}:
@@ -223,6 +246,8 @@ def classify(
         return UpstreamRateLimited(message, retry_after_seconds=wait_s)
     if status in {408, 504}:
         return UpstreamTimeout(message)
+    if status in OVERLOADED:
+        return UpstreamOverloaded(message, retry_after_seconds=wait_s)
     if status >= 500:
         return UpstreamError(message, retry_after_seconds=wait_s)
     if kind == "context_length_exceeded" or _CONTEXT.search(message):
@@ -232,6 +257,11 @@ def classify(
     if _is_model_missing(status, kind, message):
         return UpstreamModelMissing(message)
     return UpstreamRejected(message)
+
+
+def _is_forbidden(message: str) -> bool:
+    """Whether a 403 is about what was asked for, and not about the key that asked."""
+    return _ACCESS.search(message) is not None and _KEY.search(message) is None
 
 
 def _is_model_missing(status: int, kind: str, message: str) -> bool:
