@@ -1,0 +1,176 @@
+"""Series of traffic: how the traffic table is laid out, and how it is read.
+
+A series is named ``DIMENSION:NAME`` (``total:``, ``target:openai/gpt-4o``, ``user:ada``). It comes
+at two levels: `FINE`, buckets of ten seconds for two hours, and `HOURS`, buckets of an hour for ten
+weeks. A row of the table holds a block of time of a few members of a dimension, those whose names
+hash to its slot, so that rows stay small and their number is bounded, whoever calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from schemas.events.tables import block_key, block_of
+from schemas.events.traffic import TrafficRow
+
+_SECOND_US = 1_000_000
+
+
+class Level(msgspec.Struct, frozen=True):
+    """How finely time is cut: buckets of `bucket_s` in blocks of `block_s`, kept for `keep_s`."""
+
+    name: str
+    bucket_s: int
+    block_s: int
+    keep_s: int
+
+    def bucket_start_s(self, time_s: int) -> int:
+        """Return where the bucket of a moment begins."""
+        return time_s - time_s % self.bucket_s
+
+
+FINE = Level("fine", bucket_s=10, block_s=600, keep_s=7_200)
+HOURS = Level("hours", bucket_s=3_600, block_s=86_400, keep_s=70 * 86_400)
+LEVELS = {level.name: level for level in (FINE, HOURS)}
+
+MEMBERS_MAX = 8
+"""Members of a slot in one block; who comes beyond them counts under the name ``""``."""
+
+SLOTS = {
+    "total": 1,
+    "target": 64,
+    "model": 64,
+    "team": 64,
+    "project": 64,
+    "task": 16,
+    "key": 128,
+    "user": 512,
+}
+"""Slots of each dimension: with `MEMBERS_MAX`, 4,096 users and 1,024 keys in one block and partition."""
+
+COARSE = frozenset(SLOTS) - {"user"}
+"""Dimensions that also have hours: those of single users would outgrow everything else."""
+
+TOTAL = "total:"
+
+
+class Sums(NamedTuple):
+    """What the calls of a bucket add up to."""
+
+    calls: int = 0
+    failures: int = 0
+    successes: int = 0
+    latency_us: int = 0
+    cost_nano_usd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in and out."""
+        return self.input_tokens + self.output_tokens
+
+
+NO_SUMS = Sums()
+
+
+def added(left: Sums, right: Sums) -> Sums:
+    """Return both together."""
+    return Sums(*[a + b for a, b in zip(left, right, strict=True)])
+
+
+def slot_of(dimension: str, name: str) -> int:
+    """Return the slot that holds a member."""
+    return crc32(name.encode()) % SLOTS[dimension]
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Return who stays in a slot that is full: the lowest, whatever the order of arrival."""
+    return crc32(b"rank" + name.encode()), name
+
+
+def row_name(dimension: str, level: Level, slot: int, time_s: int) -> str:
+    """Return the entity of the row for a slot and a moment."""
+    return block_key(f"{dimension}.{level.name}.{slot}", time_s - time_s % level.block_s)
+
+
+def expires_us(entity: str) -> int:
+    """Return the event time (Unix µs) from which a row is of no use any more."""
+    name, start_s = block_of(entity)
+    level = LEVELS[name.split(".")[1]]
+    return (start_s + level.block_s + level.keep_s) * _SECOND_US
+
+
+class TrafficTable:
+    """The rows as they come, partials by partition; adds up what is asked for."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[int, TrafficRow]] = {}
+
+    def apply(self, row: TrafficRow) -> None:
+        """Take in a row; an older one changes nothing."""
+        partials = self._rows.setdefault(row.entity, {})
+        known = partials.get(row.partition)
+        if known is None or row.offset >= known.offset:
+            partials[row.partition] = row
+
+    def removed(self, key: str) -> None:
+        """Take in that the row under a key (``ENTITY|PARTITION``) has expired."""
+        entity, _, partition = key.rpartition("|")
+        partials = self._rows.get(entity, {})
+        partials.pop(int(partition), None)
+        if not partials:
+            self._rows.pop(entity, None)
+
+    def series(self, name: str, level: Level, from_s: int, to_s: int) -> dict[int, Sums]:
+        """Return {start of bucket, Unix s: sums} of a series within [from, to); empty ones are not there."""
+        dimension, _, member = name.partition(":")
+        slot = slot_of(dimension, member)
+        found: dict[int, Sums] = {}
+        for start_s in range(from_s - from_s % level.block_s, to_s, level.block_s):
+            for row in self._partials(row_name(dimension, level, slot, start_s)):
+                for whose, at_s, sums in cells(row, level, start_s):
+                    if whose == member and from_s <= at_s < to_s:
+                        found[at_s] = added(found.get(at_s, NO_SUMS), sums)
+        return dict(sorted(found.items()))
+
+    def members(self, dimension: str, level: Level, from_s: int, to_s: int) -> dict[str, Sums]:
+        """Return {name: sums} of all members of a dimension within [from, to)."""
+        found: dict[str, Sums] = {}
+        for start_s in range(from_s - from_s % level.block_s, to_s, level.block_s):
+            for slot in range(SLOTS[dimension]):
+                for row in self._partials(row_name(dimension, level, slot, start_s)):
+                    for whose, at_s, sums in cells(row, level, start_s):
+                        if from_s <= at_s < to_s:
+                            found[whose] = added(found.get(whose, NO_SUMS), sums)
+        return found
+
+    def total(self, name: str, level: Level, from_s: int, to_s: int) -> Sums:
+        """Return the sums of a series over [from, to), whole buckets."""
+        together = NO_SUMS
+        for sums in self.series(name, level, from_s, to_s).values():
+            together = added(together, sums)
+        return together
+
+    def _partials(self, entity: str) -> Iterable[TrafficRow]:
+        return self._rows.get(entity, {}).values()
+
+
+def cells(row: TrafficRow, level: Level, start_s: int) -> Iterator[tuple[str, int, Sums]]:
+    """Yield (member, start of bucket, sums) of a row."""
+    columns = zip(
+        row.calls,
+        row.failures,
+        row.successes,
+        row.latency_us,
+        row.cost_nano_usd,
+        row.input_tokens,
+        row.output_tokens,
+        strict=True,
+    )
+    for member, bucket, sums in zip(row.member, row.bucket, columns, strict=True):
+        yield row.members[member], start_s + bucket * level.bucket_s, Sums(*sums)

@@ -1,0 +1,162 @@
+"""Traffic as series: calls, failures, latency, cost and tokens per dimension, ten seconds and hours.
+
+Under high cardinality a slot keeps the members that rank lowest by a hash and counts all others
+together. Who stays is a function of the set of members alone, since a member of the final few is
+never put out by another: so the rows do not depend on the order of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from schemas.event import Event
+from schemas.events.llm import ResponseCompleted
+from schemas.events.traffic import TrafficCursor, TrafficRow
+from schemas.traffic import (
+    COARSE,
+    FINE,
+    HOURS,
+    MEMBERS_MAX,
+    expires_us,
+    rank,
+    row_name,
+    slot_of,
+)
+from streams.fold import NOTHING, Fold
+
+_SECOND_US = 1_000_000
+_COLUMNS = (
+    "calls",
+    "failures",
+    "successes",
+    "latency_us",
+    "cost_nano_usd",
+    "input_tokens",
+    "output_tokens",
+)
+OTHERS = ""
+"""Whoever found no room."""
+
+FAILED = frozenset({"failed", "abandoned"})
+
+
+class Part(NamedTuple):
+    """What one call adds to a member's bucket (its number within the block)."""
+
+    member: str
+    bucket: int
+    amounts: tuple[int, ...]
+
+
+Cells = dict[int, list[int]]
+"""A member's sums, in the order of the columns, by bucket."""
+
+State = dict[str, Cells]
+
+
+def split(event: ResponseCompleted) -> Iterator[tuple[str, Part]]:
+    """Yield the call under everything that it belongs to, at both levels."""
+    second = event.occurred_at_us // _SECOND_US
+    good = event.outcome == "success"
+    amounts = (
+        1,
+        int(event.outcome in FAILED),
+        int(good),
+        event.latency_us if good else 0,
+        event.cost_nano_usd or 0,
+        event.input_tokens or 0,
+        event.output_tokens or 0,
+    )
+    fine = second % FINE.block_s // FINE.bucket_s
+    hour = second % HOURS.block_s // HOURS.bucket_s
+    for dimension, name in _members(event):
+        slot = slot_of(dimension, name)
+        yield row_name(dimension, FINE, slot, second), Part(name, fine, amounts)
+        if dimension in COARSE:
+            yield row_name(dimension, HOURS, slot, second), Part(name, hour, amounts)
+
+
+def _members(event: ResponseCompleted) -> Iterator[tuple[str, str]]:
+    yield "total", ""
+    yield "key", event.key_id
+    for dimension, name in (
+        ("target", event.target),
+        ("model", event.model),
+        ("team", event.team),
+        ("project", event.project),
+        ("user", event.user_id),
+        ("task", event.task_type),
+    ):
+        if name:
+            yield dimension, name
+
+
+def apply(state: State, part: Part) -> Sequence[Event]:
+    """Add one call, under its member's name or with the others'."""
+    cells = _room(state, part.member)
+    sums = cells.get(part.bucket)
+    if sums is None:
+        cells[part.bucket] = list(part.amounts)
+    else:
+        _add(sums, part.amounts)
+    return NOTHING
+
+
+def _room(state: State, member: str) -> Cells:
+    found = state.get(member)
+    if found is not None:
+        return found
+    named = [name for name in state if name != OTHERS]
+    if member == OTHERS or len(named) < MEMBERS_MAX:
+        return state.setdefault(member, {})
+    last = max(named, key=rank)
+    others = state.setdefault(OTHERS, {})
+    if rank(member) > rank(last):
+        return others
+    for bucket, sums in state.pop(last).items():
+        _add(others.setdefault(bucket, [0] * len(_COLUMNS)), sums)
+    return state.setdefault(member, {})
+
+
+def _add(sums: list[int], amounts: Sequence[int]) -> None:
+    for column, amount in enumerate(amounts):
+        sums[column] += amount
+
+
+def freeze(state: State) -> dict[str, Any]:
+    """Return the cells as columns, by member and then by bucket."""
+    members = sorted(state)
+    cells = [
+        (number, bucket, *sums)
+        for number, name in enumerate(members)
+        for bucket, sums in sorted(state[name].items())
+    ]
+    columns = [list(column) for column in zip(*cells, strict=True)]
+    return {
+        "members": members,
+        **dict(zip(("member", "bucket", *_COLUMNS), columns, strict=True)),
+    }
+
+
+def thaw(row: TrafficRow) -> State:
+    """Return the state that `freeze` gave."""
+    state: State = {name: {} for name in row.members}
+    columns = [getattr(row, name) for name in _COLUMNS]
+    for cell, (member, bucket) in enumerate(zip(row.member, row.bucket, strict=True)):
+        state[row.members[member]][bucket] = [column[cell] for column in columns]
+    return state
+
+
+TRAFFIC = Fold(
+    name="traffic",
+    event=ResponseCompleted,
+    row=TrafficRow,
+    cursor=TrafficCursor,
+    split=split,
+    new=dict,
+    apply=apply,
+    freeze=freeze,
+    thaw=thaw,
+    expires=expires_us,
+)
