@@ -31,6 +31,8 @@ VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-
 """Headers of a provider that its own clients read."""
 ESTIMATED = (b"x-weir-usage-basis", b"estimated")
 """The header of an answer that the gateway made by itself, from what bytes tell."""
+ERROR_CODE = b"x-weir-error-code"
+"""The header that names an error in every dialect: several have no room for a code of ours."""
 TOKEN_S = 0.02
 """A whole answer is silent until it is done: this much per token is not silence yet."""
 
@@ -196,7 +198,7 @@ def stream_headers(call: Call) -> Headers:
 
 def error_headers(front: ClientDialect, error: WeirError, status: int) -> Headers:
     """Return the headers of an error answer."""
-    headers = [*front.error_headers(status), JSON]
+    headers = [*front.error_headers(status), (ERROR_CODE, error.code.encode()), JSON]
     if error.retry_after_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
     return headers

@@ -27,6 +27,7 @@ from schemas.codec import decode_as
 from schemas.errors import (
     BrokerUnavailable,
     IdempotencyConflict,
+    IdempotencyUnrepeatable,
     InvalidRequest,
     Unavailable,
     WeirError,
@@ -245,7 +246,7 @@ class Idempotency:
         partition, offset = place
         settled = await self._record_at(partition, offset)
         if settled.ciphertext is None or settled.nonce is None or settled.data_key_id is None:
-            raise IdempotencyConflict(
+            raise IdempotencyUnrepeatable(
                 "the answer under this key was given, and cannot be given again"
             )
         key = await data_key(self._log, settled.data_key_id)

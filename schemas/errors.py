@@ -131,6 +131,15 @@ class IdempotencyConflict(Conflict):
     action = "Send another Idempotency-Key, or the same request again later."
 
 
+class IdempotencyUnrepeatable(IdempotencyConflict):
+    """The request ran under this key and was answered; the answer is too large to be kept, or was
+    never kept at all.
+    """
+
+    code = "idempotency_unrepeatable"
+    action = "Send another Idempotency-Key, knowing that the request is then billed once more."
+
+
 # --- the provider's side -------------------------------------------------------------------
 
 

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from gateway.attempts import ERROR_CODE
 from gateway.batches import lines
 from gateway.batches.commits import Commits
 from gateway.batches.files import Files, FileWriter
 from gateway.batches.lines import Line
 from gateway.inner import InnerCall
 from schemas.clock import now_us
-from schemas.errors import IdempotencyConflict, WeirError
+from schemas.errors import IdempotencyConflict, IdempotencyUnrepeatable, WeirError
 from schemas.events.batches import BatchChanged
 from schemas.log import TableView
 
@@ -133,6 +134,7 @@ class _Run:
         self._runner = runner
         self._id = batch_id
         self._completed = self._failed = 0
+        self._gives_up = False
         self._writers: dict[str, FileWriter] = {}
 
     @property
@@ -151,7 +153,7 @@ class _Run:
         progress = asyncio.create_task(self._tell())
         try:
             left = iter(wanted)
-            await asyncio.gather(*(self._work(left) for _ in range(AT_ONCE)))
+            await self._work_together(left)
             rest = list(left)
         finally:
             progress.cancel()
@@ -165,8 +167,22 @@ class _Run:
         late = now_us() - batch.times_us["validating"] > WINDOW_US
         return "expired" if late else None
 
+    async def _work_together(self, left: Iterator[Line]) -> None:
+        """Run lines, several at a time. Raises as `_work`, when nothing runs any more.
+
+        When one worker fails, the others end their lines, whose answers the next run will be given
+        again; cancelled in the middle they would be paid for and asked anew.
+        """
+        workers = [asyncio.create_task(self._work(left)) for _ in range(AT_ONCE)]
+        try:
+            await asyncio.gather(*workers)
+        except BaseException:  # cancelled, its workers are cancelled too
+            self._gives_up = True
+            await asyncio.gather(*workers, return_exceptions=True)
+            raise
+
     async def _work(self, left: Iterator[Line]) -> None:
-        while self._stops() is None:
+        while self._stops() is None and not self._gives_up:
             line = next(left, None)
             if line is None:
                 return
@@ -185,8 +201,11 @@ class _Run:
             await self._runner.call(inner)
             if inner.status not in AGAIN or attempt == ATTEMPTS - 1 or self._stops():
                 break
-            ended = b"retry-after" not in dict(inner.answer_headers)
-            if inner.status == IdempotencyConflict.status and ended:
+            told = dict(inner.answer_headers)
+            code = told.get(ERROR_CODE, b"").decode()
+            if code == IdempotencyUnrepeatable.code:
+                break  # it was answered and billed before a worker took over: it is not run again
+            if code == IdempotencyConflict.code and b"retry-after" not in told:
                 # A worker died in the middle of it: what came of that run nobody will ever know.
                 # One that still goes on says when to ask again, and is waited for.
                 key = f"{self._id}/{line.number}/{attempt + 1}"

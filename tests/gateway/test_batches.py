@@ -12,8 +12,12 @@ import httpx2
 import openai
 import pytest
 
-from gateway.batches import lines
+from gateway.attempts import ERROR_CODE
+from gateway.batches import lines, runner
+from gateway.batches.runner import AT_ONCE, _Run
+from gateway.inner import InnerCall
 from infra.broker import Broker
+from schemas.errors import IdempotencyUnrepeatable, Unavailable
 from tests.gateway.two_workers import KEY, workers
 from tests.sandbox.served import Served, strictly
 
@@ -199,3 +203,84 @@ def test_lines_are_read_strictly() -> None:
     for wrong in (b"[]", b'{"custom_id":"a"}', line("", "x").encode(), b""):
         assert lines.read(wrong, "/v1/chat/completions")[1]
     assert lines.read(line("a", "x", stream=True).encode(), "/v1/chat/completions")[1]
+
+
+class Desk:
+    """What a run needs of its worker: files in memory, calls as the test has them."""
+
+    def __init__(self, content: str) -> None:
+        self.files = self
+        self.status = "in_progress"
+        self.times_us = {"validating": 1 << 62}
+        self.tenant = self.key_id = self.input_file_id = "t"
+        self.endpoint = "/v1/chat/completions"
+        self.written: list[Any] = []
+        self.begun = self.ended = 0
+        self._content = content
+
+    def current(self, _: str) -> Any:
+        return self
+
+    async def update(self, *_: Any, **fields: Any) -> None:
+        self.status = fields.get("status", self.status)
+
+    async def get(self, *_: Any) -> Any:
+        return self
+
+    async def keep(self, file: Any) -> Any:
+        return file
+
+    async def content(self, _: Any) -> bytes:
+        return self._content.encode()
+
+    def writer(self, _: str) -> Any:
+        return self
+
+    file_id = "f"
+
+    def close(self, *_: Any) -> Any:
+        return self
+
+    def write(self, data: bytes) -> None:
+        self.written.append(json.loads(data))
+
+    async def call(self, inner: InnerCall) -> None:
+        self.begun += 1
+        await asyncio.sleep(0.05)
+        inner.status, inner.answer = 200, b"{}"
+        self.ended += 1
+
+
+@pytest.mark.req("BEY-01", "BEY-13")
+async def test_when_one_worker_of_a_batch_fails_none_goes_on() -> None:
+    desk: Any = Desk("\n".join(line(f"n{number}", "x") for number in range(100)))
+
+    def refuse(_: bytes) -> None:
+        raise Unavailable("the log is away")
+
+    desk.write = refuse
+    with pytest.raises(Unavailable):
+        await _Run(desk, "b").run()
+    assert desk.begun == desk.ended == AT_ONCE
+    await asyncio.sleep(0.2)
+    assert desk.begun == AT_ONCE
+
+
+@pytest.mark.req("BEY-01", "BEY-13")
+async def test_a_line_that_was_answered_and_cannot_be_told_again_is_not_billed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "BACKOFF_S", 0.01)
+    desk: Any = Desk(line("n", "x"))
+    keys = []
+
+    async def call(inner: InnerCall) -> None:
+        keys.append(inner.headers[b"idempotency-key"])
+        inner.status = 409
+        inner.answer_headers = [(ERROR_CODE, IdempotencyUnrepeatable.code.encode())]
+        inner.answer = b'{"error": {"code": "idempotency_unrepeatable"}}'
+
+    desk.call = call
+    await _Run(desk, "b").run()
+    assert keys == [b"b/1"]
+    assert desk.written[0]["response"]["status_code"] == 409

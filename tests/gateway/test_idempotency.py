@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway import idempotency
 from gateway.runs import Runs
 from infra.broker import Broker
 from schemas.codec import encode
@@ -88,6 +89,24 @@ async def test_a_caller_who_left_gets_the_answer_of_his_run(
         assert headers["idempotency-replayed"] == "true"
         assert json.loads(body)["choices"][0]["message"]["content"]
         assert len(sandbox.rows("/idempotency")) - before == 1
+
+
+@pytest.mark.req("BEY-13")
+async def test_an_answer_too_large_to_keep_has_a_code_of_its_own(
+    broker: Broker, sandbox: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "ANSWER_BYTES_MAX", 10)
+    async with (
+        workers(broker, sandbox, tmp_path, "idempotency") as urls,
+        aiohttp.ClientSession() as session,
+    ):
+        first, _, _ = await post(session, urls[0], "key-large", "Tell me much.")
+        before = len(sandbox.rows("/idempotency"))
+        status, headers, body = await post(session, urls[1], "key-large", "Tell me much.")
+        assert (first, status) == (200, 409)
+        assert json.loads(body)["error"]["code"] == "idempotency_unrepeatable"
+        assert headers["x-weir-error-code"] == "idempotency_unrepeatable"
+        assert len(sandbox.rows("/idempotency")) == before
 
 
 def _text(stream: bytes) -> str:
