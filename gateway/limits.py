@@ -214,6 +214,9 @@ class Limits:
             return
         now_s = self._loop.time()
         self._watch(now_s)
+        self._heard_s = {
+            node: at_s for node, at_s in self._heard_s.items() if now_s - at_s <= FORGET_S
+        }
         if self._beats % WHOLE_BEATS == 0 or not self._silent(now_s):
             self._tell(whole=self._beats % WHOLE_BEATS == 0)
         self._beats += 1
@@ -267,7 +270,7 @@ class Limits:
         now_s = self._loop.time()
         alive = self._alive(now_s)
         silent = self._silent(now_s)
-        pace.forget(set(alive))
+        pace.forget(set(alive), _slot())
         alone = self._workers_seen if silent else 1
         released = pace.share_out(_slot(), alive, self._outbox.id, alone)
         pace.changed = pace.changed or released

@@ -104,11 +104,14 @@ class Pace:
         """Take another worker's report."""
         self._others[node] = usage
 
-    def forget(self, nodes: set[str]) -> None:
-        """Drop what workers that are gone held; what they let through stays counted."""
+    def forget(self, nodes: set[str], slot: int) -> None:
+        """Drop what workers that are gone held; what they let through stays counted for its minute."""
+        oldest = slot - SLOTS
         for node in self._others.keys() - nodes:
             told = self._others[node]
-            if told.running or told.demand or any(told.spare.values()):
+            if not (_recent(told.requests, oldest) or _recent(told.tokens, oldest)):
+                del self._others[node]
+            elif told.running or told.demand or any(told.spare.values()):
                 self._others[node] = msgspec.structs.replace(told, running=0, demand=0, spare={})
 
     def others(self, slot: int) -> dict[str, int]:

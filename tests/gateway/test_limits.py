@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,16 @@ def test_a_silent_log_is_told_in_an_alert_and_limits_hold_locally(limited: Worke
         threading.Event().wait(0.05)
     assert [(alert.alert_type, alert.status) for alert in alerts][:1] == [("limits_local", "open")]
     assert [ask(limited)[0] for _ in range(3)] == [200, 200, 429]
+
+
+@pytest.mark.req("GW-10", "GEN-02")
+def test_workers_that_are_gone_are_forgotten(limited: Worker) -> None:
+    limited.change(limit(requests_per_minute=100))
+    ask(limited)
+    heard = limited.app.proxy.limits._heard_s
+    heard |= dict.fromkeys(("gone", "long gone"), limited.loop.time() - 1_000.0)
+    for _ in range(40):
+        if not {"gone", "long gone"} & limited.app.proxy.limits._heard_s.keys():
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers that are gone are kept for ever")

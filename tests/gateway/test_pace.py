@@ -109,7 +109,7 @@ def test_what_the_dead_held_is_free_and_what_they_used_is_not() -> None:
         dead.take(0, 0)
     alive = Pace("limit|all", Caps(requests=10))
     alive.hear("w0", dead.report())
-    alive.forget({"w1"})
+    alive.forget({"w1"}, 0)
     alive.share_out(0, ["w1"], "w1")
     assert not alive.lacks("requests", 6)
     assert alive.lacks("requests", 7)
@@ -122,3 +122,16 @@ def test_when_nobody_tells_anything_each_keeps_to_its_part() -> None:
     assert pace.lacks("requests", 26)
     assert not pace.lacks("requests", 25)
     assert not pace.lacks("running", 1)
+
+
+@pytest.mark.req("GW-10", "GEN-02")
+def test_a_worker_that_is_gone_is_forgotten_with_its_last_minute() -> None:
+    pace = Pace("limit|all", Caps(requests=10))
+    for number in range(50):
+        usage = PaceUsage("limit|all", {str(100 + number): 1}, {}, 1, 2, {"requests": 3})
+        pace.hear(f"gone{number}", usage)
+    pace.forget({"alive"}, 149)
+    assert pace.others(149)["requests"] == SLOTS
+    assert len(pace._others) == SLOTS
+    pace.forget({"alive"}, 149 + SLOTS)
+    assert not pace._others
