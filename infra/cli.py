@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.cli_admin import key_commands
+from infra.cli_alerts import commands as alert_commands
 from infra.cli_base import (
     Json,
     console,
@@ -38,6 +39,7 @@ app.add_typer(data_commands)
 app.add_typer(config_commands)
 app.add_typer(key_commands, name="keys")
 app.add_typer(budget_commands, name="budget")
+app.add_typer(alert_commands, name="alerts")
 app.add_typer(route_commands, name="route")
 app.add_typer(provider_commands, name="providers")
 app.add_typer(export_commands, name="export")

@@ -20,6 +20,8 @@ from fastapi import APIRouter, FastAPI
 import projections.api
 import trainer.api
 from infra.administration import Administration
+from infra.alerting.component import Alerting
+from infra.alerting.outstanding import DELIVERY, DeliverySettings
 from infra.budgets_api import BudgetBoard, budgets_router
 from infra.circuits_api import CircuitBoard, circuits_router
 from infra.commercial_api import Commerce, commercial_router
@@ -50,13 +52,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class ControlSettings:
     """`weir_home` is the installation's folder; control listens on the loopback only. `docs` serves
-    its API as a page.
+    its API as a page; `alerts` says how long to try to tell people.
     """
 
     weir_home: Path
     host: str
     port: int
     docs: bool = False
+    alerts: DeliverySettings = DELIVERY
 
 
 OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
@@ -103,7 +106,8 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         )
         for name, component in COMPONENTS.items()
     }
-    components["administration"] = Administration(log)
+    components["administration"] = administration = Administration(log)
+    components["alerts"] = Alerting(log, settings.alerts, administration.desk.auditor)
     components["repricing"] = Repricing(log, settings.weir_home / "repricing.json")
     keys, tenants, heartbeats = (
         TableView(KeyChanged),

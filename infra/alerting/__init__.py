@@ -1,0 +1,1 @@
+"""Alerts in control: their state, their endpoints, and how people are told of them."""
