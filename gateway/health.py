@@ -60,7 +60,8 @@ class Standing(msgspec.Struct, frozen=True):
     `success` is an estimate within 0–1, `quality` what is known for the call's task (0–1),
     `cost_nano_usd` the expected cost of this call, `utility` what the strategy's weights make of
     it all. `load` is this worker's calls in flight, by unit of the provider's capacity where that
-    is known. `named`: the route's entry names the call's task.
+    is known. `named`: the route's entry names the call's task. Where the strategy learns, `utility` is a
+    belief with the standard deviation `doubt`, of so many calls `seen`.
     """
 
     target: str
@@ -76,6 +77,8 @@ class Standing(msgspec.Struct, frozen=True):
     cost_nano_usd: int | None = None
     named: bool = False
     utility: float = 1.0
+    doubt: float = 0.0
+    seen: float = 0.0
 
 
 class HealthBook:

@@ -13,6 +13,7 @@ from gateway.circuits import Circuits
 from gateway.dialects.neutral import Usage
 from gateway.filters import Ask, bound, check_surface, narrow
 from gateway.health import HealthBook, Standing
+from gateway.learning import Arm, Lessons, believed, liked
 from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies
 from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, Weights, probabilities
@@ -63,10 +64,12 @@ class Router:
         book: HealthBook,
         rng: random.Random | None = None,
         circuits: Circuits | None = None,
+        lessons: Lessons | None = None,
     ) -> None:
         self._state = state
         self._book = book
         self._circuits = circuits or Circuits(state.circuit, lambda: state.streams_alive)
+        self._lessons = lessons or Lessons(state.rewards, state.liking)
         self._random = (rng or random.Random()).random
         self._plans: dict[tuple[str, tuple[Allowed, ...]], Plan] = {}
         self._seen: tuple[object, object, object] = (None, None, None)
@@ -145,6 +148,12 @@ class Router:
         strategy, weights = _rule(plan, ask)
         narrowed = narrow(plan, ask)
         standings = self._standings(plan, narrowed.left, ask, weights)
+        arms = self._arms(standings, ask) if strategy.learns else None
+        if arms is not None:
+            standings = [
+                msgspec.structs.replace(item, quality=liked(item, arm))
+                for item, arm in zip(standings, arms, strict=True)
+            ]
         left, slow, waived = bound(plan, standings)
         probes, spared = list[Target](), list[Target]()
         if plan.route.options.get("circuits", "on") != "off":
@@ -152,7 +161,12 @@ class Router:
         members = [narrowed.left[index] for index in left]
         chosen = [standings[index] for index in left]
         if weights is not None:
-            chosen = valued(chosen, leaning(weights, ask.complexity))
+            leant = leaning(weights, ask.complexity)
+            chosen = (
+                valued(chosen, leant)
+                if arms is None
+                else believed(chosen, [arms[index] for index in left], leant)
+            )
         shares = probabilities(chosen, strategy.share(chosen))
         candidates = [
             Candidate(
@@ -207,6 +221,15 @@ class Router:
             )
             for member, item in zip(members, standings, strict=True)
         ]
+
+    def _arms(self, standings: list[Standing], ask: Ask) -> list[Arm]:
+        """Return what the tables say of each at the call's task."""
+        found = []
+        for item in standings:
+            circuit = self._circuits.of(item.target)
+            closed_us = circuit.since_us if circuit.state == CLOSED else 0
+            found.append(self._lessons.arm(ask.task_type, item.target, closed_us))
+        return found
 
     def _price(self, target: Target) -> PriceChanged | None:
         return self._state.price(target.provider, target.model, now_us())
@@ -351,6 +374,9 @@ def _reason(standing: Standing, weights: Weights | None) -> str:
         text += f", quality {standing.quality:.2f}"
     if standing.cost_nano_usd is not None:
         text += f", ${to_usd(standing.cost_nano_usd)}"
+    if standing.doubt:
+        belief = f"reward {standing.utility:.3f} ± {standing.doubt:.3f}"
+        return f"{belief} after {standing.seen:.0f} calls: {text}"
     return f"utility {standing.utility:.3f}: {text}"
 
 

@@ -43,7 +43,8 @@ from schemas.events.circuits import CircuitChanged
 from schemas.events.escrow import EscrowRow
 from schemas.events.limits import LimitUsage
 from schemas.events.operations import Heartbeat, OutboxClosed
-from schemas.events.tables import HealthRow
+from schemas.events.rewards import LikingRow, RewardRow
+from schemas.events.tables import HealthRow, TableRow
 from schemas.log import Cursor, Log, TableView
 from schemas.routing import BUCKET_SECONDS, Target, TargetHealth, health_of
 
@@ -56,6 +57,7 @@ SERVING_STATES = frozenset({"observing", "analyzing", "promoting", "promoted"})
 DEPLOYED_CAPABILITIES = frozenset({"chat", "stream"})
 
 T = TypeVar("T")
+P = TypeVar("P", bound=TableRow)
 
 _CACHE_MAGIC = b"WEIRVIEW"
 _log = logging.getLogger(__name__)
@@ -92,6 +94,12 @@ class Index(Generic[T]):
         return self._value
 
 
+def _partials(view: TableView[P], entity: str) -> list[P]:
+    """Return the rows of an entity, one per source partition, without looking at any other."""
+    found = (view.get(f"{entity}|{number}") for number in range(view.topic.partitions))
+    return [row for row in found if row is not None]
+
+
 class GatewayState:
     """Lookups over table views; all of it belongs to the event loop's thread."""
 
@@ -111,6 +119,8 @@ class GatewayState:
         self._providers = TableView(ProviderChanged)
         self._prices = TableView(PriceChanged)
         self._health = TableView(HealthRow)
+        self._rewards = TableView(RewardRow)
+        self._liking = TableView(LikingRow)
         self._circuits = TableView(CircuitChanged)
         self._heartbeats = TableView(Heartbeat)
         self._heartbeats.listen(self._beaten)
@@ -153,6 +163,8 @@ class GatewayState:
         return [
             *self.durable_views,
             self._health,
+            self._rewards,
+            self._liking,
             self._circuits,
             self._heartbeats,
             self.escrow,
@@ -190,6 +202,14 @@ class GatewayState:
     def circuit(self, target_id: str) -> CircuitChanged | None:
         """Return what the stream processor last decided of a target's circuit."""
         return self._circuits.get(target_id)
+
+    def rewards(self, entity: str) -> list[RewardRow]:
+        """Return what calls of a task brought at a target (`schemas.rewards.entity_of`)."""
+        return _partials(self._rewards, entity)
+
+    def liking(self, entity: str) -> list[LikingRow]:
+        """Return the feedback on the answers of a task at a target."""
+        return _partials(self._liking, entity)
 
     @property
     def streams_alive(self) -> bool:

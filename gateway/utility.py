@@ -55,9 +55,9 @@ def valued(standings: Sequence[Standing], weights: Weights) -> list[Standing]:
     total = weights.quality + weights.success + weights.latency + weights.cost
     known = [item.quality for item in standings if item.quality is not None]
     usual = sum(known) / len(known) if known else QUALITY_UNKNOWN
-    speeds = _goodness([item.p95_us for item in standings], math.inf)
-    savings = _goodness([item.cost_nano_usd for item in standings], -math.inf)
-    first = max(_rank(item) for item in standings)
+    speeds = goodness([item.p95_us for item in standings], math.inf)
+    savings = goodness([item.cost_nano_usd for item in standings], -math.inf)
+    first = max(rank(item) for item in standings)
     return [
         msgspec.structs.replace(
             item,
@@ -68,7 +68,7 @@ def valued(standings: Sequence[Standing], weights: Weights) -> list[Standing]:
                 + weights.cost * saving
             )
             / total
-            * 2.0 ** (_rank(item) - first),
+            * 2.0 ** (rank(item) - first),
         )
         for item, speed, saving in zip(standings, speeds, savings, strict=True)
     ]
@@ -96,11 +96,12 @@ def best(standings: Sequence[Standing]) -> list[float]:
     return shares
 
 
-def _rank(standing: Standing) -> int:
+def rank(standing: Standing) -> int:
+    """Return how the route prefers a target: its priority, a step more where it names the task."""
     return standing.priority + standing.named
 
 
-def _goodness(values: Sequence[float | None], unknown: float) -> list[float]:
+def goodness(values: Sequence[float | None], unknown: float) -> list[float]:
     """Return ``1 - norm`` of each; `unknown` says whether no value is the best or the worst."""
     known = [value for value in values if value is not None]
     if not known:

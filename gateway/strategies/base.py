@@ -29,12 +29,14 @@ class Strategy(msgspec.Struct, frozen=True):
 
     With `weights` each standing brings its utility (`gateway.utility`). `by_task`: what is asked
     matters, so the router finds out the task and the complexity where the caller does not say.
+    `learns`: utilities are beliefs of the live tables of rewards (`gateway.learning`).
     """
 
     name: str
     share: Callable[[Sequence[Standing]], list[float]]
     weights: Weights | None = None
     by_task: bool = False
+    learns: bool = False
 
 
 def availability(standing: Standing) -> float:

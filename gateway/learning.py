@@ -1,0 +1,327 @@
+"""What adaptive routing believes of a target, from the live tables of rewards (BEY-15).
+
+The reward of a call lies within 0–1: nothing when it fails, else the weighted mean of what
+`gateway.utility` weighs as well: how its answers are liked, that it succeeded, ``1 - norm`` of its
+latency and ``1 - norm`` of its cost. Of the reward's mean each target has a belief, a normal
+distribution of mean and deviation, by the textbook's conjugate priors:
+
+- success: Beta. A new target is thought as good as the others, with the weight of two calls;
+- latency: normal over the logarithm, so that it is the typical call that counts. A new target is
+  thought as fast as the others, give or take a factor of two;
+- liking: Beta around the known quality of the target, with the weight of ten opinions. Where nobody
+  gives any, there is nothing to find out, and the quality counts as known;
+- cost follows from prices and lengths and is taken as known.
+
+What is known of all tasks together stands in for a task with the weight of a few calls.
+
+A belief forgets in two ways: a block of calls weighs half after ten minutes; and where the newer
+blocks differ from the older ones beyond chance, the older ones are dropped (after Bifet and Gavaldà,
+"Learning from time-changing data with adaptive windowing", 2007). Once a circuit has closed, blocks
+of the trouble that had opened it are dropped too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.health import Standing
+from gateway.strategies.base import Weights
+from gateway.utility import QUALITY_UNKNOWN, goodness, rank
+from schemas.clock import now_us
+from schemas.events.rewards import LikingRow, RewardBlock, RewardRow
+from schemas.rewards import (
+    BLOCK_SECONDS,
+    BLOCKS_KEPT,
+    LIKING_KEPT,
+    LIKING_SECONDS,
+    LOG_UNITS,
+    entity_of,
+)
+
+HALF_LIFE_S = 600.0
+CHANGED = 4.0
+"""Newer and older calls differ beyond chance by so many standard errors."""
+COMPARED_MIN = 5
+"""Least calls on either side of a comparison."""
+BORROWED_CALLS = 5.0
+"""What other tasks say weighs like so many calls of this one, at most."""
+PRIOR_CALLS = 2.0
+SUCCESS_UNKNOWN = 0.95
+LOG_SPREAD = 0.7
+"""How far targets lie apart: a factor of two."""
+LOG_NOISE = 0.5
+"""Deviation of single calls' logarithms where there are too few to tell."""
+LOG_NOISE_MIN = 0.1
+OPINIONS = 10.0
+LIKED_UNITS = 1_000
+DOUBT_MIN = 1e-4
+ARMS_MAX = 10_000
+"""Beliefs kept; beyond that all are made anew."""
+_SECOND_US = 1_000_000
+
+
+class Past(msgspec.Struct, frozen=True):
+    """Discounted sums over a target's calls: of all, of the good ones, and of those' logarithms of
+    latency (natural, µs) and its squares; the cost (nano-USD) of those with a price.
+    """
+
+    calls: float = 0.0
+    good: float = 0.0
+    logs: float = 0.0
+    squares: float = 0.0
+    priced: float = 0.0
+    cost_nano_usd: float = 0.0
+
+    def plus(self, other: Past, weight: float = 1.0) -> Past:
+        """Return the sum, with the other one's weighed."""
+        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
+        return Past(*(mine + weight * theirs for mine, theirs in pairs))
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """What the tables say of a target at a task; `opinions` and `liked` (their sum) are of people."""
+
+    past: Past = Past()
+    opinions: float = 0.0
+    liked: float = 0.0
+
+
+class Lessons:
+    """Reads arms off the rows of the live tables, by entity; belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        rewards: Callable[[str], Sequence[RewardRow]],
+        liking: Callable[[str], Sequence[LikingRow]],
+        clock_us: Callable[[], int] = now_us,
+    ) -> None:
+        self._rewards = rewards
+        self._liking = liking
+        self._clock_us = clock_us
+        self._kept: dict[tuple[str, int], tuple[object, Past]] = {}
+
+    def arm(self, task_type: str | None, target: str, closed_us: int = 0) -> Arm:
+        """Return what is known; `closed_us` is when the target's circuit closed, 0 if it never opened."""
+        entity, of_all = entity_of(task_type, target), entity_of(None, target)
+        past = self._past(entity, closed_us)
+        if entity != of_all:
+            others = self._past(of_all, closed_us)
+            if others.calls:
+                past = past.plus(others, min(1.0, BORROWED_CALLS / others.calls))
+        opinions, liked = self._opinions(entity)
+        return Arm(past, opinions, liked)
+
+    def _past(self, entity: str, closed_us: int) -> Past:
+        rows, now_s = self._rewards(entity), self._clock_us() // _SECOND_US
+        seen = (tuple(row.offset for row in rows), now_s // BLOCK_SECONDS)
+        kept = self._kept.get((entity, closed_us))
+        if kept is not None and kept[0] == seen:
+            return kept[1]
+        past = discounted(since_change(mended(together(rows, now_s), closed_us)), now_s)
+        if len(self._kept) >= ARMS_MAX:
+            self._kept.clear()
+        self._kept[entity, closed_us] = (seen, past)
+        return past
+
+    def _opinions(self, entity: str) -> tuple[float, float]:
+        oldest_s = self._clock_us() // _SECOND_US - LIKING_KEPT * LIKING_SECONDS
+        held = [
+            block
+            for row in self._liking(entity)
+            for block in row.blocks
+            if block.start_s >= oldest_s
+        ]
+        return sum(block.count for block in held), sum(b.liked for b in held) / LIKED_UNITS
+
+
+# --- blocks -----------------------------------------------------------------------------------
+
+
+def together(rows: Iterable[RewardRow], now_s: int) -> list[RewardBlock]:
+    """Return the sums of all partials by block, the newest first."""
+    sums: dict[int, list[int]] = {}
+    oldest_s = now_s - BLOCKS_KEPT * BLOCK_SECONDS
+    for row in rows:
+        for block in row.blocks:
+            if block.start_s < oldest_s:
+                continue
+            counts = msgspec.structs.astuple(block)[1:]
+            into = sums.setdefault(block.start_s, [0] * len(counts))
+            for place, count in enumerate(counts):
+                into[place] += count
+    return [RewardBlock(start_s, *sums[start_s]) for start_s in sorted(sums, reverse=True)]
+
+
+def mended(blocks: list[RewardBlock], closed_us: int) -> list[RewardBlock]:
+    """Leave out the trouble before a circuit closed: blocks in which most calls failed."""
+    if not closed_us:
+        return blocks
+    closed_s = closed_us // _SECOND_US
+    return [block for block in blocks if block.start_s > closed_s or 2 * block.good > block.calls]
+
+
+class _Sums(NamedTuple):
+    """Calls, good ones, and the sums of these' logarithms and their squares."""
+
+    calls: float
+    good: float
+    logs: float
+    squares: float
+
+
+def since_change(blocks: list[RewardBlock]) -> list[RewardBlock]:
+    """Return the newest blocks that are alike: those since the last change, the newest first."""
+    while len(blocks) > 1:
+        sums = [_Sums(0, 0, 0.0, 0.0)]
+        for block in blocks:
+            logs, squares = block.log_latency / LOG_UNITS, block.log_latency_squared / LOG_UNITS**2
+            last = sums[-1]
+            sums.append(
+                _Sums(
+                    last.calls + block.calls,
+                    last.good + block.good,
+                    last.logs + logs,
+                    last.squares + squares,
+                )
+            )
+        apart, at = max((_apart(sums[at], sums[-1]), at) for at in range(1, len(blocks)))
+        if apart < CHANGED:
+            break
+        blocks = blocks[:at]
+    return blocks
+
+
+def _apart(newer: _Sums, all_of_it: _Sums) -> float:
+    """Return by how many standard errors the newer part differs from the rest."""
+    older = _Sums(*(whole - part for whole, part in zip(all_of_it, newer, strict=True)))
+    if newer.calls < COMPARED_MIN or older.calls < COMPARED_MIN:
+        return 0.0
+    rate = (all_of_it.good + 1.0) / (all_of_it.calls + 2.0)
+    error = math.sqrt(rate * (1.0 - rate) * (1.0 / newer.calls + 1.0 / older.calls))
+    apart = abs(newer.good / newer.calls - older.good / older.calls) / error
+    if newer.good < COMPARED_MIN or older.good < COMPARED_MIN:
+        return apart
+    within = _scatter(newer) + _scatter(older)
+    noise = max(LOG_NOISE_MIN**2, within / max(1.0, newer.good + older.good - 2.0))
+    error = math.sqrt(noise * (1.0 / newer.good + 1.0 / older.good))
+    return max(apart, abs(newer.logs / newer.good - older.logs / older.good) / error)
+
+
+def _scatter(sums: _Sums) -> float:
+    """Return the sum of squared distances from the mean."""
+    return max(0.0, sums.squares - sums.logs**2 / sums.good)
+
+
+def discounted(blocks: Iterable[RewardBlock], now_s: int) -> Past:
+    """Return the sums of blocks, each weighed by its age."""
+    past = Past()
+    for block in blocks:
+        age_s = max(0.0, now_s - block.start_s - BLOCK_SECONDS / 2)
+        counts = Past(
+            block.calls,
+            block.good,
+            block.log_latency / LOG_UNITS,
+            block.log_latency_squared / LOG_UNITS**2,
+            block.priced,
+            block.cost_nano_usd,
+        )
+        past = past.plus(counts, 0.5 ** (age_s / HALF_LIFE_S))
+    return past
+
+
+# --- beliefs ----------------------------------------------------------------------------------
+
+
+def liked(standing: Standing, arm: Arm) -> float | None:
+    """Return the quality for a task after what people said; None where nothing is known."""
+    if standing.quality is None and arm.opinions < OPINIONS:
+        return None
+    prior = QUALITY_UNKNOWN if standing.quality is None else standing.quality
+    return (prior * OPINIONS + arm.liked) / (OPINIONS + arm.opinions)
+
+
+def believed(
+    standings: Sequence[Standing], arms: Sequence[Arm], weights: Weights
+) -> list[Standing]:
+    """Return the standings with the belief of their reward: `utility` its mean, `doubt` its deviation.
+
+    `quality` is what it is after feedback (`liked`).
+    """
+    total = weights.quality + weights.success + weights.latency + weights.cost
+    rates = _rates(arms)
+    logs = _logs(arms)
+    fastest = min(mean for mean, _ in logs)
+    savings = goodness([_cost(item, arm) for item, arm in zip(standings, arms, strict=True)], -math.inf)
+    known = [item.quality for item in standings if item.quality is not None]
+    usual = sum(known) / len(known) if known else QUALITY_UNKNOWN
+    first = max(rank(item) for item in standings)
+    judged = any(arm.opinions for arm in arms)
+    found = []
+    for item, arm, (rate, rate_var), (log, log_var), saving in zip(
+        standings, arms, rates, logs, savings, strict=True
+    ):
+        quality = usual if item.quality is None else item.quality
+        quality_var = quality * (1.0 - quality) / (OPINIONS + arm.opinions + 1.0) * judged
+        speed = 1.0 / (1.0 + math.exp(min(50.0, log - fastest)))
+        speed_var = (speed * (1.0 - speed)) ** 2 * log_var
+        value = (
+            weights.quality * quality
+            + weights.success
+            + weights.latency * speed
+            + weights.cost * saving
+        ) / total
+        spread = (weights.quality**2 * quality_var + weights.latency**2 * speed_var) / total**2
+        scale = 2.0 ** (rank(item) - first)
+        found.append(
+            msgspec.structs.replace(
+                item,
+                utility=rate * value * scale,
+                doubt=max(DOUBT_MIN, math.sqrt(value**2 * rate_var + rate**2 * spread)) * scale,
+                seen=arm.past.calls,
+            )
+        )
+    return found
+
+
+def _rates(arms: Sequence[Arm]) -> list[tuple[float, float]]:
+    """Return mean and variance of the belief in each arm's share of good calls."""
+    calls = sum(min(arm.past.calls, OPINIONS) for arm in arms)
+    good = sum(
+        arm.past.good * min(1.0, OPINIONS / arm.past.calls) for arm in arms if arm.past.calls
+    )
+    prior = (good + SUCCESS_UNKNOWN * PRIOR_CALLS) / (calls + PRIOR_CALLS)
+    found = []
+    for arm in arms:
+        weight = arm.past.calls + PRIOR_CALLS
+        rate = (arm.past.good + prior * PRIOR_CALLS) / weight
+        found.append((rate, rate * (1.0 - rate) / (weight + 1.0)))
+    return found
+
+
+def _logs(arms: Sequence[Arm]) -> list[tuple[float, float]]:
+    """Return mean and variance of the belief in each arm's typical logarithm of latency (µs)."""
+    known = [arm.past for arm in arms if arm.past.good >= 1.0]
+    if not known:
+        return [(0.0, LOG_SPREAD**2)] * len(arms)
+    usual = sum(past.logs / past.good for past in known) / len(known)
+    count = sum(past.good for past in known)
+    scatter = sum(max(0.0, past.squares - past.logs**2 / past.good) for past in known)
+    noise = max(LOG_NOISE_MIN**2, (scatter + OPINIONS * LOG_NOISE**2) / (count + OPINIONS))
+    found = []
+    for arm in arms:
+        precision = 1.0 / LOG_SPREAD**2 + arm.past.good / noise
+        mean = (usual / LOG_SPREAD**2 + arm.past.logs / noise) / precision
+        found.append((mean, 1.0 / precision))
+    return found
+
+
+def _cost(standing: Standing, arm: Arm) -> float | None:
+    """Return the cost to expect: that of the price and, by its weight, what calls really cost."""
+    past = arm.past
+    if standing.cost_nano_usd is None:
+        return past.cost_nano_usd / past.priced if past.priced >= 1.0 else None
+    return (standing.cost_nano_usd + past.cost_nano_usd) / (1.0 + past.priced)

@@ -1,0 +1,35 @@
+"""The words that the folds of rewards and adaptive routing share."""
+
+from __future__ import annotations
+
+TASK_TYPES = frozenset(
+    {
+        "creative",
+        "analytical",
+        "conversational",
+        "code",
+        "summarization",
+        "extraction",
+        "general",
+    }
+)
+"""Tasks that are learned apart (RT-05); callers may name others, which count under `ANY_TASK`."""
+ANY_TASK = "*"
+BLOCK_SECONDS = 30
+BLOCKS_KEPT = 60
+"""Half an hour is remembered."""
+LIKING_SECONDS = 6 * 3_600
+LIKING_KEPT = 28
+"""Feedback is rare, so a week of it is."""
+LOG_UNITS = 1_000
+"""Logarithms are kept in thousandths, as integers: sums then do not depend on their order."""
+
+
+def entity_of(task_type: str | None, target: str) -> str:
+    """Return the entity of the rows of a task at a target."""
+    return f"{task_type if task_type in TASK_TYPES else ANY_TASK}|{target}"
+
+
+def entities_of(task_type: str | None, target: str) -> set[str]:
+    """Return every entity that a call of a task at a target counts under."""
+    return {entity_of(task_type, target), entity_of(None, target)}
