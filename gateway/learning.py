@@ -32,7 +32,7 @@ from gateway.health import Standing
 from gateway.strategies.base import Weights
 from gateway.utility import QUALITY_UNKNOWN, goodness, rank
 from schemas.clock import now_us
-from schemas.events.rewards import LikingRow, RewardBlock, RewardRow
+from schemas.events.rewards import LikingRow, RewardRow
 from schemas.rewards import (
     BLOCK_SECONDS,
     BLOCKS_KEPT,
@@ -141,22 +141,45 @@ class Lessons:
 # --- blocks -----------------------------------------------------------------------------------
 
 
-def together(rows: Iterable[RewardRow], now_s: int) -> list[RewardBlock]:
+class Block(NamedTuple):
+    """A block of all source partitions: `RewardBlock` with logarithms as they are."""
+
+    start_s: int
+    calls: float
+    good: float
+    logs: float
+    squares: float
+    priced: float
+    cost_nano_usd: float
+
+
+def together(rows: Sequence[RewardRow], now_s: int) -> list[Block]:
     """Return the sums of all partials by block, the newest first."""
-    sums: dict[int, list[int]] = {}
     oldest_s = now_s - BLOCKS_KEPT * BLOCK_SECONDS
+    sums: dict[int, Block] = {}
     for row in rows:
-        for block in row.blocks:
-            if block.start_s < oldest_s:
+        for item in row.blocks:
+            if item.start_s < oldest_s:
                 continue
-            counts = msgspec.structs.astuple(block)[1:]
-            into = sums.setdefault(block.start_s, [0] * len(counts))
-            for place, count in enumerate(counts):
-                into[place] += count
-    return [RewardBlock(start_s, *sums[start_s]) for start_s in sorted(sums, reverse=True)]
+            block = Block(
+                item.start_s,
+                item.calls,
+                item.good,
+                item.log_latency / LOG_UNITS,
+                item.log_latency_squared / LOG_UNITS**2,
+                item.priced,
+                item.cost_nano_usd,
+            )
+            known = sums.get(item.start_s)
+            sums[item.start_s] = block if known is None else _added(known, block)
+    return [sums[start_s] for start_s in sorted(sums, reverse=True)]
 
 
-def mended(blocks: list[RewardBlock], closed_us: int) -> list[RewardBlock]:
+def _added(one: Block, two: Block) -> Block:
+    return Block(one.start_s, *(a + b for a, b in zip(one[1:], two[1:], strict=True)))
+
+
+def mended(blocks: list[Block], closed_us: int) -> list[Block]:
     """Leave out the trouble before a circuit closed: blocks in which most calls failed."""
     if not closed_us:
         return blocks
@@ -164,73 +187,48 @@ def mended(blocks: list[RewardBlock], closed_us: int) -> list[RewardBlock]:
     return [block for block in blocks if block.start_s > closed_s or 2 * block.good > block.calls]
 
 
-class _Sums(NamedTuple):
-    """Calls, good ones, and the sums of these' logarithms and their squares."""
-
-    calls: float
-    good: float
-    logs: float
-    squares: float
-
-
-def since_change(blocks: list[RewardBlock]) -> list[RewardBlock]:
+def since_change(blocks: list[Block]) -> list[Block]:
     """Return the newest blocks that are alike: those since the last change, the newest first."""
     while len(blocks) > 1:
-        sums = [_Sums(0, 0, 0.0, 0.0)]
-        for block in blocks:
-            logs, squares = block.log_latency / LOG_UNITS, block.log_latency_squared / LOG_UNITS**2
-            last = sums[-1]
-            sums.append(
-                _Sums(
-                    last.calls + block.calls,
-                    last.good + block.good,
-                    last.logs + logs,
-                    last.squares + squares,
-                )
-            )
-        apart, at = max((_apart(sums[at], sums[-1]), at) for at in range(1, len(blocks)))
+        apart, at = _change(blocks)
         if apart < CHANGED:
             break
         blocks = blocks[:at]
     return blocks
 
 
-def _apart(newer: _Sums, all_of_it: _Sums) -> float:
-    """Return by how many standard errors the newer part differs from the rest."""
-    older = _Sums(*(whole - part for whole, part in zip(all_of_it, newer, strict=True)))
-    if newer.calls < COMPARED_MIN or older.calls < COMPARED_MIN:
-        return 0.0
-    rate = (all_of_it.good + 1.0) / (all_of_it.calls + 2.0)
-    error = math.sqrt(rate * (1.0 - rate) * (1.0 / newer.calls + 1.0 / older.calls))
-    apart = abs(newer.good / newer.calls - older.good / older.calls) / error
-    if newer.good < COMPARED_MIN or older.good < COMPARED_MIN:
-        return apart
-    within = _scatter(newer) + _scatter(older)
-    noise = max(LOG_NOISE_MIN**2, within / max(1.0, newer.good + older.good - 2.0))
-    error = math.sqrt(noise * (1.0 / newer.good + 1.0 / older.good))
-    return max(apart, abs(newer.logs / newer.good - older.logs / older.good) / error)
+def _change(blocks: Sequence[Block]) -> tuple[float, int]:
+    """Return where the newer blocks differ most from the older ones, and by how many errors."""
+    calls, good, logs, squares = (sum(column) for column in list(zip(*blocks, strict=True))[1:5])
+    rate = (good + 1.0) / (calls + 2.0)
+    best, at = 0.0, 0
+    n = g = lg = sq = 0.0
+    for number, block in enumerate(blocks[:-1], 1):
+        n, g, lg, sq = n + block.calls, g + block.good, lg + block.logs, sq + block.squares
+        older, older_good = calls - n, good - g
+        if n < COMPARED_MIN or older < COMPARED_MIN:
+            continue
+        error = math.sqrt(rate * (1.0 - rate) * (1.0 / n + 1.0 / older))
+        apart = abs(g / n - older_good / older) / error
+        if g >= COMPARED_MIN and older_good >= COMPARED_MIN:
+            scatter = sq - lg * lg / g + squares - sq - (logs - lg) ** 2 / older_good
+            noise = max(LOG_NOISE_MIN**2, scatter / (good - 2.0))
+            error = math.sqrt(noise * (1.0 / g + 1.0 / older_good))
+            apart = max(apart, abs(lg / g - (logs - lg) / older_good) / error)
+        if apart > best:
+            best, at = apart, number
+    return best, at
 
 
-def _scatter(sums: _Sums) -> float:
-    """Return the sum of squared distances from the mean."""
-    return max(0.0, sums.squares - sums.logs**2 / sums.good)
-
-
-def discounted(blocks: Iterable[RewardBlock], now_s: int) -> Past:
+def discounted(blocks: Iterable[Block], now_s: int) -> Past:
     """Return the sums of blocks, each weighed by its age."""
-    past = Past()
+    sums = [0.0] * 6
     for block in blocks:
         age_s = max(0.0, now_s - block.start_s - BLOCK_SECONDS / 2)
-        counts = Past(
-            block.calls,
-            block.good,
-            block.log_latency / LOG_UNITS,
-            block.log_latency_squared / LOG_UNITS**2,
-            block.priced,
-            block.cost_nano_usd,
-        )
-        past = past.plus(counts, 0.5 ** (age_s / HALF_LIFE_S))
-    return past
+        weight = 0.5 ** (age_s / HALF_LIFE_S)
+        for place, count in enumerate(block[1:]):
+            sums[place] += weight * count
+    return Past(*sums)
 
 
 # --- beliefs ----------------------------------------------------------------------------------
@@ -255,7 +253,9 @@ def believed(
     rates = _rates(arms)
     logs = _logs(arms)
     fastest = min(mean for mean, _ in logs)
-    savings = goodness([_cost(item, arm) for item, arm in zip(standings, arms, strict=True)], -math.inf)
+    savings = goodness(
+        [_cost(item, arm) for item, arm in zip(standings, arms, strict=True)], -math.inf
+    )
     known = [item.quality for item in standings if item.quality is not None]
     usual = sum(known) / len(known) if known else QUALITY_UNKNOWN
     first = max(rank(item) for item in standings)

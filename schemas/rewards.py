@@ -16,8 +16,8 @@ TASK_TYPES = frozenset(
 """Tasks that are learned apart (RT-05); callers may name others, which count under `ANY_TASK`."""
 ANY_TASK = "*"
 BLOCK_SECONDS = 30
-BLOCKS_KEPT = 60
-"""Half an hour is remembered."""
+BLOCKS_KEPT = 40
+"""Twenty minutes are remembered."""
 LIKING_SECONDS = 6 * 3_600
 LIKING_KEPT = 28
 """Feedback is rare, so a week of it is."""

@@ -16,9 +16,9 @@ from gateway.health import Standing
 from gateway.strategies.base import Strategy, Weights, availability
 from gateway.utility import EXPLORED
 
-NODES = 64
-REACH = 4.5
-"""How far the quadrature goes, in standard deviations; beyond lie 7 of a million draws."""
+NODES = 48
+REACH = 4.0
+"""How far the quadrature goes, in standard deviations; beyond lie 6 of 100,000 draws."""
 _ROOT_2 = math.sqrt(2.0)
 _ROOT_2_PI = math.sqrt(2.0 * math.pi)
 
@@ -46,8 +46,9 @@ def best_of(means: Sequence[float], deviations: Sequence[float]) -> list[float]:
     """Return for independent normal variables the probability of each to be the greatest.
 
     The integral over x of its density times the others' distributions, by the midpoint rule around
-    each one's own mean; exact to about 1e-4 and scaled to a sum of 1. Who cannot reach the best one's
-    lower end is left out, so that the cost follows the contenders alone.
+    each one's own mean, scaled to a sum of 1. What the rule errs by, a few percent at most and only
+    beside beliefs ten times as sure, changes how well is chosen, never the propensity. Who cannot
+    reach the best one's lower end is left out, so that the cost follows the contenders alone.
     """
     floor = max(m - REACH * d for m, d in zip(means, deviations, strict=True))
     reach = [m + REACH * d for m, d in zip(means, deviations, strict=True)]

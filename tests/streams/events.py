@@ -25,6 +25,8 @@ WORDS: dict[str, list[str]] = {
     "day": ["2026-11-30", "2026-12-01", "2026-12-02", "2026-12-03"],
     "cache": ["hit", "miss"],
     "surface": ["chat", "embeddings"],
+    "task_type": ["code", "a word of the caller"],
+    "model_id": ["a/one", "b"],
 }
 """Words that a field knows; other text is a name."""
 
