@@ -36,14 +36,14 @@ class AlertRuleTable(Table):
     """`[alert_rules.ID]`: raises an alert when a figure of the traffic crosses a threshold (COST-04)."""
 
     name: str | None = Field(default=None, description="for people")
-    scope: Literal["global", "key", "team", "project", "provider", "target"] = Field(
-        default="global", description="whose traffic"
-    )
+    scope: Literal[
+        "global", "key", "team", "project", "provider", "target", "model", "user", "task"
+    ] = Field(default="global", description="whose traffic")
     scope_id: str | None = Field(
         default=None, description="which one; each of them by itself when null", examples=["search"]
     )
-    metric: Literal["cost_usd", "tokens"] = Field(
-        default="cost_usd", description="what is watched", examples=["cost_usd"]
+    metric: Literal["cost_usd", "tokens", "calls", "failures", "failure_rate", "latency_ms"] = (
+        Field(default="cost_usd", description="what is watched", examples=["cost_usd"])
     )
     comparator: Literal["gt", "gte", "lt", "lte"] = Field(
         default="gt", description="greater or less than the threshold, or equal too"
@@ -66,6 +66,8 @@ class AlertRuleTable(Table):
     def _names_one(self) -> Self:
         if self.scope == "global" and self.scope_id is not None:
             raise ValueError("scope_id: the scope global has none")
+        if self.scope == "user" and self.window not in {"1m", "5m", "15m", "1h"}:
+            raise ValueError("window: single users are known for an hour back: 1m, 5m, 15m or 1h")
         return self
 
 

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.clock import now_us
@@ -121,12 +121,17 @@ async def _decide(
     stop: asyncio.Event,
 ) -> None:
     awaited: list[Event] = []
+    # What a table says is only true once it was read to the end: half of it looks like calm.
+    beginning = dict(await reader.end_positions())
     settled = {topic.name for topic in (decider.decisions, *decider.settled)}
     while not stop.is_set():
         for record in await reader.batch(_BATCH_RECORDS, decider.wait_s):
             await _take(decider, ledger, log, record)
+        beginning = {
+            topic: ends for topic, ends in beginning.items() if not _read(reader, topic, ends)
+        }
         awaited = [decision for decision in awaited if not ledger.knows(decision)]
-        if awaited or not mine() or not (due := ledger.due(now_us())):
+        if beginning or awaited or not mine() or not (due := ledger.due(now_us())):
             continue
         if await _behind(reader, settled):
             continue
@@ -139,10 +144,13 @@ async def _decide(
 async def _behind(reader: Reader, topics: set[str]) -> bool:
     """Whether one of these topics has records that were not read yet."""
     ends = await reader.end_positions()
-    return any(
-        reader.cursor.next_offset(topic, partition) < end
-        for topic in topics
-        for partition, end in ends[topic].items()
+    return not all(_read(reader, topic, ends[topic]) for topic in topics)
+
+
+def _read(reader: Reader, topic: str, ends: Mapping[int, int]) -> bool:
+    """Whether a topic was read up to these offsets."""
+    return all(
+        reader.cursor.next_offset(topic, partition) >= end for partition, end in ends.items()
     )
 
 
