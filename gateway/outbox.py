@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.segment import Entry, carry, frame, segment_path, write_all
+from gateway.segment import Line, carry, frame, list_head, pack, segment_path, write_all
 from schemas import codec
 from schemas.errors import BrokerUnavailable, OutboxFull, PayloadTooLarge
 from schemas.event import Event
@@ -76,12 +76,20 @@ class Segment:
 
 
 class _Kind(NamedTuple):
-    """What the records of one event class share."""
+    """What the records of one event class share; `headers` begin a record's, by how many follow."""
 
     topic: str
     partitions: int
-    headers: codec.Headers
+    headers: list[bytes]
     encode: Callable[[Event], bytes]
+    notable: bool
+
+
+_Places = dict[int, int]
+"""A key's partition by the number of partitions."""
+_NOTABLE = (RequestAdmitted, ResponseCompleted, CostEntry)
+_LINKS_MAX = 3
+"""Headers that say what an event belongs to, beside its own two (id and time)."""
 
 
 class Outbox:
@@ -117,7 +125,7 @@ class Outbox:
         self._kinds: dict[type[Event], _Kind] = {}
         self._retired: deque[int] = deque()
         self._folder_changed = True
-        self._places: dict[str, tuple[bytes, dict[int, int]]] = {}
+        self._places: dict[str, tuple[bytes, _Places]] = {}
         self._syncer = ThreadPoolExecutor(1, "outbox-sync")
         self._lock = create_folder(self.folder)
         self._sync_lock = threading.Lock()
@@ -181,23 +189,39 @@ class Outbox:
         OutboxFull, or PayloadTooLarge for a record that Kafka would not take; nothing of the
         group is appended then.
         """
-        entries, sequence, bytes_max = [], self._sequence, self.settings.max_record_bytes
+        lines, notable, sequence = list[Line](), list[tuple[Event, Line, _Places]](), self._sequence
         links = codec.link_headers(correlation_id, causation_id, traceparent)
+        linked = b"".join(map(pack, links))
+        name, key, places = "", b"", _Places()
+        time_us, when = -1, b""
         for event in events:
             sequence += 1
             kind = self._kinds.get(type(event)) or self._kind(type(event))
             value = kind.encode(event)
-            if len(value) > bytes_max:
+            if len(value) > self.settings.max_record_bytes:
+                bytes_max = self.settings.max_record_bytes
                 raise PayloadTooLarge(f"an event of {len(value)} bytes exceeds {bytes_max}")
-            key, partition = self._place(event.key, kind.partitions)
-            headers = [*kind.headers, *codec.event_headers(event), *links]
-            time_ms = event.occurred_at_us // 1000
-            entries.append(Entry(sequence, kind.topic, partition, key, value, headers, time_ms))
-        data = frame(entries)
+            if name != event.key:  # the events of one request share its key: hash it once
+                name = event.key
+                key, places = self._places.get(name) or (name.encode(), {1: 0})
+            partition = places.get(kind.partitions)
+            if partition is None:
+                partition = places[kind.partitions] = partition_of(key, kind.partitions)
+            if time_us != event.occurred_at_us:
+                time_us = event.occurred_at_us
+                when = pack(("ce_time", codec.timestamp(time_us)))
+            own = pack(("ce_id", event.event_id.encode()))
+            headers = msgspec.Raw(b"".join((kind.headers[len(links)], own, when, linked)))
+            line = Line(sequence, kind.topic, partition, key, value, headers, time_us // 1000)
+            lines.append(line)
+            if kind.notable:
+                notable.append((event, line, places))
+        data = frame(lines)
         if not settles:
             self.reserve(len(data))
             self.release(len(data))
-        self._remember(events, entries)
+        for found in notable:
+            self._remember(*found)
         self._sequence = sequence
         self._pending.append(data)
         self._pending_bytes += len(data)
@@ -208,34 +232,25 @@ class Outbox:
 
     def _kind(self, event_type: type[Event]) -> _Kind:
         topic = event_type.topic
-        kind = self._kinds[event_type] = _Kind(
-            topic.name,
-            topic.partitions,
-            codec.type_headers(event_type, self._source),
-            codec.encoder(event_type),
-        )
+        shared = codec.type_headers(event_type, self._source)
+        packed = b"".join(map(pack, shared))
+        begins = [list_head(len(shared) + 2 + links) + packed for links in range(_LINKS_MAX + 1)]
+        encode, notable = codec.encoder(event_type), issubclass(event_type, _NOTABLE)
+        kind = _Kind(topic.name, topic.partitions, begins, encode, notable)
+        self._kinds[event_type] = kind
         return kind
 
-    def _place(self, key: str, partitions: int) -> tuple[bytes, int]:
-        # The events of one request share its key: hash it once, for each partition count.
-        encoded, places = self._places.get(key) or (key.encode(), {1: 0})
-        partition = places.get(partitions)
-        if partition is None:
-            partition = places[partitions] = partition_of(encoded, partitions)
-        return encoded, partition
-
-    def _remember(self, events: tuple[Event, ...], entries: list[Entry]) -> None:
-        for event, entry in zip(events, entries, strict=True):
-            if isinstance(event, RequestAdmitted):
-                self._open[event.request_id] = entry.value
-                places = {1: 0, event.topic.partitions: entry.partition}
-                self._places[event.request_id] = (entry.key, places)
-            elif isinstance(event, ResponseCompleted):
-                self._open.pop(event.request_id, None)
-                self._places.pop(event.request_id, None)
-            elif isinstance(event, CostEntry) and event.entry == RESERVED:
-                admitted = self._open[event.request_id]
-                self._open[event.request_id] = reserved_anew(admitted, entry.value)
+    def _remember(self, event: Event, line: Line, places: _Places) -> None:
+        """Keep what an adopter must know of requests that are open: their admissions."""
+        if isinstance(event, RequestAdmitted):
+            self._open[event.request_id] = line.value
+            self._places[event.request_id] = (line.key, places)
+        elif isinstance(event, ResponseCompleted):
+            self._open.pop(event.request_id, None)
+            self._places.pop(event.request_id, None)
+        elif isinstance(event, CostEntry) and event.entry == RESERVED:
+            admitted = self._open[event.request_id]
+            self._open[event.request_id] = reserved_anew(admitted, line.value)
 
     def _planned_flush(self) -> None:
         self._flush_planned = False

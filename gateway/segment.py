@@ -46,12 +46,31 @@ class Frame(NamedTuple):
     end: int
 
 
+class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An `Entry` as it is written, its headers encoded beforehand; the bytes are the same."""
+
+    sequence: int
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+    headers: msgspec.Raw
+    timestamp_ms: int
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Entry])
+pack = _encoder.encode
+"""Returns a value as it lies within a frame: a header is a tuple of its name and value."""
 _values = msgspec.msgpack.Decoder(list[bytes])
 
 
-def frame(entries: Sequence[Entry]) -> bytes:
+def list_head(headers: int) -> bytes:
+    """Return what stands before so many headers. Source: MessagePack specification, "array"."""
+    return bytes((0x90 | headers,)) if headers < 16 else b"\xdc" + headers.to_bytes(2, "big")
+
+
+def frame(entries: Sequence[Entry | Line]) -> bytes:
     """Return the bytes of one frame."""
     body = _encoder.encode(entries)
     return FRAME_HEADER.pack(len(body), zlib.crc32(body)) + body

@@ -170,7 +170,7 @@ def type_headers(event_type: type[Event], source: str) -> Headers:
 
 def event_headers(event: Event) -> Headers:
     """Return the headers that an event has for itself."""
-    return [("ce_id", event.event_id.encode()), ("ce_time", _timestamp(event.occurred_at_us))]
+    return [("ce_id", event.event_id.encode()), ("ce_time", timestamp(event.occurred_at_us))]
 
 
 def link_headers(
@@ -188,7 +188,8 @@ def link_headers(
 _last_second: tuple[int, bytes] = (0, b"1970-01-01T00:00:00")
 
 
-def _timestamp(time_us: int) -> bytes:
+def timestamp(time_us: int) -> bytes:
+    """Return a time as CloudEvents write it (RFC 3339)."""
     global _last_second
     seconds, fraction = divmod(time_us, 1_000_000)
     known, text = _last_second

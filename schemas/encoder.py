@@ -124,16 +124,12 @@ class _Words(dict[tuple[str | None, ...], bytes]):
 
 
 def _array(items: list[Any], encode: Encoder) -> bytes:
-    if not items:
-        return b"\x00"
     if len(items) == 1:
         return b"\x02" + encode(items[0]) + b"\x00"
     return b"".join((long(len(items)), *map(encode, items), b"\x00"))
 
 
 def _map(items: dict[str, Any], encode: Encoder) -> bytes:
-    if not items:
-        return b"\x00"
     pairs = [text(key) + encode(value) for key, value in items.items()]
     return b"".join((long(len(items)), *pairs, b"\x00"))
 
@@ -230,4 +226,5 @@ def _nested(kind: Schema, value: str, lines: list[str], scope: dict[str, Any]) -
     body = _expression(items, "x", lines, scope)
     helper = f"item_{len(lines)}"
     lines.append(f"{helper} = lambda x: {body}")
-    return f"{'array' if kind['type'] == 'array' else 'map_'}({value}, {helper})"
+    encode = "array" if kind["type"] == "array" else "map_"
+    return f"({encode}(v, {helper}) if (v := {value}) else b'\\x00')"
