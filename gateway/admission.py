@@ -143,5 +143,7 @@ def _header_tags(client: Client) -> dict[str, str]:
 
 
 def _bounded(tags: dict[str, str]) -> dict[str, str]:
+    if not tags:
+        return tags
     kept = list(tags.items())[-TAGS_MAX:]
     return {name[:TAG_CHARS_MAX]: value[:TAG_CHARS_MAX] for name, value in kept}

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ from schemas.routing import Decision, Target
 LOCAL = "local"
 TOKENS_MAX = 1 << 40
 NAMES_MAX = 32
+_NOTHING = Usage()
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -179,8 +181,9 @@ class Call:
             )
             for target, used in self.wasted
         ]
+        lines = [cost, *self.wasted_costs]
         # Nobody has seen this event yet: to complete it here costs less than to copy it.
-        msgspec.structs.force_setattr(response, "cost_nano_usd", total([cost, *self.wasted_costs]))
+        msgspec.structs.force_setattr(response, "cost_nano_usd", total(lines))
         self.response = response
         passed = self.client.passed
         if passed is not None and usage.input_tokens is not None:
@@ -251,16 +254,18 @@ class Call:
 
     def _bound(self, price: PriceChanged | None, max_tokens: int | None) -> int | None:
         """What the call costs at most, None where nothing bounds or prices it."""
-        units, usage = self.admitted.opening.units, Usage()
-        if self.admitted.front.surface in ESTIMATED_SURFACES:
+        admitted, usage = self.admitted, _NOTHING
+        if admitted.front.surface in ESTIMATED_SURFACES:
             # Every token is at least one byte: the body's size bounds the input from above.
-            usage = Usage(len(self.admitted.body), None, max_tokens)
-        return cost_of(price, usage, units)
+            usage = Usage(len(admitted.body), None, max_tokens)
+        return cost_of(price, usage, admitted.opening.units)
 
     def _units(self, answer: Answer | None, outcome: str) -> dict[str, int]:
         """What is billed beside tokens: as the provider says, under the request's fuller name."""
         asked = self.admitted.opening.units
         said = answer.units if answer else {}
+        if not asked and not said:
+            return {}
         fuller = {name.partition("/")[0]: name for name in asked}
         units = {fuller.get(name, name): count for name, count in said.items()}
         return {**asked, **units} if outcome == "success" else units
@@ -268,8 +273,8 @@ class Call:
     def _usage(self, answer: Answer | None, outcome: str) -> tuple[Usage, str]:
         """Return tokens and where they come from; what is not known is estimated and says so."""
         if self.hit is not None:
-            return Usage(), "none"  # nobody was called, so nothing was used
-        usage = plausible((answer.usage if answer else None) or Usage())
+            return _NOTHING, "none"  # nobody was called, so nothing was used
+        usage = plausible((answer.usage if answer else None) or _NOTHING)
         # A guardrail may refuse an answer that the provider has ended and counted.
         refused = self.guard is not None and answer is not None and answer.finish is not None
         complete = outcome == "success" or refused
@@ -279,7 +284,7 @@ class Call:
             known = complete and (self.admitted.opening.units or (answer and answer.units))
             return usage, "counted" if known else "none"
         if answer is None or not (answer.parts or complete):
-            return Usage(), "none"
+            return _NOTHING, "none"
         produced = max(usage.output_tokens or 0, estimate_tokens(answer))
         if self.hold is not None and self.hold.output_max is not None:
             produced = min(produced, self.hold.output_max)  # the provider was told to stop there
@@ -375,7 +380,10 @@ def _unknown(target: Target, ask: Ask) -> int | None:
 def plausible(usage: Usage) -> Usage:
     """Return usage without counts that cannot be true: a provider's slip is no negative cost."""
     counts = msgspec.structs.astuple(usage)
-    if all(count is None or 0 <= count <= TOKENS_MAX for count in counts):
+    for count in counts:
+        if count is not None and not 0 <= count <= TOKENS_MAX:
+            break
+    else:
         return usage
     return Usage(*(c if c is not None and 0 <= c <= TOKENS_MAX else None for c in counts))
 
@@ -404,5 +412,6 @@ def _names(names: list[str]) -> bytes:
     return ",".join(plain[:NAMES_MAX]).encode() or b"(unprintable)"
 
 
+@lru_cache(maxsize=4_096)
 def _header_value(text: str) -> bytes:
     return text.encode("ascii", "backslashreplace").replace(b"\r", b"").replace(b"\n", b"")

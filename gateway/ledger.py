@@ -46,14 +46,7 @@ def cost_entry(
         attempt.outcome != "failed" for attempt in response.attempts
     ):
         return _line(response, "settled", None, 0, received_us)
-    usage = Usage(
-        response.input_tokens,
-        response.cached_input_tokens,
-        response.output_tokens,
-        response.reasoning_tokens,
-        response.cache_write_input_tokens,
-    )
-    cost = cost_of(price, usage, response.units)
+    cost = cost_of(price, response, response.units)
     entry = "unpriced" if cost is None else "settled"
     return _line(response, entry, price, cost, received_us)
 
@@ -85,9 +78,12 @@ def wasted_entry(
 
 def total(costs: Sequence[CostEntry]) -> int | None:
     """Return what lines come to, None when one of them is not known."""
-    if any(cost.cost_nano_usd is None for cost in costs):
-        return None
-    return sum(cost.cost_nano_usd or 0 for cost in costs)
+    known = 0
+    for cost in costs:
+        if cost.cost_nano_usd is None:
+            return None
+        known += cost.cost_nano_usd
+    return known
 
 
 def _line(

@@ -210,16 +210,18 @@ class Proxy:
 
     async def _forward(self, call: Call) -> None:
         """Try targets until one answers. Raises the last Failed when none did."""
-        last = Failed(UpstreamTimeout("the time for this call was over before it began"))
+        last: Failed | None = None
         failover = Failover(
             call.decision, call.plan.route.attempts, call.deadline_s, self._loop.time
         )
         while (step := failover.next()) is not None:
             target, wait_s = step
-            call.waste()
+            if last is not None:
+                call.waste()
             if wait_s:
                 await asyncio.sleep(wait_s)
-            if await self._answered_here(call, target):
+            answer = call.admitted.front.answer_here(call.admitted.fields)
+            if answer is not None and await self._answered_here(call, target, answer):
                 return
             try:
                 if self.budgets.any:
@@ -232,6 +234,8 @@ class Proxy:
                 last = failure
             if call.content_sent or is_final(last):
                 break
+        if last is None:
+            last = Failed(UpstreamTimeout("the time for this call was over before it began"))
         last.told = last.told or failover.told(call.plan.name, last.error)
         raise last
 
@@ -310,14 +314,13 @@ class Proxy:
             body = front.write_answer(answer, call.receipt())
         await client.whole(200, [*call.headers(), call.answer_type], body)
 
-    async def _answered_here(self, call: Call, target: Target) -> bool:
+    async def _answered_here(self, call: Call, target: Target, answer: Answer) -> bool:
         """Answer what the provider has no endpoint for and the gateway can tell by itself.
 
         Nobody was called, so it is no attempt: it says nothing of the target's health.
         """
         front, provider = call.admitted.front, self._state.providers.get(target.provider)
-        answer = front.answer_here(call.admitted.fields)
-        if answer is None or provider is None or self._upstream.offers(provider, front):
+        if provider is None or self._upstream.offers(provider, front):
             return False
         call.target = target
         call.client.unwatch()

@@ -97,9 +97,12 @@ def _plain_cost(price: PriceChanged, usage: Counts) -> int | None:
         parts.append((cached, _either(price.cached_input_price, price.input_price)))
     if written:
         parts.append((written, _either(price.cache_write_input_price, price.input_price)))
-    known = [(count, rate) for count, rate in parts if rate is not None]
-    if len(known) < len(parts) and any(count for count, rate in parts if rate is None):
-        return None
+    known = []
+    for count, rate in parts:
+        if rate is not None:
+            known.append((count, rate))
+        elif count:
+            return None
     return token_cost_nano_usd(known)
 
 
