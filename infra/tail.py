@@ -1,7 +1,7 @@
 """Looks into the log: topics with their events, and single records decoded."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from schemas.codec import decode
 from schemas.errors import LogError, NotFound
 from schemas.event import DAYS, Topic
 from schemas.events import event_types, topics
-from schemas.log import Cursor, Record
+from schemas.log import Cursor, Reader, Record
 
 _BATCH = 1000
 _WAIT_S = 0.5
@@ -75,7 +75,9 @@ async def follow_topic(
     *,
     follow: bool,
 ) -> None:
-    """Show the `last` records per partition of a topic, then further ones as they come."""
+    """Show the `last` records per partition of a topic, oldest first whichever partition they are
+    in, then further ones as they come.
+    """
     topic = find_topic(name)
     async with KafkaLog(settings.connection(), "/cli") as log:
         ends = await log.end_positions([topic])
@@ -86,9 +88,19 @@ async def follow_topic(
         }
         cursor = Cursor(positions={topic.name: positions})
         async with log.reader([topic], cursor) as reader:
+            for record in await _until(reader, topic.name, ends[topic.name]):
+                show(line_of(record))
             while follow or await reader.lag():
                 for record in await reader.batch(_BATCH, _WAIT_S):
                     show(line_of(record))
+
+
+async def _until(reader: Reader, topic: str, ends: Mapping[int, int]) -> list[Record]:
+    """Return what was there when the ends were asked for, in the order of its time."""
+    found: list[Record] = []
+    while any(reader.cursor.positions[topic].get(part, 0) < end for part, end in ends.items()):
+        found += await reader.batch(_BATCH, _WAIT_S)
+    return sorted(found, key=lambda one: (one.timestamp_ms, one.partition, one.offset))
 
 
 def line_of(record: Record) -> dict[str, Any]:

@@ -325,6 +325,7 @@ VENDORS = (
         "OPENROUTER_API_KEY",
         "OPENROUTER_BASE_URL",
         "openrouter",
+        speaks=("openai_responses",),
         options={"probe": "/key"},  # its list of models is open to everybody
         page="https://openrouter.ai/docs/api-reference/overview",
     ),
@@ -379,6 +380,7 @@ VENDORS = (
         "http://127.0.0.1:8000/v1",
         None,
         "VLLM_BASE_URL",
+        speaks=("openai_responses", "openai_completions"),
         page="https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
     ),
     Vendor(

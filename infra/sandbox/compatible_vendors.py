@@ -36,6 +36,8 @@ class Vendor:
     tool_ids: re.Pattern[str] | None = None
     alternates: bool = False
     keyless: bool = False
+    completes_chats: bool = False
+    """Whether its chat models take plain completions too."""
     models: tuple[Model, ...] = ()
 
 
@@ -173,6 +175,7 @@ VENDORS: dict[str, Vendor] = {
         "https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
         thoughts="reasoning_content",
         keyless=True,
+        completes_chats=True,
         models=(
             _model("meta-llama/Llama-3.1-8B-Instruct"),
             _model("Qwen/Qwen3-8B", reasoning=True),

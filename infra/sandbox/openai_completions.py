@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from infra.sandbox import calls, generation
 from infra.sandbox.calls import Bill, Frame
+from infra.sandbox.compatible_vendors import VENDORS
 from infra.sandbox.errors import ApiError, invalid
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.generation import Ask
@@ -63,7 +64,8 @@ async def serve(exchange: Exchange, desk: Desk) -> None:
     plan = lane.plan()
     if await calls.before(exchange, plan, anthropic=False):
         return
-    if model.kind != "completion":
+    vendor = VENDORS.get(exchange.row.base.partition("/")[2])
+    if model.kind != "completion" and not (vendor is not None and vendor.completes_chats):
         raise ApiError(
             404,
             "not_found",

@@ -30,6 +30,7 @@ from infra.sandbox.books import Books, Row, now_us
 from infra.sandbox.cohere import CohereWire
 from infra.sandbox.compatible import CompatibleWire
 from infra.sandbox.compatible_vendors import MODELS as COMPATIBLE
+from infra.sandbox.compatible_vendors import VENDORS
 from infra.sandbox.control import Control
 from infra.sandbox.errors import ApiError, invalid
 from infra.sandbox.exchange import Disconnected, Exchange, Protocol, Receive, Scope, Send
@@ -170,6 +171,9 @@ class Sandbox:
         bearer = exchange.header(b"authorization") or ""
         key = bearer.removeprefix("Bearer ").strip() if bearer.startswith("Bearer ") else ""
         key = (anthropic and exchange.header(b"x-api-key")) or exchange.header(b"api-key") or key
+        vendor = VENDORS.get(exchange.row.base.partition("/")[2])
+        if not key and vendor is not None and vendor.keyless:
+            return
         if not key:
             message = (
                 "x-api-key header is required" if anthropic else "You didn't provide an API key."

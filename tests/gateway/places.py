@@ -114,6 +114,12 @@ class Place:
             return status, headers, [b if b == b"[DONE]" else json.loads(b) for b in frames]
         return status, headers, json.loads(data)
 
+    def asked(self, headers: dict[str, str]) -> str:
+        """Return the path at which the vendor was called last for a call."""
+        rows = self.sandbox.control("GET", "/sandbox/books?since=0&limit=10000")["data"]
+        wanted = headers["x-weir-request-id"]
+        return str([row["path"] for row in rows if row["weir_request_id"] == wanted][-1])
+
     def told(self, headers: dict[str, str]) -> ResponseCompleted:
         [response] = self.worker.events(ResponseCompleted, headers["x-weir-request-id"])
         return response

@@ -299,6 +299,25 @@ def responses(place: Place) -> None:
     [message] = [item for item in json.loads(data)["output"] if item["type"] == "message"]
     assert message["content"][0]["text"]
     assert place.told(headers).outcome == "success"
+    assert place.asked(headers).endswith("/responses") == ("openai_responses" in place.row.speaks)
+
+
+def completions(place: Place) -> None:
+    """OpenAI's oldest form, in the same way."""
+    spoken = "openai_completions" in place.row.speaks
+    if place.row.name == "openai":
+        pytest.skip("the vendor's chat models take no completions: see test_responses")
+    request = {
+        "model": f"{place.row.name}/{place.model}",
+        "prompt": "Say hello.",
+        "max_tokens": 900,
+    }
+    status, headers, data = place.worker.request("POST", "/v1/completions", request)
+    assert status == 200, data
+    assert json.loads(data)["choices"][0]["text"]
+    assert place.told(headers).outcome == "success"
+    asked = place.asked(headers)
+    assert (asked.endswith("/completions") and not asked.endswith("/chat/completions")) == spoken
 
 
 def listed(place: Place) -> None:
@@ -333,6 +352,7 @@ CASES: list[Callable[[Place], None]] = [
     listed,
     connection,
     responses,
+    completions,
 ]
 
 
