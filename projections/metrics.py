@@ -135,8 +135,9 @@ class LogMetrics(Collector):
             COSTS,
             "costs",
             ("provider", "model", "team"),
-            "sum(cost_nano_usd) FILTER (entry <> 'admitted') / 1e9, "
-            "count(*) FILTER (entry = 'unpriced'), sum(cache_saved_nano_usd) / 1e9",
+            "sum(greatest(cost_nano_usd, 0)) FILTER (entry <> 'admitted') / 1e9, "
+            "count(*) FILTER (entry = 'unpriced'), sum(cache_saved_nano_usd) / 1e9, "
+            "-sum(least(cost_nano_usd, 0)) FILTER (entry <> 'admitted') / 1e9",
         )
         self._letters = _table(DEAD_LETTERS, "dead_letters", ("consumer", "error_code"), "count(*)")
 
@@ -150,7 +151,10 @@ class LogMetrics(Collector):
                 table.follow(database)
             yield _counter("weir_requests", "Calls that ended.", self._calls, 0)
             yield _counter("weir_attempts", "Upstream calls.", self._attempts, 0)
-            yield _counter("weir_cost_usd", "Spend.", self._costs, 0)
+            yield _counter("weir_cost_usd", "Spend, before what was taken back.", self._costs, 0)
+            # A counter must not fall: Prometheus would take it for a restart.
+            taken_back = "Spend taken back, as prices were lowered for the past."
+            yield _counter("weir_cost_taken_back_usd", taken_back, self._costs, 3)
             yield _counter("weir_unpriced_calls", "Calls without a known price.", self._costs, 1)
             yield _counter("weir_cache_saved_usd", "What cache hits did not cost.", self._costs, 2)
             yield _counter("weir_dead_letters", "Records nobody could read.", self._letters, 0)

@@ -2,19 +2,23 @@
 -- One row per request: what was asked, how it ended, what it cost, what people said of it.
 -- Facts arrive in any order and any of them may still be missing; a view over them needs no order.
 -- from: requests, responses, costs, feedback
--- version: 2
+-- version: 3
 -- grain: request_id
 -- audit one_row_per_request: SELECT request_id FROM calls GROUP BY request_id HAVING count(*) > 1
 -- audit nothing_lost: SELECT count(*) FROM calls HAVING count(*) < (SELECT count(DISTINCT request_id) FROM requests)
-WITH paid AS (
+WITH corrected AS (
+    SELECT DISTINCT corrects AS event_id FROM costs WHERE entry = 'corrected' AND corrects IS NOT NULL
+),
+paid AS (
     SELECT
         request_id,
         -- The reservation of an admission is no cost; null, never 0, while nothing is priced.
         sum(cost_nano_usd) FILTER (entry <> 'admitted') AS cost_nano_usd,
         sum(cache_saved_nano_usd) AS cache_saved_nano_usd,
         count(*) FILTER (entry <> 'admitted') AS cost_entries,
-        bool_or(entry = 'unpriced') AND NOT bool_or(entry = 'corrected') AS is_unpriced
-    FROM costs
+        -- A correction names the line that it prices: of two without a price the other one stays so.
+        bool_or(entry = 'unpriced' AND corrected.event_id IS NULL) AS is_unpriced
+    FROM costs LEFT JOIN corrected USING (event_id)
     GROUP BY request_id
 ),
 judged AS (

@@ -126,6 +126,15 @@ def test_money_is_what_the_ledger_says_without_reservations(bench: Bench) -> Non
     assert bench.total("weir_unpriced_calls_total") == 1
 
 
+@pytest.mark.req("OPS-03", "COST-01")
+def test_no_counter_falls_when_a_price_is_lowered_for_the_past(bench: Bench) -> None:
+    bench.add(settled(cost_nano_usd=2_500_000_000, cache_saved_nano_usd=None))
+    before = bench.total("weir_cost_usd_total")
+    bench.add(settled(entry="corrected", cost_nano_usd=-1_000_000_000, cache_saved_nano_usd=None))
+    assert bench.total("weir_cost_usd_total") == before == 2.5
+    assert bench.total("weir_cost_taken_back_usd_total") == 1.0
+
+
 @pytest.mark.req("BEY-14")
 def test_labels_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SERIES_MAX", 5)
