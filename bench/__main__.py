@@ -27,6 +27,7 @@ CLAIMS = (
     "visibility",
     "replay",
     "steering",
+    "rules",
     "split",
     "detection",
     "conformance",

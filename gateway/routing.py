@@ -15,8 +15,9 @@ from gateway.filters import Ask, bound, check_surface, narrow
 from gateway.health import HealthBook, Standing
 from gateway.learning import Arm, Lessons, believed, liked
 from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies
+from gateway.shifts import Find, shifted
 from gateway.state import GatewayState
-from gateway.strategies.base import Strategy, Weights, probabilities
+from gateway.strategies.base import Strategy, Weights
 from gateway.utility import leaning, valued
 from schemas.access import Allowed, Grant
 from schemas.circuits import CLOSED, HALF_OPEN, OPEN
@@ -167,13 +168,15 @@ class Router:
                 if arms is None
                 else believed(chosen, [arms[index] for index in left], leant)
             )
-        shares = probabilities(chosen, strategy.share(chosen))
+        shares, remarks = shifted(chosen, strategy, self._shift_of(plan))
         candidates = [
             Candidate(
                 item.target,
                 round(share, 6),
                 True,
-                _reason(item, weights) + self._circuits.remark(item.target),
+                _reason(item, weights)
+                + self._circuits.remark(item.target)
+                + remarks.get(item.target, ""),
             )
             for item, share in zip(chosen, shares, strict=True)
         ]
@@ -230,6 +233,12 @@ class Router:
             closed_us = circuit.since_us if circuit.state == CLOSED else 0
             found.append(self._lessons.arm(ask.task_type, item.target, closed_us))
         return found
+
+    def _shift_of(self, plan: Plan) -> Find:
+        """Who keeps only a part of its calls; a route with ``optimizer = "off"`` heeds nobody's."""
+        if plan.route.options.get("optimizer", "on") == "off":
+            return lambda _: None
+        return self._state.shift
 
     def _price(self, target: Target) -> PriceChanged | None:
         return self._state.price(target.provider, target.model, now_us())

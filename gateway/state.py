@@ -43,9 +43,11 @@ from schemas.events.circuits import CircuitChanged
 from schemas.events.escrow import EscrowRow
 from schemas.events.limits import LimitUsage
 from schemas.events.operations import Heartbeat, OutboxClosed
+from schemas.events.optimizer import OptimizerActed
 from schemas.events.rewards import LikingRow, RewardRow
 from schemas.events.tables import HealthRow, TableRow
 from schemas.log import Cursor, Log, TableView
+from schemas.optimizer import in_force
 from schemas.routing import BUCKET_SECONDS, Target, TargetHealth, health_of
 
 HEALTH_WINDOW_S = 60
@@ -122,6 +124,7 @@ class GatewayState:
         self._rewards = TableView(RewardRow)
         self._liking = TableView(LikingRow)
         self._circuits = TableView(CircuitChanged)
+        self._shifts = TableView(OptimizerActed)
         self._heartbeats = TableView(Heartbeat)
         self._heartbeats.listen(self._beaten)
         self._guardrails = TableView(GuardrailChanged)
@@ -166,6 +169,7 @@ class GatewayState:
             self._rewards,
             self._liking,
             self._circuits,
+            self._shifts,
             self._heartbeats,
             self.escrow,
             self.usage,
@@ -210,6 +214,13 @@ class GatewayState:
     def liking(self, entity: str) -> list[LikingRow]:
         """Return the feedback on the answers of a task at a target."""
         return _partials(self._liking, entity)
+
+    def shift(self, target_id: str) -> OptimizerActed | None:
+        """Return the optimizer's change of a target's share, if one is in force."""
+        if not self._shifts.entries:
+            return None
+        acted = self._shifts.get(target_id)
+        return acted if in_force(acted, now_us()) else None
 
     @property
     def streams_alive(self) -> bool:

@@ -44,6 +44,7 @@ from schemas import __version__
 from schemas.circuits import CircuitRules
 from schemas.errors import ConfigurationError
 from schemas.log import Connection
+from schemas.optimizer import OptimizerRules
 
 TOML_FILE = "weir.toml"
 
@@ -75,6 +76,19 @@ def circuit_rules(table: Mapping[str, float]) -> CircuitRules:
         raise ConfigurationError(f"[circuits]: {error}") from error
 
 
+def optimizer_rules(table: Mapping[str, float | str]) -> OptimizerRules:
+    """`[optimizer]` as rules. Raises ConfigurationError for a name or a figure that cannot be."""
+    known = OptimizerRules.__dataclass_fields__
+    if unknown := sorted(set(table) - set(known)):
+        raise ConfigurationError(
+            f"[optimizer] has no {unknown[0]!r}", action=f"Choose among {', '.join(known)}."
+        )
+    try:
+        return msgspec.convert(table, OptimizerRules)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"[optimizer]: {error}") from error
+
+
 class WeirSettings(BaseSettings):
     """Everything an operator may set. `home` holds all data of this installation."""
 
@@ -100,6 +114,7 @@ class WeirSettings(BaseSettings):
     feedback_window_hours: float = Field(default=24, gt=0, le=48)
     feedback_cooldown_hours: float = Field(default=24, ge=0)
     circuits: dict[str, int | float] = {}
+    optimizer: dict[str, int | float | str] = {}
     outbox_bytes_max: int = Field(12 * 1024**3, ge=1024**2)
     body_bytes_max: int = Field(32 * 1024**2, ge=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -125,6 +140,12 @@ class WeirSettings(BaseSettings):
     @classmethod
     def _known_circuits(cls, table: dict[str, int | float]) -> dict[str, int | float]:
         circuit_rules(table)
+        return table
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, table: dict[str, int | float | str]) -> dict[str, int | float | str]:
+        optimizer_rules(table)
         return table
 
     @classmethod

@@ -16,7 +16,7 @@ import msgspec
 
 from infra.parts import ROOT, kind_of
 from infra.secret_files import master_key
-from infra.settings import WeirSettings, circuit_rules, uses_sandbox
+from infra.settings import WeirSettings, circuit_rules, optimizer_rules, uses_sandbox
 from infra.trainer_env import trainer_python
 from infra.vendors import LOCAL_PROVIDER
 from schemas.errors import ConfigurationError
@@ -120,6 +120,7 @@ def vocabulary(name: str, settings: WeirSettings) -> dict[str, Any]:
         "call_timeout_s": settings.call_timeout_seconds,
         "body_bytes_max": settings.body_bytes_max,
         "circuits": circuit_rules(settings.circuits),
+        "optimizer": optimizer_rules(settings.optimizer),
         "outbox_bytes_max": settings.outbox_bytes_max,
         "books": settings.folder("sandbox") / "books.jsonl" if kind == "sandbox" else None,
         "behaviour": settings.sandbox_behaviour,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from schemas.circuits import RULES, CircuitRules
 from schemas.errors import ConfigurationError
+from schemas.optimizer import RULES as OPTIMIZER_RULES
+from schemas.optimizer import OptimizerRules
 from streams.agents.feedback import ALL, BUCKET_SECONDS, WINDOW
 
 
@@ -39,6 +41,7 @@ class StreamsSettings:
     stalled_s: float = 60.0
     session_timeout_s: float = 10.0
     circuits: CircuitRules = RULES
+    optimizer: OptimizerRules = OPTIMIZER_RULES
 
     def __post_init__(self) -> None:
         longest_s = WINDOW.keep * BUCKET_SECONDS

@@ -9,7 +9,6 @@ from schemas.event import Event, Topic
 PRIVACY_KEYS = Topic("weir.privacy.keys.v1", cleanup="compact")
 ALERTS = Topic("weir.alerts.v1")
 ANOMALIES = Topic("weir.anomalies.v1")
-OPTIMIZER = Topic("weir.optimizer.v1")
 AUDIT = Topic("weir.audit.v1", partitions=1)
 DEAD_LETTERS = Topic("weir.dead-letters.v1")
 HEARTBEATS = Topic("weir.heartbeats.v1", partitions=1, cleanup="compact")
@@ -91,27 +90,6 @@ class AnomalyChanged(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.anomaly_id
-
-
-class OptimizerActed(Event, frozen=True, kw_only=True):
-    """An automatic change of routing: what, why, and the metric that it aims at."""
-
-    topic = OPTIMIZER
-    type = "weir.optimizer.acted"
-
-    action_id: str
-    rule: str
-    target: str
-    reason: str
-    metric: str
-    before: float | None = None
-    after: float | None = None
-    state: str
-    expires_at_us: int | None = None
-
-    @property
-    def key(self) -> str:
-        return self.action_id
 
 
 class AuditRecorded(Event, frozen=True, kw_only=True):

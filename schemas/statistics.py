@@ -1,0 +1,67 @@
+"""Exact and plain tests that decisions rest on: pure functions of counts."""
+
+from __future__ import annotations
+
+import math
+
+_NEGLIGIBLE = 1e-18
+
+
+def binomial_tail(hits: int, trials: int, share: float) -> float:
+    """Return P(X ≥ `hits`) of `trials` draws that each hit with probability `share`; exact.
+
+    Sums the terms from `hits` on by their ratio; raises ValueError for what is no count or share.
+    """
+    if not 0 <= hits <= trials or not 0.0 <= share <= 1.0:
+        raise ValueError(f"{hits} of {trials} draws at {share} is no binomial question")
+    if hits == 0 or share == 1.0:
+        return 1.0
+    if share == 0.0:
+        return 0.0
+    if hits <= trials * share:
+        return 1.0 - binomial_tail(trials - hits + 1, trials, 1.0 - share)
+    term = math.exp(
+        math.lgamma(trials + 1)
+        - math.lgamma(hits + 1)
+        - math.lgamma(trials - hits + 1)
+        + hits * math.log(share)
+        + (trials - hits) * math.log1p(-share)
+    )
+    total, odds = 0.0, share / (1.0 - share)
+    for count in range(hits, trials + 1):
+        total += term
+        if term < total * _NEGLIGIBLE:
+            break
+        term *= (trials - count) / (count + 1) * odds
+    return min(1.0, total)
+
+
+def exceeds(hits: int, trials: int, share: float, alpha: float) -> bool:
+    """Whether so many hits are more than a probability of `share` explains, at level `alpha`."""
+    return trials > 0 and hits > share * trials and binomial_tail(hits, trials, share) < alpha
+
+
+def upper_share(hits: int, trials: int, z: float = 1.645) -> float:
+    """Return the upper bound of a share by Wilson's score interval (JASA 22, 1927); 1 without draws."""
+    if trials == 0:
+        return 1.0
+    share, weight = hits / trials, z * z / trials
+    spread = z * math.sqrt(share * (1.0 - share) / trials + weight / (4.0 * trials))
+    return min(1.0, (share + weight / 2.0 + spread) / (1.0 + weight))
+
+
+def rises(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Return the p-value of "the share has not risen" for (hits, trials) before and after.
+
+    The pooled two-proportion z-test, with Yates' correction; 1 where there is nothing to compare.
+    """
+    (hits, trials), (hits_after, trials_after) = before, after
+    if trials == 0 or trials_after == 0:
+        return 1.0
+    pooled = (hits + hits_after) / (trials + trials_after)
+    spread = math.sqrt(pooled * (1.0 - pooled) * (1.0 / trials + 1.0 / trials_after))
+    gap = hits_after / trials_after - hits / trials
+    gap -= 0.5 * (1.0 / trials + 1.0 / trials_after)
+    if spread == 0.0 or gap <= 0.0:
+        return 1.0
+    return 0.5 * math.erfc(gap / spread / math.sqrt(2.0))

@@ -1,0 +1,1 @@
+"""What the optimizer sees and its rules. One file per rule, each exposing one `Rule`."""

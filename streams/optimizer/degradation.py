@@ -1,0 +1,88 @@
+"""RT-14: a target that is worse than in the last seven days gives calls away, down to a probe.
+
+Worse by at least 15%, beyond what chance explains, and, in latency, beyond what its hours usually differ.
+"""
+
+from __future__ import annotations
+
+from schemas.events.optimizer import OptimizerActed
+from schemas.statistics import exceeds, upper_share
+from streams.optimizer.rule import Finding, Reading, Rule, any_better, failures
+from streams.optimizer.scene import WEEK_S, Scene, Sums, milliseconds
+
+SUCCESS, LATENCY = "success_rate", "latency_p50_ms"
+CLEARED = 1.07
+"""The reason has gone when the metric lies clearly on the good side of its line."""
+
+
+def find(scene: Scene, target: str, since_us: int) -> Finding | None:
+    """Look at success, then at the median of latency."""
+    sums, usual = scene.now(target, since_us), scene.usual(target, WEEK_S)
+    if sums.calls < scene.rules.calls_min or usual is None:
+        return None
+    return _success(scene, target, sums, usual.every) or _latency(
+        scene, target, sums, usual.every, usual.worst_us(0.5, scene.rules.calls_min)
+    )
+
+
+def _success(scene: Scene, target: str, sums: Sums, usual: Sums) -> Finding | None:
+    rules = scene.rules
+    worse = 1.0 - (1.0 - rules.degradation) * (1.0 - usual.failed)
+    line = max(worse, upper_share(usual.failures, usual.calls))
+    if not exceeds(sums.failures, sums.calls, line, rules.alpha):
+        return None
+    if not any_better(scene, scene.peers(target), lambda peer: peer.failed < sums.failed / 2):
+        return None
+    return Finding(
+        metric=SUCCESS,
+        reason=f"{1 - sums.failed:.1%} of calls succeed, in seven days {1 - usual.failed:.1%}",
+        floor=rules.probe_share,
+        line=line,
+        evidence={"target_calls": sums.calls, "usual": 1 - usual.failed},
+    )
+
+
+def _latency(
+    scene: Scene, target: str, sums: Sums, usual: Sums, varies_us: float
+) -> Finding | None:
+    rules, usual_us, now_us = scene.rules, usual.latency_us(0.5), sums.latency_us(0.5)
+    if usual_us is None or now_us is None or sums.successes < rules.calls_min:
+        return None
+    line = max((1.0 + rules.degradation) * usual_us, varies_us)
+    if not exceeds(sums.slower(line), sums.successes, 0.5, rules.alpha):
+        return None
+
+    def faster(peer: Sums) -> bool:
+        """Whether the calls would be answered sooner there."""
+        return peer.slower(now_us) <= 0.5 * peer.successes
+
+    if not any_better(scene, scene.peers(target), faster):
+        return None
+    return Finding(
+        metric=LATENCY,
+        reason=f"the median is {milliseconds(now_us):g} ms, "
+        f"in seven days {milliseconds(usual_us):g} ms",
+        floor=rules.probe_share,
+        line=line,
+        evidence={"target_calls": sums.successes, "usual_ms": milliseconds(usual_us)},
+    )
+
+
+def read(metric: str, line: float, sums: Sums) -> Reading:
+    """Failures, or the median in ms; tested is the share of answers above the line."""
+    if metric == SUCCESS:
+        found = failures(metric, line, sums)
+        return Reading(1.0 - found.value, found.hits, found.trials)
+    return Reading(milliseconds(sums.latency_us(0.5)), sums.slower(line), sums.successes)
+
+
+def cleared(scene: Scene, acted: OptimizerActed) -> bool:
+    """Whether it does as well as usual again."""
+    line, sums = acted.evidence["line"], scene.now(acted.target, acted.stepped_at_us)
+    if acted.metric == SUCCESS:
+        return sums.calls >= scene.rules.calls_min and sums.failed <= line / 2
+    enough = sums.successes >= scene.rules.calls_min
+    return enough and sums.slower(line / CLEARED) <= 0.5 * sums.successes
+
+
+DEGRADATION = Rule("degradation", find, read, cleared)

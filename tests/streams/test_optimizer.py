@@ -1,0 +1,256 @@
+"""RT-09..14: rules on hand-made traffic; bounds, cool-down, expiry, reversal. Time is simulated."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import pytest
+
+from bench.rules_world import STEP_S, Loop, priced
+from schemas.errors import ConfigurationError
+from schemas.events.changes import ProviderChanged, RouteChanged, RouteTarget, TargetChanged
+from schemas.events.llm import Attempt, ResponseCompleted
+from schemas.events.optimizer import (
+    OptimizationRequested,
+    OptimizerActed,
+    OptimizerRan,
+    OptimizerRuleChanged,
+)
+from schemas.optimizer import LIVE, RULES, OptimizerRules
+
+START_S = 1_789_999_200
+META: dict[str, Any] = {"event_id": "e", "occurred_at_us": 0, "actor": "test"}
+RULES_SOON = replace(RULES, baseline_calls_min=100)
+
+
+class Way(NamedTuple):
+    """How a target does: the share of calls that fail, answers in ms."""
+
+    failing: float = 0.0
+    ms: float = 400.0
+    output_tokens: int = 100
+
+
+GOOD = Way()
+BAD = Way(failing=0.3)
+
+
+class Place:
+    """Two targets in one route, and a clock."""
+
+    def __init__(self, rules: OptimizerRules = RULES_SOON, **limits: int) -> None:
+        self.loop = Loop(rules, ["a/m", "b/m"])
+        self.at_s = START_S
+        self._failing: dict[str, float] = {}
+        for name in "ab":
+            told = {"dialect": "openai", "base_url": "http://x", "concurrency": limits.get(name)}
+            self.loop.tell(ProviderChanged(**META, entity_version=1, name=name, **told))
+            self.loop.tell(
+                TargetChanged(
+                    **META,
+                    entity_version=1,
+                    provider=name,
+                    model="m",
+                    capabilities=["chat"],
+                    quality=0.8,
+                )
+            )
+        entries = [RouteTarget("a/m"), RouteTarget("b/m")]
+        self.loop.tell(RouteChanged(**META, entity_version=1, name="r", targets=entries))
+
+    def steps(
+        self, count: int, a: Way = GOOD, b: Way = GOOD, calls: int = 40
+    ) -> list[OptimizerActed]:
+        """Let steps of 30 s pass in which calls go where the shares say."""
+        found = []
+        for _ in range(count):
+            shares = self.loop.shares(self.at_s * 1_000_000)
+            for target, way, share in zip(("a/m", "b/m"), (a, b), shares, strict=True):
+                due = int(calls * share)
+                self._failing[target] = self._failing.get(target, 0.0) + due * way.failing
+                failed = int(self._failing[target])
+                self._failing[target] -= failed
+                for number in range(due):
+                    self.loop.take(self._call(target, way, number, due, bad=number < failed))
+            self.at_s += STEP_S
+            found += self.loop.look(self.at_s * 1_000_000)
+        return found
+
+    def _call(self, target: str, way: Way, number: int, of: int, *, bad: bool) -> ResponseCompleted:
+        took_us = int(way.ms * 1000 * (0.9 + 0.2 * number / of))
+        attempt = Attempt(
+            target, "failed" if bad else "success", "server" if bad else None, None, took_us, None
+        )
+        return ResponseCompleted(
+            event_id="e",
+            occurred_at_us=(self.at_s + number % STEP_S) * 1_000_000,
+            request_id="r",
+            key_id="k",
+            route="r",
+            target=target,
+            outcome="success",
+            status=200,
+            attempts=[attempt],
+            usage_basis="reported",
+            input_tokens=100,
+            output_tokens=way.output_tokens,
+            stream=False,
+            latency_us=took_us,
+            cost_nano_usd=(100 + way.output_tokens) * (1000 if target == "a/m" else 500),
+        )
+
+    @property
+    def factor(self) -> float:
+        act = self.loop.ledger.acted.get("a/m")
+        return act.factor if act is not None and act.state in LIVE else 1.0
+
+
+@pytest.mark.req("RT-11", "RT-09", "RT-14")
+def test_errors_shift_calls_away_by_halves_and_come_back_in_steps() -> None:
+    place = Place()
+    assert place.steps(10) == []
+    bad = place.steps(60, a=BAD, calls=100)
+    assert (bad[0].rule, bad[0].target, bad[0].state) == ("error_rate", "a/m", "active")
+    assert [act.factor for act in bad][:5] == [0.5, 0.25, 0.125, 0.0625, 0.05]
+    assert "calls failed, more than" in bad[0].reason
+    assert bad[0].expires_at_us == bad[0].occurred_at_us + 1_800_000_000
+    assert {act.verdict for act in bad[1:]} == {"helped"}
+    before, after = bad[-1].before, bad[-1].after
+    assert before is not None
+    assert after is not None
+    assert after < before / 2
+    back = place.steps(120, calls=100)
+    assert [act.factor for act in back] == [0.25, 0.5, 1.0]
+    assert [act.state for act in back][-2:] == ["restoring", "restored"]
+    every = [*bad, *back]
+    gaps = [b.occurred_at_us - a.occurred_at_us for a, b in pairwise(every)]
+    assert min(gaps) >= RULES.cooldown_s * 1e6
+    assert len({act.event_id for act in every}) == len(every)
+
+
+@pytest.mark.req("RT-11")
+def test_a_few_errors_shift_once_and_drain_nothing() -> None:
+    acts = Place().steps(60, a=Way(failing=0.12))
+    assert {act.factor for act in acts} == {0.5}
+    assert "more than 5%" in acts[0].reason
+
+
+@pytest.mark.req("RT-11", "RT-09")
+def test_errors_everywhere_and_few_calls_are_no_reason() -> None:
+    assert Place().steps(20, a=BAD, b=BAD) == []
+    assert Place().steps(20, a=BAD, calls=3) == []
+
+
+@pytest.mark.req("RT-10")
+def test_slow_answers_lower_a_target_against_its_own_day_or_the_limit() -> None:
+    place = Place()
+    place.steps(300)
+    act = place.steps(10, a=Way(ms=800.0))[0]
+    assert (act.rule, act.metric) == ("high_latency", "latency_p95_ms")
+    assert act.evidence["line"] == pytest.approx(1.5 * 435_000, rel=0.05)
+    slow = Place().steps(5, a=Way(ms=6000.0))[0]
+    assert "above 5000 ms" in slow.reason
+
+
+@pytest.mark.req("RT-14")
+def test_a_target_that_is_worse_than_in_seven_days_is_probed_with_5_percent() -> None:
+    place = Place()
+    place.steps(15 * 120)
+    acts = place.steps(60, a=Way(ms=520.0), calls=100)
+    assert acts[0].rule == "degradation"
+    assert acts[-1].factor == RULES.probe_share
+    assert [act.factor for act in place.steps(120, calls=100)] == [0.25, 0.5, 1.0]
+
+
+@pytest.mark.req("RT-12")
+def test_a_cheaper_target_as_good_is_preferred_until_it_is_no_longer_cheaper() -> None:
+    place = Place()
+    place.loop.tell(priced("a/m", 1_000_000_000, 1_000_000_000, 0))
+    place.loop.tell(priced("b/m", 500_000_000, 500_000_000, 0))
+    acts = place.steps(420)
+    assert (acts[0].rule, acts[0].target, acts[0].alternative) == ("cost", "a/m", "b/m")
+    assert "50% less" in acts[0].reason
+    assert acts[-1].verdict == "helped"
+    place.loop.tell(priced("b/m", 990_000_000, 990_000_000, place.at_s * 1_000_000))
+    assert place.steps(60)[-1].state == "restored"
+
+
+@pytest.mark.req("RT-12", "RT-09")
+def test_a_cheaper_target_that_talks_more_is_given_up() -> None:
+    place = Place()
+    place.loop.tell(priced("a/m", 1_000_000_000, 1_000_000_000, 0))
+    place.loop.tell(priced("b/m", 500_000_000, 500_000_000, 0))
+    while not place.steps(1):
+        pass
+    acts = place.steps(20, b=Way(output_tokens=800))
+    assert acts[0].state == "reverted"
+    assert "got worse" in acts[0].reason
+
+
+@pytest.mark.req("RT-13")
+def test_the_idle_provider_takes_calls_of_the_full_one() -> None:
+    place = Place(a=1, b=10)
+    acts = place.steps(20, calls=140)
+    assert (acts[0].rule, acts[0].alternative) == ("load", "b/m")
+    assert acts[0].reason.startswith("a is 93% full, b 9%")
+    assert acts[0].before == pytest.approx(0.93, abs=0.02)
+    back = place.steps(60)
+    assert (back[-1].state, back[-1].verdict) == ("restored", "helped")
+
+
+@pytest.mark.req("RT-09")
+def test_a_change_that_makes_it_worse_is_undone_and_not_tried_again_at_once() -> None:
+    place = Place()
+    place.steps(300)
+    place.steps(4, a=Way(ms=800.0))
+    assert place.factor == 0.5
+    acts = place.steps(6, a=Way(ms=800.0), b=Way(ms=3000.0))
+    assert (acts[0].state, acts[0].verdict, acts[0].factor) == ("reverted", "worse", 1.0)
+    assert acts[0].before is not None
+    assert acts[0].after is not None
+    assert acts[0].after > acts[0].before
+    again = [act for act in place.steps(62, a=Way(ms=800.0)) if act.target == "a/m"]
+    assert again[0].state == "active"
+    assert again[0].occurred_at_us - acts[0].occurred_at_us >= RULES.expiry_s * 1e6
+
+
+@pytest.mark.req("RT-09")
+def test_a_change_without_effect_ends_when_its_time_is_over() -> None:
+    place = Place()
+    assert place.steps(4, a=BAD)[0].state == "active"
+    acts = place.steps(70, a=BAD, b=BAD)
+    assert acts[-1].state == "reverted"
+    assert "did not help" in acts[-1].reason or "got worse" in acts[-1].reason
+    assert place.factor == 1.0
+
+
+@pytest.mark.req("RT-09", "ANA-14")
+def test_a_rule_is_turned_off_or_proposes_and_can_be_asked_at_once() -> None:
+    place = Place()
+
+    def mode(version: int, word: str) -> None:
+        changed = OptimizerRuleChanged(**META, entity_version=version, rule="error_rate", mode=word)
+        place.loop.tell(changed)
+
+    place.steps(4, a=BAD)
+    mode(1, "off")
+    (off,) = place.steps(1, a=BAD)
+    assert (off.state, off.reason) == ("reverted", "its rule was turned off")
+    mode(2, "propose")
+    (proposed,) = place.steps(62, a=BAD)
+    assert proposed.state == "proposed"
+    assert place.factor == 1.0
+    ledger, at_us = place.loop.ledger, place.at_s * 1_000_000
+    assert list(ledger.due(at_us + 1)) == []
+    ledger.apply(OptimizationRequested(event_id="e", occurred_at_us=0, actor="me"))
+    (ran,) = ledger.due(at_us + 1)
+    assert isinstance(ran, OptimizerRan)
+    assert ran.modes["error_rate"] == "propose"
+
+
+@pytest.mark.req("RT-09")
+def test_figures_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="change_max"):
+        OptimizerRules(change_max=0.9)
+    with pytest.raises(ConfigurationError, match="mode"):
+        OptimizerRules(mode="maybe")
