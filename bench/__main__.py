@@ -23,6 +23,7 @@ CLAIMS = (
     "scale",
     "soak",
     "streams",
+    "exactness",
     "projection",
     "visibility",
     "replay",

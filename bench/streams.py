@@ -1,193 +1,248 @@
-"""Claim: the folds' tables are exact under kills, and fast: ``python -m bench.streams``.
+"""Claim: the folds' tables are fast, whatever the number of keys, and soon in the gateways' memory.
 
-Exactness: under load the streams processes are killed with -9 or stopped at seeded times, and
-every figure of every table must equal a recount of the ledger. Speed: `size` responses and as
-many cost entries wait as a backlog for two processes, one per fold.
+`--size` responses and as many cost entries wait as a backlog for two processes, one per fold. Then
+one process is fed at an even pace while its table has few keys and while it has many, and is killed
+to recover. Then all folds run, and the time is taken from an event to the view that a gateway
+follows. With BENCH_PROFILE=1 the processes are sampled, and their profiles lie beside the ledgers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench.claim import Arguments, Limit, Verdict, main
-from bench.streams_load import TOPICS, Load, Tables, differences, expected, producer
+from bench.exactness import Sending
+from bench.streams_load import Load, Sent, producer
+from bench.streams_tables import FOLLOWED, Tables
+from bench.streams_worker import Worker
 from infra.broker import Broker, BrokerSettings, free_port
+from infra.kafka import KafkaLog
 from infra.topics import ensure_topics
-from schemas.log import Connection
+from schemas.clock import now_us
+from schemas.codec import encode
+from schemas.events.llm import Attempt, ResponseCompleted
+from schemas.events.tables import HealthRow
+from schemas.identity import uuid7
+from schemas.log import Connection, TableView
 
 EVENTS_PER_S_MIN = 20_000
-CATCH_UP_S = 120.0
-KILLS = 6
+FEW, MANY = 1_000, 100_000
+KEYS_RATIO_MAX = 1.3
+RECOVERY_S_MAX = 10.0
+FRESH_P99_S_MAX = 1.0
+PACE_PER_S = 2_000
+PACED_S = 15
+PROBES = 300
+PROBE_EVERY_S = 0.05
+SAMPLER = Path(__file__).parent / "sampler"
 
 
 @dataclass
-class Worker:
-    """A streams process that can be killed and started again."""
+class Bench:
+    """A broker, and streams processes on it."""
 
     bootstrap: str
     home: Path
-    words: dict[str, Any] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    seed: int
+    profiles: Path | None = None
+    _prefixes: int = field(default=0, init=False)
 
-    def start(self) -> None:
-        """Start the process; it is ready a few seconds later."""
-        words = {"bootstrap": self.bootstrap, "data_dir": str(self.home), **self.words}
-        self.home.mkdir(parents=True, exist_ok=True)
-        with (self.home / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "bench.streams_worker", json.dumps(words)],
-                stdout=log,
-                stderr=log,
-            )
+    def worker(self, name: str, *folds: str) -> Worker:
+        """Return a process for some folds, or all, that was not started yet."""
+        environment: dict[str, str] = {}
+        if self.profiles is not None:
+            paths = [str(SAMPLER), os.environ.get("PYTHONPATH", "")]
+            environment = {
+                "BENCH_PROFILE": str(self.profiles.absolute()),
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            }
+        return Worker(self.bootstrap, self.home / name, {"folds": folds}, environment)
 
-    def end(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal and wait for the end."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        self.process.wait(30)
-
-    def cpu_s(self) -> float:
-        """Return the processor time that the process has used."""
-        assert self.process is not None
-        times = psutil.Process(self.process.pid).cpu_times()
-        return float(times.user + times.system)
+    def load(self, **words: Any) -> Load:
+        """Return a load of responses and costs alone, an hour ago, whose ledger nobody needs."""
+        self._prefixes += 1
+        quiet = {"feedback": 0.0, "escrow": 0.0, "repeats": 0.0, **words}
+        start_s = int(time.time()) - 3_600
+        return Load(self.seed, f"speed{self._prefixes}", start_s, _forget, **quiet)
 
 
-def wait_caught_up(
-    tables: Tables, sources: tuple[str, ...] = TOPICS, limit_s: float = CATCH_UP_S
-) -> float:
-    """Wait until the tables include everything; return the seconds. Raises TimeoutError."""
-    begun = time.monotonic()
-    while (behind := tables.behind(sources)) > 0:
-        if time.monotonic() - begun > limit_s:
-            raise TimeoutError(f"the tables are {behind} records behind")
-        time.sleep(0.1)
-    return time.monotonic() - begun
+def _forget(_: Sent) -> None:
+    """Keep no ledger."""
 
 
-def exactness(
-    bootstrap: str,
-    home: Path,
-    load: Load,
-    *,
-    events_per_s: int,
-    kills: int,
-    pause_s: tuple[float, float] = (3.0, 7.0),
-) -> tuple[Tables, list[dict[str, Any]]]:
-    """Send a load while two workers are killed in turn; return the tables, and the kills."""
-    draw = random.Random(load.seed)
-    workers = [Worker(bootstrap, home / f"worker{n}", {"worker": n}) for n in range(2)]
-    over = threading.Event()
-
-    def send() -> None:
-        sender = producer(bootstrap)
-        while not over.is_set():
-            begun = time.monotonic()
-            load.send(sender, events_per_s // 4)
-            over.wait(max(0.0, 0.25 - (time.monotonic() - begun)))
-
-    sending = threading.Thread(target=send)
-    sending.start()
-    done: list[dict[str, Any]] = []
-    try:
-        for worker in workers:
-            worker.start()
-        for _ in range(kills):
-            time.sleep(draw.uniform(*pause_s))
-            victim, number = draw.choice(workers), draw.choice([signal.SIGKILL, signal.SIGTERM])
-            victim.end(number)
-            done.append({"worker": workers.index(victim), "signal": number.name})
-            victim.start()
-        over.set()
-        sending.join()
-        tables = Tables(bootstrap)
-        wait_caught_up(tables)
-    finally:
-        over.set()
-        sending.join()
-        for worker in workers:
-            worker.end()
-    return tables, done
-
-
-def throughput(bootstrap: str, home: Path, count: int) -> dict[str, Any]:
+def throughput(bench: Bench, count: int) -> dict[str, Any]:
     """Fold a backlog with one process per fold; return events per second of all and of each."""
-    load = Load(seed=7, prefix="speed", start_s=int(time.time()) - 3_600, feedback=0.0, repeats=0.0)
-    load.send(producer(bootstrap), 2 * count)
-    figures: dict[str, Any] = {}
-    workers = {
-        name: Worker(bootstrap, home / f"speed-{name}", {"folds": [name]})
-        for name in ("health", "spend")
-    }
-    tables = Tables(bootstrap)
+    bench.load().send(producer(bench.bootstrap), 2 * count)
+    workers = {name: bench.worker(f"backlog-{name}", name) for name in ("health", "spend")}
+    tables = Tables(bench.bootstrap)
     tables.read()
     tables.forget_times()
     for worker in workers.values():
         worker.start()
     try:
-        wait_caught_up(tables, TOPICS[:2])
+        tables.caught_up(workers)
         used_s = {name: worker.cpu_s() for name, worker in workers.items()}
     finally:
         for worker in workers.values():
             worker.end(signal.SIGTERM)
     seconds = tables.busy_s()
-    figures["backlog_seconds"] = seconds
-    figures["events_per_s"] = round(2 * count / seconds)
-    figures["events_per_s_two_cores"] = round(2 * count / max(used_s.values()))
+    tables.close()
+    figures: dict[str, Any] = {
+        "backlog_seconds": seconds,
+        "events_per_s": round(2 * count / seconds),
+        "events_per_s_two_cores": round(2 * count / max(used_s.values())),
+    }
     for name, used in used_s.items():
         figures[f"{name}_cpu_us_per_event"] = round(used * 1e6 / count, 1)
-    tables.close()
     return figures
 
 
+def keys(bench: Bench) -> dict[str, Any]:
+    """Return processor time per event with few and with many keys, and a recovery of the many."""
+    spend = next(fold for fold in FOLLOWED if fold.name == "spend")
+    tables = Tables(bench.bootstrap, [spend])
+    worker = bench.worker("keys", "spend")
+    worker.start()
+    figures: dict[str, Any] = {}
+    try:
+        worker.ready()
+        for name, count in (("few", FEW), ("many", MANY)):
+            load = bench.load(responses=0.0, keys=count)
+            begun_s = worker.cpu_s()
+            load.send(producer(bench.bootstrap), 2 * count)
+            tables.caught_up()
+            filled_s, sent = worker.cpu_s(), load.sent
+            pace = Sending(bench.bootstrap, load, PACE_PER_S, PACE_PER_S * PACED_S)
+            with pace as sending:
+                sending.finish()
+            tables.caught_up()
+            paced = (worker.cpu_s() - filled_s) / (load.sent - sent)
+            figures[f"{name}_keys_cpu_us_per_event"] = round(paced * 1e6, 1)
+            figures[f"{name}_keys_backlog_cpu_us_per_event"] = round(
+                (filled_s - begun_s) * 1e6 / sent, 1
+            )
+        figures["rows"] = len(tables.values)
+        worker.end()
+        begun = time.monotonic()
+        worker.start()
+        worker.ready()
+        figures["recovery_s"] = round(time.monotonic() - begun, 2)
+    finally:
+        if worker.runs:
+            worker.end(signal.SIGTERM)
+        tables.close()
+    costs = [figures[f"{name}_keys_cpu_us_per_event"] for name in ("many", "few")]
+    figures["keys_ratio"] = round(costs[0] / costs[1], 3)
+    return figures
+
+
+def freshness(bench: Bench) -> dict[str, Any]:
+    """Return how long an event takes to a gateway's view of the health table, all folds running."""
+    worker = bench.worker("fresh")
+    worker.start()
+    try:
+        worker.ready()
+        tables = Tables(bench.bootstrap)
+        tables.caught_up()
+        tables.close()
+        load = Load(bench.seed, "background", int(time.time()), _forget, PACE_PER_S // 2)
+        with Sending(bench.bootstrap, load, PACE_PER_S // 2):
+            seconds = sorted(asyncio.run(_fresh(bench)))
+    finally:
+        if worker.runs:
+            worker.end(signal.SIGTERM)
+    return {
+        "probes": len(seconds),
+        "fresh_p50_s": round(seconds[len(seconds) // 2], 3),
+        "fresh_p99_s": round(seconds[len(seconds) * 99 // 100], 3),
+    }
+
+
+async def _fresh(bench: Bench) -> list[float]:
+    """Send a response for a target of its own from time to time; return when each row arrived."""
+    draw = random.Random(bench.seed)
+    view = TableView(HealthRow)
+    sent: dict[str, float] = {}
+    arrived: dict[str, float] = {}
+
+    def hear(_: str, row: HealthRow | None) -> None:
+        if row is not None and row.entity in sent:
+            arrived.setdefault(row.entity, time.monotonic() - sent[row.entity])
+            if len(arrived) == PROBES:
+                everywhere.set()
+
+    view.listen(hear)
+    stop, everywhere = asyncio.Event(), asyncio.Event()
+    sender = producer(bench.bootstrap)
+    async with KafkaLog(Connection(bench.bootstrap)) as log:
+        following = asyncio.create_task(log.follow([view], stop))  # type: ignore[list-item]
+        await view.caught_up.wait()
+        for _ in range(PROBES):
+            await asyncio.sleep(draw.uniform(0, 2 * PROBE_EVERY_S))
+            event = _response(f"probe/{uuid7()}")
+            sent[event.attempts[0].target] = time.monotonic()
+            sender.produce(event.topic.name, encode(event), event.key.encode())
+            sender.poll(0)
+        async with asyncio.timeout(30):
+            await everywhere.wait()
+        stop.set()
+        await following
+    return list(arrived.values())
+
+
+def _response(target: str) -> ResponseCompleted:
+    return ResponseCompleted(
+        event_id=uuid7(),
+        occurred_at_us=now_us(),
+        request_id=uuid7(),
+        key_id="k",
+        route="r",
+        outcome="success",
+        status=200,
+        attempts=[Attempt(target, "success", None, 200, 1_000, None)],
+        usage_basis="none",
+        stream=False,
+        latency_us=1_000,
+    )
+
+
 def measure(arguments: Arguments) -> Verdict:
+    """Run the parts on a broker of their own."""
     home = Path(tempfile.mkdtemp(prefix="weir-streams-"))
+    profiles = arguments.out if os.environ.get("BENCH_PROFILE") else None
     broker = Broker(BrokerSettings(home / "kafka", port=free_port(), controller_port=free_port()))
     broker.start()
     try:
         asyncio.run(ensure_topics(Connection(broker.bootstrap)))
-        speed = throughput(broker.bootstrap, home, arguments.size)
-        load = Load(arguments.seed, f"s{arguments.seed}", int(time.time()))
-        tables, kills = exactness(broker.bootstrap, home, load, events_per_s=2_000, kills=KILLS)
-        if arguments.sabotage:
-            load.ledger.remove(next(sent for sent in load.ledger if sent.kind == "cost"))
-        wrong = differences(expected(load.ledger), tables.figures(load.prefix))
-        tables.close()
+        bench = Bench(broker.bootstrap, home, arguments.seed, profiles)
+        figures = throughput(bench, arguments.size) | freshness(bench) | keys(bench)
     finally:
         broker.stop()
         if arguments.keep:
             print(home, file=sys.stderr)
         else:
             shutil.rmtree(home, ignore_errors=True)
-    (arguments.out / "differences.txt").write_text("\n".join(wrong), "utf-8")
-    (arguments.out / "kills.json").write_text(json.dumps(kills), "utf-8")
-    with (arguments.out / "ledger.jsonl").open("w", encoding="utf-8") as ledger:
-        ledger.writelines(json.dumps(vars(sent)) + "\n" for sent in load.ledger)
-    figures = {
-        **speed,
-        "events": len(load.ledger),
-        "kills": len(kills),
-        "figures": len(expected(load.ledger)),
-        "wrong": len(wrong),
-    }
+    if arguments.sabotage:
+        figures["keys_ratio"] *= 2
+    (arguments.out / "figures.json").write_text(json.dumps(figures), "utf-8")
     limits = [
-        Limit("wrong", 0),
-        Limit("figures", 1, "min"),
         Limit("events_per_s_two_cores", EVENTS_PER_S_MIN, "min"),
+        Limit("probes", PROBES, "equal"),
+        Limit("fresh_p99_s", FRESH_P99_S_MAX),
+        Limit("keys_ratio", KEYS_RATIO_MAX),
+        Limit("rows", MANY, "min"),
+        Limit("recovery_s", RECOVERY_S_MAX),
     ]
     return Verdict(figures, limits)
 

@@ -10,16 +10,74 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from infra.kafka import KafkaLog
 from schemas.log import Connection
+from streams import READY_FILE
 from streams.app import run
 from streams.settings import StreamsSettings
 
 
+@dataclass
+class Worker:
+    """A streams process that can be killed and started again."""
+
+    bootstrap: str
+    home: Path
+    words: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process; it is ready a few seconds later."""
+        words = {"bootstrap": self.bootstrap, "data_dir": str(self.home), **self.words}
+        self.home.mkdir(parents=True, exist_ok=True)
+        with (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bench.streams_worker", json.dumps(words)],
+                env=os.environ | self.environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and neither ended nor died since."""
+        return self.process is not None and self.process.poll() is None
+
+    def ready(self, limit_s: float = 60.0) -> None:
+        """Wait until all its folds read on. Raises TimeoutError."""
+        assert self.process is not None
+        begun, told = time.monotonic(), self.home / READY_FILE
+        while not (told.exists() and told.read_text("utf-8") == str(self.process.pid)):
+            if time.monotonic() - begun > limit_s:
+                raise TimeoutError("the streams process is not ready")
+            time.sleep(0.05)
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal and wait for the end."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(30)
+        self.process = None
+
+    def cpu_s(self) -> float:
+        """Return the processor time that the process has used."""
+        assert self.process is not None
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+
 async def main(words: dict[str, object]) -> None:
+    """Run the part until SIGTERM."""
     bootstrap = str(words.pop("bootstrap"))
     words["folds"] = tuple(words.get("folds", ()))  # type: ignore[arg-type]
     words["data_dir"] = Path(str(words["data_dir"]))

@@ -45,5 +45,7 @@ def _watch(folder: Path) -> None:
 
 
 _folder = os.environ.get("BENCH_PROFILE")
-if _folder and any(argument.startswith("gateway-") for argument in sys.orig_argv):
+if _folder and any(
+    argument.startswith(("gateway-", "bench.streams_worker")) for argument in sys.orig_argv
+):
     _watch(Path(_folder))

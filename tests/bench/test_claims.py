@@ -45,9 +45,15 @@ def test_bad_input_is_refused_clearly(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("claim", ["visibility", "bad_input", "conformance", "ledger"])
+@pytest.mark.req("EVT-02", "EVT-04", "PERF-11")
+def test_live_tables_are_exact_whatever_dies(tmp_path: Path) -> None:
+    ended = _run("exactness", tmp_path, "--size", "30000")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("claim", ["visibility", "bad_input", "conformance", "ledger", "exactness"])
 def test_one_spoilt_record_fails_the_claim(claim: str, tmp_path: Path) -> None:
-    size = {"visibility": "50", "bad_input": "1", "conformance": "1", "ledger": "800"}[claim]
-    ended = _run(claim, tmp_path, "--size", size, "--sabotage")
+    size = {"visibility": "50", "bad_input": "1", "conformance": "1", "ledger": "800"}
+    ended = _run(claim, tmp_path, "--size", size.get(claim, "10000"), "--sabotage")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert '"pass": false' in ended.stdout

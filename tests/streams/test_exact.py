@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.streams import Worker, exactness, wait_caught_up
-from bench.streams_load import Load, Tables, differences, expected, producer
+from bench.exactness import Disturbance, Sending
+from bench.streams_load import Load, Sent, producer
+from bench.streams_recount import differences, recount
+from bench.streams_replay import folds
+from bench.streams_tables import Follower, Tables
+from bench.streams_worker import Worker
 from infra.broker import Broker
 from infra.kafka import KafkaLog
 from schemas.clock import now_us
@@ -47,54 +51,23 @@ async def last(log: KafkaLog, topic: Topic) -> list[object]:
 def test_tables_equal_a_recount_through_kills_and_repeats(
     fresh_broker: Broker, tmp_path: Path
 ) -> None:
-    load = Load(seed=11, prefix="exact", start_s=int(time.time()), repeats=0.05)
-    tables, kills = exactness(
-        fresh_broker.bootstrap, tmp_path, load, events_per_s=600, kills=2, pause_s=(3.0, 4.0)
-    )
-    assert len(kills) == 2
-    wanted = expected(load.ledger)
+    ledger: list[Sent] = []
+    load = Load(11, "exact", int(time.time()), ledger.append, repeats=0.05)
+    tables = Tables(fresh_broker.bootstrap)
+    draw, actions = random.Random(11), ("stop", "kill")
+    disturbance = Disturbance(fresh_broker, tmp_path, draw, actions)
+    try:
+        with Follower(tables), Sending(fresh_broker.bootstrap, load, 600):
+            disturbance.rounds(2, (3.0, 4.0))
+        disturbance.wait_caught_up(tables)
+    finally:
+        disturbance.close()
+    assert len(disturbance.done) == 2
+    wanted = recount(ledger)
     assert len(wanted) > 300
+    assert {table for table, *_ in wanted} == {fold.name for fold in tables.folds}
     assert differences(wanted, tables.figures(load.prefix)) == []
-    del load.ledger[0]
-    assert differences(expected(load.ledger), tables.figures(load.prefix)) != []
-    tables.close()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.req("EVT-02", "EVT-04")
-def test_tables_equal_a_recount_through_many_kills(fresh_broker: Broker, tmp_path: Path) -> None:
-    for seed in range(3):
-        load = Load(seed=seed, prefix=f"many{seed}", start_s=int(time.time()))
-        tables, _ = exactness(fresh_broker.bootstrap, tmp_path, load, events_per_s=1_500, kills=8)
-        assert differences(expected(load.ledger), tables.figures(load.prefix)) == []
-        tables.close()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.req("EVT-02", "EVT-05")
-def test_a_broker_that_dies_and_returns_costs_nothing(fresh_broker: Broker, worker: Worker) -> None:
-    load = Load(seed=5, prefix="outage", start_s=int(time.time()))
-    sender = producer(fresh_broker.bootstrap)
-    worker.start()
-    load.send(sender, 1_500)
-    tables = Tables(fresh_broker.bootstrap)
-    wait_caught_up(tables)
-    tables.close()
-    fresh_broker.kill()
-    time.sleep(3)
-    fresh_broker.start()
-    load.send(sender, 1_500)
-    tables = Tables(fresh_broker.bootstrap)
-    for _ in range(3):  # as its supervisor would, should the outage have ended it
-        try:
-            wait_caught_up(tables, limit_s=25)
-            break
-        except TimeoutError:
-            worker.end()
-            worker.start()
-    assert differences(expected(load.ledger), tables.figures(load.prefix)) == []
+    assert differences(recount(ledger[1:]), tables.figures(load.prefix)) != []
     tables.close()
 
 
@@ -102,7 +75,8 @@ def test_a_broker_that_dies_and_returns_costs_nothing(fresh_broker: Broker, work
 async def test_broken_records_become_dead_letters_and_the_part_beats_on(
     fresh_broker: Broker, fresh_log: KafkaLog, worker: Worker
 ) -> None:
-    load = Load(seed=6, prefix="letters", start_s=int(time.time()))
+    ledger: list[Sent] = []
+    load = Load(6, "letters", int(time.time()), ledger.append)
     sender = producer(fresh_broker.bootstrap)
     load.send(sender, 200)
     name = uuid7().encode()
@@ -111,20 +85,21 @@ async def test_broken_records_become_dead_letters_and_the_part_beats_on(
     load.send(sender, 200)
     worker.start()
     tables = Tables(fresh_broker.bootstrap)
-    await asyncio.to_thread(wait_caught_up, tables)
-    assert differences(expected(load.ledger), tables.figures(load.prefix)) == []
+    await asyncio.to_thread(tables.caught_up)
+    assert differences(recount(ledger), tables.figures(load.prefix)) == []
     tables.close()
     letters = [
         letter
         for letter in await last(fresh_log, DEAD_LETTERS)
         if isinstance(letter, DeadLetter) and letter.record_key == name
     ]
-    assert {(letter.consumer, letter.error_code) for letter in letters} == {
-        ("streams:spend", "unknown_schema"),
-        ("streams:health", "unknown_schema"),
-        ("streams:circuits", "unknown_schema"),
-    }
-    assert len(letters) == 3
+    readers = [
+        f"streams:{fold.name}"
+        for fold in folds()
+        if fold.source.name in {"weir.llm.costs.v1", "weir.llm.responses.v1"}
+    ]
+    assert sorted(letter.consumer for letter in letters) == sorted(readers)
+    assert {letter.error_code for letter in letters} == {"unknown_schema"}
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
         beats = [beat for beat in await last(fresh_log, HEARTBEATS) if isinstance(beat, Heartbeat)]
@@ -132,7 +107,8 @@ async def test_broken_records_become_dead_letters_and_the_part_beats_on(
             break
         await asyncio.sleep(0.5)
     assert beats[-1].lag == 0
-    assert len(beats[-1].positions) == 16  # responses, costs, feedback, escrow
+    sources = {fold.source for fold in folds()}
+    assert len(beats[-1].positions) == sum(source.partitions for source in sources)
 
 
 def feedback(scope: str) -> FeedbackRecorded:
