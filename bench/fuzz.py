@@ -1,0 +1,218 @@
+"""Claim: no request that the API's document allows or forbids breaks Weir: 100,000 fuzzed cases.
+
+Schemathesis makes requests of the OpenAPI document of the whole surface, right ones and spoilt ones.
+Each answer must be as the document says: status, content type, headers, body. None may be a server
+error, but where a case asks for the one target whose vendor has been told to fail. Afterwards every
+process still lives, none has logged a breakdown, and the installation serves as before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import urllib.request
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.claim import Arguments, Limit, Verdict, main
+from bench.fuzz_cases import hinted
+from bench.fuzz_garden import PLANTED, Garden
+from bench.fuzz_judge import FAILING
+from bench.fuzz_send import Row, Share, read_problems, read_rows, work
+from bench.stack import SANDBOX_KEY_VARIABLE, Stack, base_port, fetch
+
+CASES = 100_000
+MODELS = ["a/gpt-4.1-nano", "b/gpt-4.1-nano", "gpt-4.1-nano", "auto", FAILING]
+SCOPES = ["admin", "inference", "sql", "metrics", "passthrough"]
+FAST = {"first_token_ms": 0, "per_token_ms": 0, "tokens_per_frame": 8, "answer_tokens_max": 32}
+BREAKDOWNS = (b"a handler failed", b"a request broke down", b"Traceback (most recent call last)")
+"""What the parts' logs say when code has met what it did not expect."""
+KEY_SETTLES_S = 2.0
+MEMORY_MIB = 512.0
+FULL = 5_000
+"""From this many cases on every operation must have succeeded at least once."""
+
+
+def names(stack: Stack) -> dict[str, dict[str, list[str]]]:
+    """Return names that exist, for `hinted`: of models everywhere, of entities under their paths."""
+    admin = "/api/v1/admin"
+    spare = _command(stack, "keys", {"name": "spare", "team": "planted"})["key"]["id"]
+    call = _called(stack)
+    known: dict[str, dict[str, list[str]]] = {
+        "/": {"model": MODELS, "provider": ["a", "b", "failing"], "request_id": [call]},
+        f"{admin}/keys": {"key_id": [spare], "model": []},
+        f"{admin}/cost/budgets": {"budget_id": ["planted"]},
+        "/api/v1/projections": {"name": ["feedback"]},
+    }
+    for kind, name, _ in PLANTED:
+        known.setdefault(f"{admin}/{kind}", {})["entity_id"] = [name]
+    return known
+
+
+def _command(stack: Stack, kind: str, body: dict[str, Any]) -> Any:
+    url = f"{stack.control_url}/api/v1/admin/{kind}"
+    return fetch(url, key=stack.key, method="POST", body=body)
+
+
+def _called(stack: Stack) -> str:
+    """Make a call and return its id. Raises OSError when it fails."""
+    message = {"role": "user", "content": "Where is the water?"}
+    body = json.dumps({"model": MODELS[0], "messages": [message]}).encode()
+    headers = {"authorization": f"Bearer {stack.key}", "content-type": "application/json"}
+    url = f"{stack.url}/v1/chat/completions"
+    request = urllib.request.Request(url, body, headers, method="POST")
+    with urllib.request.urlopen(request, timeout=KEY_SETTLES_S * 10) as answer:
+        return str(answer.headers["x-weir-request-id"])
+
+
+def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
+    """Send the cases from as many processes as there are cores; return how it went."""
+    key = _command(stack, "keys", {"name": "fuzz", "scopes": SCOPES})["secret"]
+    document = fetch(f"{stack.url}/openapi.json", timeout_s=30.0)
+    (arguments.out / "openapi.json").write_text(json.dumps(document), "utf-8")
+    told = hinted(document, names(stack))
+    processes = max(2, min(4, len(os.sched_getaffinity(0))))
+    sizes = [arguments.size // processes] * processes
+    sizes[0] += arguments.size - sum(sizes)
+    shares = [
+        Share(
+            document,
+            told,
+            stack.port,
+            key,
+            arguments.seed,
+            size,
+            number,
+            processes,
+            str(arguments.out),
+            arguments.sabotage,
+        )
+        for number, size in enumerate(sizes)
+    ]
+    garden = Garden(stack)
+    time.sleep(KEY_SETTLES_S)
+    garden.start()
+    begun = time.monotonic()
+    try:
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            list(pool.map(work, shares))
+    finally:
+        garden.close()
+    return {
+        "fuzz_s": round(time.monotonic() - begun, 1),
+        "mended": garden.mended,
+        "mending_failures": len(garden.failures),
+        "first_mending_failures": garden.failures[:3],
+    }
+
+
+def recounted(rows: list[Row], document: dict[str, Any]) -> dict[str, Any]:
+    """Return what the ledgers say."""
+    statuses = Counter(str(row.status) for row in rows)
+    good = {row.operation for row in rows if 200 <= row.status < 300}
+    declared = {
+        f"{method.upper()} {path}" for path, place in document["paths"].items() for method in place
+    }
+    return {
+        "cases": len(rows),
+        "distinct": len({row.digest for row in rows}),
+        "spoilt_on_purpose": sum(row.mode == "negative" for row in rows),
+        "operations": len({row.operation for row in rows} & declared),
+        "never_sent": sorted(declared - {row.operation for row in rows}),
+        "never_succeeded": sorted(declared - good),
+        "statuses": dict(sorted(statuses.items())),
+        "told_to_fail": sum(row.excused for row in rows),
+        "problems": sum(row.problem is not None for row in rows),
+        "slowest_ms": max((row.elapsed_ms for row in rows), default=0.0),
+    }
+
+
+def breakdowns(logs: Path) -> list[str]:
+    """Return the lines of the parts' logs that tell of code that broke."""
+    found = []
+    for path in sorted(logs.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as lines:
+                told = (line for line in lines if any(word in line for word in BREAKDOWNS))
+                found += [f"{path.name}: {line[:600].decode('utf-8', 'replace')}" for line in told]
+    return found
+
+
+def memory_mib(stack: Stack) -> dict[str, float]:
+    """Return the resident memory of every part."""
+    return {
+        name: round(psutil.Process(pid).memory_info().rss / 2**20, 1)
+        for name, pid in stack.pids().items()
+    }
+
+
+def measure(arguments: Arguments) -> Verdict:
+    """Fuzz, then read the ledgers, the logs and the processes."""
+    environment = {"WEIR_DOCS": "true"}
+    with Stack(
+        arguments.out,
+        seed=arguments.seed,
+        environment=environment,
+        config=_failing_provider(),
+        keep=arguments.keep,
+    ) as stack:
+        _behave(stack)
+        began = stack.pids()
+        figures = fuzz(stack, arguments)
+        memory = memory_mib(stack)
+        figures["restarts"] = sum(stack.pids().get(name) != pid for name, pid in began.items())
+        figures["serves_after"] = bool(_called(stack))
+        shutil.copytree(stack.home / "logs", arguments.out / "logs", dirs_exist_ok=True)
+    document = json.loads((arguments.out / "openapi.json").read_text("utf-8"))
+    broken = breakdowns(arguments.out / "logs")
+    worst = read_problems(arguments.out)
+    figures |= recounted(list(read_rows(arguments.out)), document)
+    figures |= {
+        "kinds": [f"{it.count}: {it.operation}: {it.kind}" for it in worst[:20]],
+        "breakdowns": len(broken),
+        "first_breakdowns": broken[:3],
+        "memory_mib": memory,
+        "worker_mib": max(size for name, size in memory.items() if name.startswith("gateway")),
+    }
+    return Verdict(figures=figures, limits=limits(arguments.size))
+
+
+def limits(size: int) -> list[Limit]:
+    """Return what must hold."""
+    return [
+        Limit("cases", size, "equal"),
+        Limit("problems", 0),
+        Limit("breakdowns", 0),
+        Limit("restarts", 0),
+        Limit("serves_after", True, "equal"),
+        Limit("worker_mib", MEMORY_MIB),
+    ]
+
+
+def _behave(stack: Stack) -> None:
+    for tenant in ("a", "b"):
+        stack.sandbox.behave(tenant, "gpt-4.1-nano", **FAST)
+    faults = [{"kind": "unavailable", "rate": 0.7}, {"kind": "malformed_frame"}]
+    stack.sandbox.behave("failing", "gpt-4.1-nano", **FAST, faults=faults)
+
+
+def _failing_provider() -> str:
+    """Return the table of the provider that fails. Its address is that of the claim's sandbox."""
+    return (
+        "[providers.failing]\n"
+        f'base_url = "http://127.0.0.1:{base_port() + 6}/failing/v1"\n'
+        f'key_env = "{SANDBOX_KEY_VARIABLE}"\n'
+        'price_provider = "openai"\n'
+        'models = ["gpt-4.1-nano"]\n'
+    )
+
+
+if __name__ == "__main__":
+    main("fuzz", CASES, measure)
