@@ -22,14 +22,31 @@ from typing import Any
 import psutil
 
 from bench.claim import Arguments, Limit, Verdict, main
-from bench.fuzz_cases import hinted
+from bench.fuzz_cases import with_hints
 from bench.fuzz_garden import PLANTED, Garden
 from bench.fuzz_judge import FAILING
 from bench.fuzz_send import Row, Share, read_problems, read_rows, work
 from bench.stack import SANDBOX_KEY_VARIABLE, Stack, base_port, fetch
 
 CASES = 100_000
-MODELS = ["a/gpt-4.1-nano", "b/gpt-4.1-nano", "gpt-4.1-nano", "auto", FAILING]
+MODELS = ("a/gpt-4.1-nano", "b/gpt-4.1-nano", "gpt-4.1-nano", "auto", "planted", FAILING)
+FITTING = {
+    "embed": "openai/text-embedding-3-small",
+    "images": "openai/gpt-image-1",
+    "speech": "openai/tts-1",
+    "audio/trans": "openai/whisper-1",
+    "moderations": "openai/omni-moderation-latest",
+    "rerank": "ranking/rerank-v3.5",
+}
+"""By a word of the path the model that it needs, where it is no chat."""
+QUERIES = ["SELECT count(*) FROM calls", "FROM costs LIMIT 3", "SHOW TABLES", "SELECT 1 / 0"]
+WORDS: dict[str, dict[str, list[Any]]] = {
+    **{kind: {} for kind, _, _ in PLANTED},
+    "providers": {"base_url": ["http://127.0.0.1:9/v1"], "dialect": ["openai", "cohere"]},
+    "guardrails": {"kind": ["words", "pii"]},
+    "routes": {"strategy": ["balanced", "weighted", "failover"]},
+}
+"""Values that an entity of a kind needs to be accepted."""
 SCOPES = ["admin", "inference", "sql", "metrics", "passthrough"]
 FAST = {"first_token_ms": 0, "per_token_ms": 0, "tokens_per_frame": 8, "answer_tokens_max": 32}
 BREAKDOWNS = (b"a handler failed", b"a request broke down", b"Traceback (most recent call last)")
@@ -40,19 +57,30 @@ FULL = 5_000
 """From this many cases on every operation must have succeeded at least once."""
 
 
-def names(stack: Stack) -> dict[str, dict[str, list[str]]]:
-    """Return names that exist, for `hinted`: of models everywhere, of entities under their paths."""
+def models_of(path: str) -> list[str]:
+    """Return the models that cases of a path may name."""
+    fitting = [model for word, model in FITTING.items() if word in path.lower()]
+    return [*fitting * 3, *MODELS]
+
+
+def names(stack: Stack, document: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """Return names that exist, for `with_hints`: of models everywhere, of entities under their paths."""
     admin = "/api/v1/admin"
     spare = _command(stack, "keys", {"name": "spare", "team": "planted"})["key"]["id"]
     call = _called(stack)
-    known: dict[str, dict[str, list[str]]] = {
-        "/": {"model": MODELS, "provider": ["a", "b", "failing"], "request_id": [call]},
-        f"{admin}/keys": {"key_id": [spare], "model": []},
-        f"{admin}/cost/budgets": {"budget_id": ["planted"]},
-        "/api/v1/projections": {"name": ["feedback"]},
+    everywhere = {"provider": ["a", "b", "failing"], "request_id": [call]}
+    known = {path: {"model": models_of(path), **everywhere} for path in document["paths"]}
+    known |= {
+        f"{admin}/keys/": {"key_id": [spare]},
+        f"{admin}/cost/budgets/": {"budget_id": ["planted"]},
+        "/api/v1/projections/": {"name": ["feedback"]},
+        "/passthrough/": {"provider": ["a", "b", "openai"], "path": ["models", "files"]},
+        "/api/v1/sql": {"query": QUERIES},
+        "/sql": {"query": QUERIES},
     }
     for kind, name, _ in PLANTED:
-        known.setdefault(f"{admin}/{kind}", {})["entity_id"] = [name]
+        known[f"{admin}/{kind}/"] = {"entity_id": [name], "budget_id": [name], **WORDS[kind]}
+        known[f"{admin}/{kind}"] = {"id": [f"{name}2"], **WORDS[kind]}
     return known
 
 
@@ -77,7 +105,7 @@ def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
     key = _command(stack, "keys", {"name": "fuzz", "scopes": SCOPES})["secret"]
     document = fetch(f"{stack.url}/openapi.json", timeout_s=30.0)
     (arguments.out / "openapi.json").write_text(json.dumps(document), "utf-8")
-    told = hinted(document, names(stack))
+    told = with_hints(document, names(stack, document))
     processes = max(2, min(4, len(os.sched_getaffinity(0))))
     sizes = [arguments.size // processes] * processes
     sizes[0] += arguments.size - sum(sizes)
@@ -160,7 +188,7 @@ def measure(arguments: Arguments) -> Verdict:
         arguments.out,
         seed=arguments.seed,
         environment=environment,
-        config=_failing_provider(),
+        config=_providers(),
         keep=arguments.keep,
     ) as stack:
         _behave(stack)
@@ -203,14 +231,19 @@ def _behave(stack: Stack) -> None:
     stack.sandbox.behave("failing", "gpt-4.1-nano", **FAST, faults=faults)
 
 
-def _failing_provider() -> str:
-    """Return the table of the provider that fails. Its address is that of the claim's sandbox."""
+def _providers() -> str:
+    """Return the tables of a provider that fails, and of one for the surfaces of no other."""
     return (
         "[providers.failing]\n"
         f'base_url = "http://127.0.0.1:{base_port() + 6}/failing/v1"\n'
         f'key_env = "{SANDBOX_KEY_VARIABLE}"\n'
         'price_provider = "openai"\n'
         'models = ["gpt-4.1-nano"]\n'
+        "[providers.ranking]\n"
+        'dialect = "cohere"\n'
+        f'base_url = "http://127.0.0.1:{base_port() + 6}"\n'
+        f'key_env = "{SANDBOX_KEY_VARIABLE}"\n'
+        'models = ["rerank-v3.5"]\n'
     )
 
 

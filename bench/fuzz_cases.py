@@ -25,8 +25,8 @@ from schemathesis.schemas import APIOperation
 
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 METHODS = ("get", "put", "post", "patch", "delete")
-IN_A_ROW = 6
-"""Cases of an operation and mode before the next one's turn."""
+IN_A_ROW = 4
+"""Cases of a source before the next one's turn."""
 DRAWS_MAX = 20
 """Draws that may yield nothing in a row before an operation is held to have no (further) case."""
 BASE = "http://weir.invalid"
@@ -53,7 +53,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Source:
-    """An operation in one mode: as many cases of it as are wanted."""
+    """An operation in one mode, with or without hints: as many cases of it as are wanted."""
 
     def __init__(
         self, operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, seed: str
@@ -120,17 +120,28 @@ def _model(case: Any) -> str | None:
 
 
 def draw_cases(
-    document: dict[str, Any], seed: int, size: int, number: int, processes: int
+    document: dict[str, Any],
+    hinted: dict[str, Any],
+    seed: int,
+    size: int,
+    number: int,
+    processes: int,
 ) -> Iterator[Request]:
     """Yield the cases of process `number` of `processes`: every operation as often as another.
 
-    The operations are shared out among the processes. One whose request is always the same gets one
-    turn in each round, since what it tells may have changed; one without further cases drops out.
+    The operations are shared out among the processes. Those with hints are drawn from both documents.
+    One whose request is always the same gets one turn in each round, since what it tells may have
+    changed; one without further cases drops out.
     """
-    schema = schemathesis.openapi.from_dict(document)
-    every = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
-    mine = every[number::processes]
-    sources = [Source(operation, mode, str(seed)) for operation in mine for mode in MODES]
+    sources = []
+    told = _operations(hinted)
+    for label, operation in list(_operations(document).items())[number::processes]:
+        both = {
+            id(it): it
+            for it in (operation, told[label])
+            if it is operation or _differ(it, operation)
+        }
+        sources += [Source(it, mode, str(seed)) for it in both.values() for mode in MODES]
     sources = [it for it in sources if not it.is_fixed or it.mode is GenerationMode.POSITIVE]
     order = random.Random(f"{seed}|{number}")
     made = 0
@@ -148,27 +159,43 @@ def draw_cases(
                     return
 
 
-def hinted(document: dict[str, Any], names: dict[str, dict[str, list[str]]]) -> dict[str, Any]:
-    """Return the document with real names where a case could hardly guess them.
+def _operations(document: dict[str, Any]) -> dict[str, APIOperation[Any, Any, Any, Any]]:
+    schema = schemathesis.openapi.from_dict(document)
+    found = (result.ok() for result in schema.get_all_operations() if isinstance(result, Ok))
+    return {operation.label: operation for operation in found}
 
-    `names` has for the beginning of a path the names of parameters, and of members of bodies, with
-    values that exist; every other string stays as likely.
+
+def _differ(one: APIOperation[Any, Any, Any, Any], other: APIOperation[Any, Any, Any, Any]) -> bool:
+    return bool(one.definition.raw != other.definition.raw)
+
+
+def with_hints(document: dict[str, Any], names: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
+    """Return the document with the values that a case could hardly guess, as the only ones.
+
+    `names` has for the beginning of a path the values of parameters and of members of bodies.
     """
     told: dict[str, Any] = json.loads(json.dumps(document))
+    forms = told.get("components", {}).get("schemas", {})
     for path, place in told["paths"].items():
-        known: dict[str, list[str]] = {}
+        known: dict[str, list[Any]] = {}
         for prefix in sorted((it for it in names if path.startswith(it)), key=len):
             known |= names[prefix]
         for operation in (place[method] for method in METHODS if method in place):
             for parameter in operation.get("parameters", []):
                 if values := known.get(parameter["name"]):
-                    parameter["schema"] = _named(values)
+                    parameter["schema"] = {"enum": values}
             for media in operation.get("requestBody", {}).get("content", {}).values():
-                members = media.get("schema", {}).get("properties", {})
-                for name in known.keys() & members.keys():
-                    members[name] = _named(known[name])
+                media["schema"] = _told(media.get("schema", {}), forms, known)
     return told
 
 
-def _named(values: list[str]) -> dict[str, Any]:
-    return {"anyOf": [{"type": "string", "enum": values}, {"type": "string", "minLength": 1}]}
+def _told(
+    schema: dict[str, Any], forms: dict[str, Any], known: dict[str, list[Any]]
+) -> dict[str, Any]:
+    """Return a body's schema with the known values of its members."""
+    whole = forms[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    members = whole.get("properties", {})
+    hints = {name: {"enum": known[name]} for name in known.keys() & members.keys()}
+    if not hints:
+        return schema
+    return {**whole, "properties": {**members, **hints}}

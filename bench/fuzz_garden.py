@@ -17,7 +17,17 @@ from typing import Any
 from bench.stack import Stack, fetch
 
 SWEEP_S = 1.0
-KINDS = ("limits", "cost/budgets", "guardrails", "routes", "targets", "providers", "tenants")
+KINDS = (
+    "limits",
+    "cost/budgets",
+    "guardrails",
+    "routes",
+    "targets",
+    "providers",
+    "tenants",
+    "cost/alerts",
+    "alerts/channels",
+)
 _TOLD = frozenset({"id", "budget_id", "version", "actor", "updated_at"})
 _READ_S = 30.0
 
@@ -29,6 +39,8 @@ PLANTED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("tenants", "team:planted", {}),
     ("cost/budgets", "planted", {"scope": "team", "scope_id": "planted", "daily_limit_usd": 1}),
     ("limits", "planted", {"scope": "team", "scope_id": "planted", "requests_per_minute": 9}),
+    ("cost/alerts", "planted", {"metric": "cost", "threshold": 1e6}),
+    ("alerts/channels", "planted", {"kind": "log"}),
 )
 """One entity of each kind that no other case's success depends on: cases may do with it what they like."""
 

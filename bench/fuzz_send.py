@@ -16,7 +16,7 @@ import msgspec
 from bench.fuzz_cases import Request, draw_cases
 from bench.fuzz_judge import Answer, Judge, shown
 
-AT_ONCE = 6
+AT_ONCE = 10
 """Connections of a process, each with one request on it at a time."""
 ANSWER_S = 60.0
 HEAD_BYTES_MAX = 1024 * 1024
@@ -68,15 +68,15 @@ class Line:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, data: bytes, method: str) -> Answer:
+    async def ask(self, data: bytes) -> Answer:
         """Return the answer. Raises OSError, EOFError or TimeoutError when none comes."""
         async with asyncio.timeout(ANSWER_S):
             if self._streams is not None:
                 with contextlib.suppress(_Unheard):
-                    return await self._exchange(data, method)
-            return await self._exchange(data, method)
+                    return await self._exchange(data)
+            return await self._exchange(data)
 
-    async def _exchange(self, data: bytes, method: str) -> Answer:
+    async def _exchange(self, data: bytes) -> Answer:
         kept = self._streams is not None
         if self._streams is None:
             self._streams = await asyncio.open_connection(
@@ -139,7 +139,7 @@ class Sender:
         self._share = share
         self._judge = Judge(share.document)
         self._cases = draw_cases(
-            share.hinted, share.seed, share.size, share.number, share.processes
+            share.document, share.hinted, share.seed, share.size, share.number, share.processes
         )
         self._problems: dict[tuple[str, str], Problem] = {}
         self._encoder = msgspec.json.Encoder()
@@ -167,7 +167,7 @@ class Sender:
         begun = time.monotonic()
         row = Row(request.operation, request.mode, digest, 0, 0.0)
         try:
-            answer = await line.ask(data, request.method)
+            answer = await line.ask(data)
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             await line.close()
             row.problem = f"no answer: {type(error).__name__}"

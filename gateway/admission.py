@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from gateway.client import Client
+from gateway.client import JSON, Client, Header, Headers
 from gateway.dialects.neutral import ClientDialect, Fields, Opening
 from gateway.dialects.reading import text_tags
 from gateway.settings import GatewaySettings
@@ -127,6 +127,11 @@ async def admit(
 def new_request_id() -> str:
     """Return an id for a request, which is also its key in the ledger."""
     return uuid7()
+
+
+def own_headers(request_id: str | None = None, kind: Header = JSON) -> Headers:
+    """Return the headers of an answer that no call gives: it has an id to ask about, too."""
+    return [kind, (b"x-weir-request-id", (request_id or new_request_id()).encode())]
 
 
 def _header_tags(client: Client) -> dict[str, str]:

@@ -11,11 +11,11 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from gateway import feedback, generate_batch, models_api, routing_api
-from gateway.admission import authenticate, new_request_id
+from gateway.admission import authenticate, new_request_id, own_headers
 from gateway.attempts import refuse
 from gateway.batches.desk import BatchDesk
 from gateway.batches.openai_api import VendorsFile
-from gateway.client import JSON, Client, Headers
+from gateway.client import Client, Headers
 from gateway.control_link import ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
 from gateway.dialects.gemini_chat import GEMINI
@@ -154,12 +154,12 @@ class App:
             elif (own := self._own.get((client.method, client.path))) is not None:
                 await own(client)
             elif client.method == "GET" and client.path == "/health":
-                await client.whole(200, [JSON], self._health())
+                await client.whole(200, own_headers(), self._health())
             elif client.method == "GET" and _is_models(client.path):
                 await self._models(client, front)
             elif client.method == "GET" and client.path == "/status/worker":
                 authenticate(client, self._state)
-                await client.whole(200, [JSON], self._status(control="not asked"))
+                await client.whole(200, own_headers(), self._status(control="not asked"))
             elif client.path == "/ready" and (missing := self._missing()):
                 raise Unavailable(missing, retry_after_seconds=1.0)
             else:
@@ -169,7 +169,7 @@ class App:
             if client.left:
                 return
             if client.path == "/status" and isinstance(error, Unavailable):
-                await client.whole(200, [JSON], self._status(control="away"))
+                await client.whole(200, own_headers(), self._status(control="away"))
                 return
             await refuse(client, front, error, request_id)
         except asyncio.CancelledError:
@@ -277,20 +277,20 @@ class App:
                 if name
                 else models_api.openai_list(self._state, grant)
             )
-        await client.whole(200, [JSON], body)
+        await client.whole(200, own_headers(), body)
 
     async def _preview(self, client: Client) -> None:
         if not self._state.ready:
             raise _starting()
         body = await routing_api.preview(client, self.proxy, self._state, self._settings)
-        await client.whole(200, [JSON], body)
+        await client.whole(200, own_headers(), body)
 
     async def _routing(self, client: Client) -> None:
         if not self._state.ready:
             raise _starting()
         authenticate(client, self._state)
         body = routing_api.status(client, self.proxy, self._state, self._settings.name)
-        await client.whole(200, [JSON], body)
+        await client.whole(200, own_headers(), body)
 
     def _health(self) -> bytes:
         return msgspec.json.encode({"status": "ok", "worker": self._settings.name})
@@ -439,5 +439,5 @@ def server_of(app: App, settings: GatewaySettings) -> Server:
 def _refusal(error: WeirError) -> tuple[int, Headers, bytes]:
     """What a caller hears whose bytes are no request, so that nothing is known of its dialect."""
     request_id = new_request_id()
-    headers = [JSON, (b"x-weir-request-id", request_id.encode())]
+    headers = own_headers(request_id)
     return error.status, headers, GENERATE.write_error(error, error.status, request_id)

@@ -15,7 +15,8 @@ from gateway.dialects.sse import HEARTBEAT
 if TYPE_CHECKING:
     from gateway.limits import Pass
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = list[Header]
 
 JSON = (b"content-type", b"application/json")
 STREAM_HEADERS: Headers = [

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.client import JSON, Client, Headers
+from gateway.admission import own_headers
+from gateway.client import Client, Headers
 from gateway.dialects.neutral import Json
 from gateway.dialects.reading import read_object
 from gateway.generate import NAMES
@@ -44,7 +45,7 @@ async def serve(
     ]
     failed = sum(status >= 400 for status, _ in results)
     body = {"results": answers, "succeeded": len(results) - failed, "failed": failed}
-    await client.whole(200, [JSON], _encode(body))
+    await client.whole(200, own_headers(), _encode(body))
 
 
 async def _one(

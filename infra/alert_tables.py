@@ -30,6 +30,8 @@ def _address(url: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
+Place = Annotated[Line, Field(min_length=1)]
+"""The name of a variable or file."""
 
 
 class AlertRuleTable(Table):
@@ -82,12 +84,12 @@ class AlertChannelTable(Table):
         description="of a webhook or chat",
         examples=["https://hooks.example.com/weir"],
     )
-    url_env: Line | None = Field(default=None, description="variable that holds the url")
-    url_file: Line | None = Field(default=None, description="file that holds the url")
-    secret_env: Line | None = Field(
+    url_env: Place | None = Field(default=None, description="variable that holds the url")
+    url_file: Place | None = Field(default=None, description="file that holds the url")
+    secret_env: Place | None = Field(
         default=None, description="variable with the webhook's signing key or the mail password"
     )
-    secret_file: Line | None = Field(default=None, description="file with the same")
+    secret_file: Place | None = Field(default=None, description="file with the same")
     host: Line | None = Field(default=None, description="mail server")
     port: int | None = Field(default=None, ge=1, le=65_535, description="587 unless given")
     security: Literal["starttls", "tls", "none"] = Field(

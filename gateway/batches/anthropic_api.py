@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.admission import own_headers
 from gateway.batches import lines
 from gateway.batches.commits import Commits
 from gateway.batches.files import Files, tenant_of
@@ -60,13 +61,15 @@ class AnthropicBatches:
                 body = shown(await cancel(self._batches, self._commits, batch), host)
             case "GET", [batch_id, "results"]:
                 results = await self._results(await self._get(batch_id, tenant))
-                await client.whole(200, [(JSON[0], b"application/x-jsonl")], results)
+                await client.whole(
+                    200, own_headers(kind=(JSON[0], b"application/x-jsonl")), results
+                )
                 return
             case "DELETE", [batch_id]:
                 body = await self._delete(await self._get(batch_id, tenant))
             case _:
                 raise NotFound(f"{client.method} {client.path} is not served")
-        await client.whole(200, [JSON], _encode(body))
+        await client.whole(200, own_headers(), _encode(body))
 
     async def _get(self, batch_id: str, tenant: str) -> BatchChanged:
         batch = await self._commits.find(self._batches, f"batch:{batch_id}")

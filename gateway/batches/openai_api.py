@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.admission import own_headers
 from gateway.batches.commits import Commits
 from gateway.batches.files import Files, tenant_of
 from gateway.batches.runner import WINDOW_US
@@ -73,13 +74,15 @@ class OpenAIBatches:
         match kind, client.method, parts:
             case "files", "GET", [file_id, "content"]:
                 content = await self._files.content(await self._files.get(file_id, tenant))
-                await client.whole(200, [(JSON[0], b"application/octet-stream")], content)
+                await client.whole(
+                    200, own_headers(kind=(JSON[0], b"application/octet-stream")), content
+                )
                 return
             case "files", _, _:
                 body = await self._file(client, grant, tenant, parts)
             case _:
                 body = await self._batch(client, grant, tenant, parts)
-        await client.whole(200, [JSON], _encode(body))
+        await client.whole(200, own_headers(), _encode(body))
 
     # --- files ---------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from infra.sandbox.exchange import Exchange, Header
 from infra.sandbox.generation import Ask
 from infra.sandbox.models import Kind
 from infra.sandbox.openai_wire import rate_headers
-from infra.sandbox.requests import read
+from infra.sandbox.requests import read, read_form
 from infra.sandbox.tokens import count
 from infra.sandbox.wire import Desk
 
@@ -148,7 +148,7 @@ async def image_variations(exchange: Exchange, desk: Desk) -> None:
 
 def _picture_form(form: FormData, files: set[str], **given: str) -> ImageRequest:
     texts = {name: value for name, value in form.items() if name not in files}
-    return msgspec.convert({**given, **texts}, ImageRequest, strict=False)
+    return read_form({**given, **texts}, ImageRequest)
 
 
 async def _pictures(

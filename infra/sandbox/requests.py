@@ -1,7 +1,7 @@
 """Reading request bodies strictly, and saying what is wrong with one in words for either dialect."""
 
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -37,6 +37,18 @@ def read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise _explain(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadBody("json", "", str(error)) from error
+
+
+def read_form(fields: dict[str, Any], kind: type[T]) -> T:
+    """Convert the texts of a form.
+
+    Raises:
+        BadBody: not what the schema says.
+    """
+    try:
+        return msgspec.convert(fields, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from error
 
 
 def _explain(text: str) -> BadBody:
