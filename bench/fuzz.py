@@ -23,65 +23,18 @@ import psutil
 
 from bench.claim import Arguments, Limit, Verdict, main
 from bench.fuzz_cases import with_hints
-from bench.fuzz_garden import PLANTED, Garden
-from bench.fuzz_judge import FAILING
+from bench.fuzz_garden import Garden
 from bench.fuzz_send import Row, Share, read_problems, read_rows, work
+from bench.fuzz_words import MODELS, known_words
 from bench.stack import SANDBOX_KEY_VARIABLE, Stack, base_port, fetch
 
 CASES = 100_000
-MODELS = ("a/gpt-4.1-nano", "b/gpt-4.1-nano", "gpt-4.1-nano", "auto", "planted", FAILING)
-FITTING = {
-    "embed": "openai/text-embedding-3-small",
-    "images": "openai/gpt-image-1",
-    "speech": "openai/tts-1",
-    "audio/trans": "openai/whisper-1",
-    "moderations": "openai/omni-moderation-latest",
-    "rerank": "ranking/rerank-v3.5",
-}
-"""By a word of the path the model that it needs, where it is no chat."""
-QUERIES = ["SELECT count(*) FROM calls", "FROM costs LIMIT 3", "SHOW TABLES", "SELECT 1 / 0"]
-WORDS: dict[str, dict[str, list[Any]]] = {
-    **{kind: {} for kind, _, _ in PLANTED},
-    "providers": {"base_url": ["http://127.0.0.1:9/v1"], "dialect": ["openai", "cohere"]},
-    "guardrails": {"kind": ["words", "pii"]},
-    "routes": {"strategy": ["balanced", "weighted", "failover"]},
-}
-"""Values that an entity of a kind needs to be accepted."""
 SCOPES = ["admin", "inference", "sql", "metrics", "passthrough"]
 FAST = {"first_token_ms": 0, "per_token_ms": 0, "tokens_per_frame": 8, "answer_tokens_max": 32}
 BREAKDOWNS = (b"a handler failed", b"a request broke down", b"Traceback (most recent call last)")
 """What the parts' logs say when code has met what it did not expect."""
 KEY_SETTLES_S = 2.0
 MEMORY_MIB = 512.0
-FULL = 5_000
-"""From this many cases on every operation must have succeeded at least once."""
-
-
-def models_of(path: str) -> list[str]:
-    """Return the models that cases of a path may name."""
-    fitting = [model for word, model in FITTING.items() if word in path.lower()]
-    return [*fitting * 3, *MODELS]
-
-
-def names(stack: Stack, document: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
-    """Return names that exist, for `with_hints`: of models everywhere, of entities under their paths."""
-    admin = "/api/v1/admin"
-    spare = _command(stack, "keys", {"name": "spare", "team": "planted"})["key"]["id"]
-    call = _called(stack)
-    everywhere = {"provider": ["a", "b", "failing"], "request_id": [call]}
-    known = {path: {"model": models_of(path), **everywhere} for path in document["paths"]}
-    known |= {
-        f"{admin}/keys/": {"key_id": [spare]},
-        f"{admin}/cost/budgets/": {"budget_id": ["planted"]},
-        "/api/v1/projections/": {"name": ["feedback"]},
-        "/passthrough/": {"provider": ["a", "b", "openai"], "path": ["models", "files"]},
-        "/api/v1/sql": {"query": QUERIES},
-        "/sql": {"query": QUERIES},
-    }
-    for kind, name, _ in PLANTED:
-        known[f"{admin}/{kind}/"] = {"entity_id": [name], "budget_id": [name], **WORDS[kind]}
-        known[f"{admin}/{kind}"] = {"id": [f"{name}2"], **WORDS[kind]}
-    return known
 
 
 def _command(stack: Stack, kind: str, body: dict[str, Any]) -> Any:
@@ -105,7 +58,8 @@ def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
     key = _command(stack, "keys", {"name": "fuzz", "scopes": SCOPES})["secret"]
     document = fetch(f"{stack.url}/openapi.json", timeout_s=30.0)
     (arguments.out / "openapi.json").write_text(json.dumps(document), "utf-8")
-    told = with_hints(document, names(stack, document))
+    spare = _command(stack, "keys", {"name": "spare", "team": "planted"})["key"]["id"]
+    told = with_hints(document, known_words(document, spare, _called(stack)))
     processes = max(2, min(4, len(os.sched_getaffinity(0))))
     sizes = [arguments.size // processes] * processes
     sizes[0] += arguments.size - sum(sizes)

@@ -198,4 +198,4 @@ def _told(
     hints = {name: {"enum": known[name]} for name in known.keys() & members.keys()}
     if not hints:
         return schema
-    return {**whole, "properties": {**members, **hints}}
+    return {**whole, "properties": {**members, **hints}, "additionalProperties": False}

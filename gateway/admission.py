@@ -23,6 +23,8 @@ KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"x-amz-security-tok
 CALL_SCOPES = frozenset({"inference", "admin"})
 BYTES_PER_TOKEN = 4
 """The usual rule of thumb; figures made with it are marked as estimated."""
+ANSWER_TOKENS_MAX = 2**31 - 1
+"""What vendors take as a number of tokens at most; a larger one fits no price and no record."""
 TAGS_MAX, TAG_CHARS_MAX = 32, 512
 
 
@@ -101,6 +103,7 @@ async def admit(
     fields = front.read_body(body, client.header(b"content-type"))
     fields.update(said)
     opening = front.open(fields)
+    require_countable(opening)
     key = grant.key
     # What the operator has put on a key stands: costs are attributed by it.
     tags = {**opening.tags, **_header_tags(client), **key.tags}
@@ -122,6 +125,15 @@ async def admit(
         traceparent=checked(client.header(b"traceparent")),
         input_tokens_estimate=max(1, len(body) // BYTES_PER_TOKEN),
     )
+
+
+def require_countable(opening: Opening) -> None:
+    """Refuse a length of the answer that can be neither reserved nor recorded."""
+    asked = opening.max_tokens
+    if asked is not None and not 0 <= asked <= ANSWER_TOKENS_MAX:
+        raise InvalidRequest(
+            f"the answer's most tokens must lie between 0 and {ANSWER_TOKENS_MAX}, not at {asked}"
+        )
 
 
 def new_request_id() -> str:

@@ -28,6 +28,7 @@ from schemas.identity import uuid7_ms
 
 _NO_OVERLAP = timedelta(0)
 _OVERLAP_MAX = timedelta(days=365)
+_LIFE_MAX = timedelta(days=36_525)
 
 
 class NewKey(KeyTable):
@@ -35,6 +36,8 @@ class NewKey(KeyTable):
 
     name: str = Field(min_length=1, max_length=200, description="for people", examples=["search"])
     expires_in: timedelta | None = Field(
+        ge=_NO_OVERLAP,
+        le=_LIFE_MAX,
         default=None,
         validation_alias=AliasChoices(
             "expires_in", "expiresIn", "expires_in_seconds", "expiresInSeconds"

@@ -30,7 +30,7 @@ def _address(url: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
-Place = Annotated[Line, Field(min_length=1)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 """The name of a variable or file."""
 
 

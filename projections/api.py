@@ -127,9 +127,11 @@ class Projections:
 
 def _sql(owner: Projections) -> APIRouter:
     router = APIRouter(tags=["analytics"])
+    summary = "Run a statement on a snapshot at most seconds old"
+    answers: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}}
 
-    @router.post("/sql", summary="Run a statement on a snapshot at most seconds old")
-    @router.post("/api/v1/sql", summary="Run a statement on a snapshot at most seconds old")
+    @router.post("/sql", summary=summary, responses=answers)
+    @router.post("/api/v1/sql", summary=summary, responses=answers)
     def run_statement(statement: Statement) -> Response:
         result = owner.analyst.run(
             statement.query,

@@ -182,3 +182,28 @@ def test_a_body_nested_too_deeply_is_refused(worker: Worker, path: str, member: 
     body = b'{"model":"openai/gpt-4o-mini","prompt":"x","max_tokens":5,"%s":%s}'
     status, _, answer = worker.request("POST", path, body % (member.encode(), deep))
     assert 400 <= status < 500, answer[:300]
+
+
+@pytest.mark.req("GW-16")
+def test_a_named_model_that_takes_no_such_calls_is_the_callers_mistake(worker: Worker) -> None:
+    body = json.dumps({"model": "openai/gpt-4o-mini", "input": "x"}).encode()
+    status, _, answer = worker.request("POST", "/v1/embeddings", body, AUTH)
+    assert status == 400
+    message = json.loads(answer)["error"]["message"]
+    assert message == "no target of 'openai/gpt-4o-mini' takes embeddings calls"
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/status/worker", "/v1/files"])
+def test_every_answer_has_an_id_to_ask_about(worker: Worker, path: str) -> None:
+    status, headers, _ = worker.request("GET", path, b"", AUTH)
+    assert status == 200
+    assert headers["x-weir-request-id"]
+
+
+@pytest.mark.req("GW-09", "COST-03")
+@pytest.mark.parametrize("tokens", [-1, 2**31, 2**64, 10**40])
+def test_a_length_that_cannot_be_counted_is_refused(worker: Worker, tokens: int) -> None:
+    body = json.dumps({**GOOD, "max_tokens": tokens}).encode()
+    status, _, answer = worker.request("POST", CHAT, body, AUTH)
+    assert status == 400
+    assert str(tokens) in json.loads(answer)["error"]["message"]

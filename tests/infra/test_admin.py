@@ -79,6 +79,7 @@ async def test_an_entity_is_made_read_changed_and_removed(desk: Control, plural:
     [
         ("alerts/channels", {"kind": "webhook"}, "one of url, url_env and url_file"),
         ("alerts/channels", {"kind": "chat", "url": "ftp://x/y"}, "http"),
+        ("alerts/channels", {"kind": "webhook", "url_env": ""}, "at least 1 character"),
         ("alerts/channels", {"kind": "email", "host": "mail.x.org"}, "sender and recipients"),
         ("alerts/channels", {"kind": "log", "secret_env": "KEY"}, "secret_env"),
         ("cost/alerts", {"scope_id": "search", "threshold": 1}, "global"),
@@ -174,3 +175,11 @@ async def test_openapi_describes_every_command(desk: Control) -> None:
             assert field.get("description"), (kind.name, field)
     assert {"get", "post"} <= set(paths["/api/v1/admin/keys"])
     assert not any(path.startswith("/admin") for path in paths)
+
+
+@pytest.mark.req("GEN-03")
+@pytest.mark.parametrize("life", ["P9999999D", -1])
+async def test_a_key_cannot_outlive_the_calendar(desk: Control, life: str | int) -> None:
+    made = await desk.call("POST", "/admin/keys", {"name": "long", "expires_in": life})
+    assert made.status == 422
+    assert "expires_in" in str(made.body["error"]["details"])

@@ -378,3 +378,9 @@ def test_a_call_without_key_is_refused(sandbox: Served) -> None:
     client = sandbox.openai(default_headers={"authorization": ""})
     with pytest.raises(openai.AuthenticationError):
         client.chat.completions.create(model="gpt-4o", messages=ASK)
+
+
+@pytest.mark.parametrize("texts", [{"n": "0"}, {"n": "many"}, {"unheard": "x"}])
+def test_a_form_is_read_as_strictly_as_json(texts: dict[str, str]) -> None:
+    with pytest.raises(BadBody):
+        read_form({"prompt": "x", "model": "gpt-image-1", **texts}, ImageRequest)

@@ -1,0 +1,97 @@
+"""What exists and what makes sense: values that a fuzzed case could hardly guess.
+
+A case without them is refused at the door; half of the cases are drawn with them, so that what lies
+behind it is met too: other people's words inside an otherwise fitting request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.fuzz_garden import PLANTED
+from bench.fuzz_judge import FAILING
+
+MODELS = ("a/gpt-4.1-nano", "b/gpt-4.1-nano", "gpt-4.1-nano", "auto", "planted", FAILING)
+ADMIN = "/api/v1/admin"
+FITTING = {
+    "embed": "openai/text-embedding-3-small",
+    "images": "openai/gpt-image-1",
+    "speech": "openai/tts-1",
+    "audio/trans": "openai/whisper-1",
+    "moderations": "openai/omni-moderation-latest",
+    "rerank": "ranking/rerank-v3.5",
+}
+"""By a word of the path the model that it needs, where it is no chat."""
+_ASK = "Where is the water?"
+_TURNS = [
+    [{"role": "user", "content": _ASK}],
+    [{"role": "user", "content": "\ud83d\ude00 \x00 \u202e" * 3}],
+    [{"role": "user", "content": _ASK}, {"role": "assistant", "content": ""}],
+    [],
+]
+_PARTS = [
+    [{"role": "user", "parts": [{"text": _ASK}]}],
+    [{"parts": [{"text": ""}, {"text": _ASK}]}],
+]
+_LENGTHS = [1, 16, 2**31 - 1]
+CALLS: dict[str, list[Any]] = {
+    "messages": _TURNS,
+    "contents": _PARTS,
+    "content": [_PARTS[0][0], _PARTS[1][0]],
+    "prompt": [_ASK, " ", "\u202e" * 9],
+    "prompts": [[_ASK], [{"prompt": _ASK}, {"prompt": 7}]],
+    "input": [_ASK, [_ASK, ""]],
+    "texts": [[_ASK]],
+    "query": [_ASK],
+    "documents": [["sea", "sand"], [_ASK] * 40],
+    "max_tokens": _LENGTHS,
+    "max_output_tokens": _LENGTHS,
+    "temperature": [0.0, 1.0, 1.7],
+    "n": [1, 2],
+    "voice": ["alloy"],
+    "input_type": ["search_query"],
+    "embedding_types": [["float"], ["float", "int8"]],
+    "purpose": ["batch", "user_data"],
+    "completion_window": ["24h"],
+    "endpoint": ["/v1/chat/completions"],
+    "response_format": ["json", "text"],
+}
+"""Members of model calls, ordinary and odd."""
+_QUERIES = ["SELECT count(*) FROM calls", "FROM costs LIMIT 3", "SHOW TABLES", "SELECT 1 / 0"]
+_KINDS: dict[str, dict[str, list[Any]]] = {
+    "providers": {"base_url": ["http://127.0.0.1:9/v1"], "dialect": ["openai", "cohere"]},
+    "guardrails": {"kind": ["words", "pii"]},
+    "routes": {"strategy": ["balanced", "weighted", "failover"]},
+    "cost/budgets": {"daily_limit_usd": [0, 1, "0.5"], "scope": ["team", "key"]},
+    "alerts/channels": {"kind": ["log"]},
+}
+"""Values without which an entity of a kind is refused."""
+
+
+def known_words(
+    document: dict[str, Any], key_id: str, request_id: str
+) -> dict[str, dict[str, list[Any]]]:
+    """Return for the beginnings of paths the values of parameters and members, for `with_hints`."""
+    everywhere = {"provider": ["a", "b", "failing"], "request_id": [request_id]}
+    words: dict[str, dict[str, list[Any]]] = {
+        path: {"model": models_of(path), **everywhere, **CALLS} for path in document["paths"]
+    }
+    words |= {
+        f"{ADMIN}/keys/": {"key_id": [key_id]},
+        f"{ADMIN}/prices": {"id": ["planted/model"], "entity_id": ["planted/model"]},
+        "/api/v1/projections/": {"name": ["feedback"]},
+        "/passthrough/": {"provider": ["a", "b", "openai"], "path": ["models", "files"]},
+        "/api/v1/sql": {"query": _QUERIES},
+        "/sql": {"query": _QUERIES},
+    }
+    for kind, name, _ in PLANTED:
+        values = _KINDS.get(kind, {})
+        words[f"{ADMIN}/{kind}/"] = {"entity_id": [name], "budget_id": [name], **values}
+        words[f"{ADMIN}/{kind}"] = {"id": [f"{name}2"], **values}
+    return words
+
+
+def models_of(path: str) -> list[str]:
+    """Return the models that cases of a path may name."""
+    fitting = [model for word, model in FITTING.items() if word in path.lower()]
+    return [*fitting, *MODELS]
