@@ -7,6 +7,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from infra.sandbox.openai_media import ImageRequest
+from infra.sandbox.requests import BadBody, read_form
 from infra.sandbox.tokens import count
 from tests.sandbox.served import Served, strictly
 
