@@ -45,7 +45,7 @@ from gateway.websocket import (
     Socket,
     Sockets,
 )
-from schemas.errors import NotFound, Unavailable, WeirError
+from schemas.errors import AuthenticationFailed, NotFound, Unavailable, WeirError
 from schemas.log import Log
 from schemas.privacy import MasterKey
 
@@ -364,7 +364,13 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
     outbox = OutboxSettings(folder=settings.outbox_dir, max_bytes=settings.outbox_bytes_max)
     master = MasterKey(settings.master_key)
     done = asyncio.Event()
-    async with Durability(outbox, log.connection, master, log.source, settings.name) as durability:
+
+    def refused() -> int:
+        return state.refusals.counts[AuthenticationFailed.code]
+
+    async with Durability(
+        outbox, log.connection, master, log.source, settings.name, refused
+    ) as durability:
         pool = Pool(connections_max=settings.connections_max, ca_file=settings.ca_file)
         following = asyncio.create_task(state.follow(log, done))
         try:

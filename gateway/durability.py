@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -46,7 +47,8 @@ class Durability:
     """The outbox of this worker with its relay, and the adopter of others' outboxes.
 
     An async context manager; leave it when no request is in progress any more. `source` names
-    this process in its events, `part` the worker across restarts in its heartbeats.
+    this process in its events, `part` the worker across restarts in its heartbeats; `refused` counts
+    callers with a wrong key.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class Durability:
         master: MasterKey,
         source: str,
         part: str = "gateway",
+        refused: Callable[[], int] = lambda: 0,
     ) -> None:
         self._part = part
+        self._refused = refused
         self.outbox = Outbox(settings, source)
         self.recorder = Recorder(self.outbox, master)
         self.feedback = FeedbackDesk(self.recorder)
@@ -71,7 +75,7 @@ class Durability:
 
     async def __aenter__(self) -> Self:
         self._relay_thread.start()
-        watch = OutboxWatch(self._part, self.outbox, self.relay)
+        watch = OutboxWatch(self._part, self.outbox, self.relay, self._refused)
         self._watching = asyncio.create_task(watch.watch())
         self._adopter_thread.start()
         return self

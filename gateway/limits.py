@@ -290,7 +290,7 @@ class Limits:
             self._workers_seen = len(self._alive(now_s))
         if silent == (self._alert_id is not None):
             return
-        alert_id = self._alert_id or uuid7()
+        alert_id = f"limits_local:{self._outbox.id}"
         self._alert_id = alert_id if silent else None
         alert = AlertChanged(
             event_id=uuid7(),
@@ -302,6 +302,7 @@ class Limits:
             status="open" if silent else "resolved",
             message="workers do not hear of each other: each counts its part of the limits alone",
             value=float(self._workers_seen),
+            details={"outbox_id": self._outbox.id},
         )
         self._outbox.append(alert, settles=True)
 

@@ -356,7 +356,7 @@ class Outbound:
     def _saturated(self, lane: Lane, wait_s: float) -> None:
         lane.late_s = self._loop.time()
         if lane.alert_id is None:
-            lane.alert_id = uuid7()
+            lane.alert_id = f"provider_saturated:{lane.name}:{self._outbox.id}"
             message = f"{lane.name} is at its vendor's limit: calls wait {wait_s:.0f} s"
             self._alert(lane, lane.alert_id, "open", message, wait_s)
 
@@ -377,6 +377,7 @@ class Outbound:
             message=message,
             value=wait_s,
             threshold=SATURATED_S,
+            details={"outbox_id": self._outbox.id},
         )
         self._outbox.append(event, settles=True)
 

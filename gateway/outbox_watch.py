@@ -1,6 +1,7 @@
 """What the outbox says of itself (EVT-05): how far Kafka is behind, and alerts.
 
-An alert opens when it is half full, four fifths full, and when the broker is away.
+An alert opens when it is half full, four fifths full, and when the broker is away; another when many
+callers come with a wrong key.
 
 They are events like any other, so they wait in the outbox for the broker that they speak of; the
 log line and `/status` tell of them at once.
@@ -13,6 +14,8 @@ import contextlib
 import itertools
 import logging
 import os
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.outbox import Outbox
@@ -26,6 +29,8 @@ LEVELS = ((0.5, "warning"), (0.8, "critical"))
 AWAY_SECONDS = 5.0
 """How long the broker is away before that is worth an alert."""
 CHECK_SECONDS = 1.0
+REFUSED_MAX, REFUSED_CHECKS = 50, 60
+"""So many callers with a wrong key within so many checks are worth an alert."""
 BEAT_CHECKS = 5
 """A heartbeat every so many checks; none while the broker is away, they would only pile up."""
 
@@ -35,13 +40,17 @@ _log = logging.getLogger(__name__)
 class OutboxWatch:
     """Reports for the worker `part`; an alert opens once per crossing."""
 
-    def __init__(self, part: str, outbox: Outbox, relay: Relay) -> None:
+    def __init__(
+        self, part: str, outbox: Outbox, relay: Relay, refused: Callable[[], int] = lambda: 0
+    ) -> None:
         self._part = part
         self._started_at_us = now_us()
         self._outbox = outbox
         self._relay = relay
-        self._open: dict[str, str] = {}
+        self._open: set[str] = set()
         self._away_checks = 0
+        self._refused = refused
+        self._refusals: deque[int] = deque([refused()], maxlen=REFUSED_CHECKS)
 
     async def watch(self) -> None:
         """Check every second until cancelled."""
@@ -72,6 +81,7 @@ class OutboxWatch:
 
     def check(self) -> None:
         """Compare the figures with the limits and record what changed."""
+        self._check_callers()
         share = self._outbox.share
         for limit, severity in LEVELS:
             message = f"the outboxes are {share:.0%} full"
@@ -81,19 +91,29 @@ class OutboxWatch:
         message = "the broker is away; calls are served and recorded in the outbox"
         self._set("broker_away", "critical", away > AWAY_SECONDS, message, away, AWAY_SECONDS)
 
+    def _check_callers(self) -> None:
+        """Many unknown keys within a minute are somebody who guesses."""
+        total = self._refused()
+        self._refusals.append(total)
+        count = total - self._refusals[0]
+        limit = REFUSED_MAX if "keys_refused" not in self._open else REFUSED_MAX // 2
+        message = f"{count} calls of the last minute came with a key that is unknown or invalid"
+        self._set("keys_refused", "warning", count >= limit, message, count, REFUSED_MAX)
+
     def _set(
         self, name: str, severity: str, active: bool, message: str, value: float, limit: float
     ) -> None:
         if active == (name in self._open):
             return
-        alert_id = self._open.pop(name, None) or uuid7()
         if active:
-            self._open[name] = alert_id
+            self._open.add(name)
+        else:
+            self._open.remove(name)
         _log.warning("%s: %s", message, "alert" if active else "resolved")
         event = AlertChanged(
             event_id=uuid7(),
             occurred_at_us=now_us(),
-            alert_id=alert_id,
+            alert_id=f"{name}:{self._outbox.id}",
             alert_type=name,
             severity=severity,
             scope=f"outbox:{self._outbox.id}",
@@ -101,6 +121,7 @@ class OutboxWatch:
             message=message,
             value=value,
             threshold=limit,
+            details={"outbox_id": self._outbox.id},
         )
         # Room kept for settlements may be used: the alert tells why there is so little of it.
         self._outbox.append(event, settles=True)

@@ -29,6 +29,8 @@ TARGET = Target(provider="p", model="m")
 class Kept:
     """An outbox that keeps events in a list."""
 
+    id = "outbox-1"
+
     def __init__(self) -> None:
         self.events: list[Event] = []
 
