@@ -162,10 +162,11 @@ class Recorder:
         moves: Sequence[EscrowMoved] = (),
         also: Event | None = None,
         wasted: Sequence[CostEntry] = (),
+        waited_for: bool = False,
     ) -> int:
         """Record the end of an admitted request, and `also`; return the sequence to wait for.
 
-        `wasted` are lines of attempts that were given up after they had produced something.
+        `waited_for`: the caller waits for it at once. `wasted` are lines of attempts that were given up after they had produced something.
         `moves` are what the call spent of hard budgets. `content` is the JSON of {"request",
         "response"}; it is sealed for the call's user, or for its key where no user is known. Content too large for a record is kept by its hash.
         """
@@ -180,6 +181,7 @@ class Recorder:
         return self.outbox.append(
             *events,
             settles=True,
+            waited_for=waited_for,
             correlation_id=response.request_id,
             causation_id=cause,
         )

@@ -21,11 +21,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from gateway.segment import Line, carry, frame, list_head, pack, segment_path, write_all
+from gateway.segment import Kind, Line, carry, frame, kind_of, pack, segment_path, write_all
 from schemas import codec
 from schemas.errors import BrokerUnavailable, OutboxFull, PayloadTooLarge
 from schemas.event import Event
@@ -75,21 +74,9 @@ class Segment:
         self.last = last
 
 
-class _Kind(NamedTuple):
-    """What the records of one event class share; `headers` begin a record's, by how many follow."""
-
-    topic: str
-    partitions: int
-    headers: list[bytes]
-    encode: Callable[[Event], bytes]
-    notable: bool
-
-
 _Places = dict[int, int]
 """A key's partition by the number of partitions."""
 _NOTABLE = (RequestAdmitted, ResponseCompleted, CostEntry)
-_LINKS_MAX = 3
-"""Headers that say what an event belongs to, beside its own two (id and time)."""
 
 
 class Outbox:
@@ -122,7 +109,7 @@ class Outbox:
         self._syncing: asyncio.Future[None] | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._open: dict[str, bytes] = {}
-        self._kinds: dict[type[Event], _Kind] = {}
+        self._kinds: dict[type[Event], Kind] = {}
         self._retired: deque[int] = deque()
         self._folder_changed = True
         self._places: dict[str, tuple[bytes, _Places]] = {}
@@ -179,13 +166,15 @@ class Outbox:
         self,
         *events: Event,
         settles: bool = False,
+        waited_for: bool = False,
         correlation_id: str | None = None,
         causation_id: str | None = None,
         traceparent: str | None = None,
     ) -> int:
         """Append events that stand or fall together; return the sequence of the last.
 
-        Room is checked unless they settle an admitted request, whose room was reserved. Raises
+        Room is checked unless they settle an admitted request, whose room was reserved. Whoever
+        waits for them with `durable` at once says so: they need no turn of the loop then. Raises
         OutboxFull, or PayloadTooLarge for a record that Kafka would not take; nothing of the
         group is appended then.
         """
@@ -196,7 +185,7 @@ class Outbox:
         time_us, when = -1, b""
         for event in events:
             sequence += 1
-            kind = self._kinds.get(type(event)) or self._kind(type(event))
+            kind = self._kinds.get(type(event)) or self._learn(type(event))
             value = kind.encode(event)
             if len(value) > self.settings.max_record_bytes:
                 bytes_max = self.settings.max_record_bytes
@@ -211,10 +200,10 @@ class Outbox:
                 time_us = event.occurred_at_us
                 when = pack(("ce_time", codec.timestamp(time_us)))
             own = pack(("ce_id", event.event_id.encode()))
-            headers = msgspec.Raw(b"".join((kind.headers[len(links)], own, when, linked)))
+            headers = msgspec.Raw(b"".join((kind.headers[2 + len(links)], own, when, linked)))
             line = Line(sequence, kind.topic, partition, key, value, headers, time_us // 1000)
             lines.append(line)
-            if kind.notable:
+            if isinstance(event, _NOTABLE):
                 notable.append((event, line, places))
         data = frame(lines)
         if not settles:
@@ -225,19 +214,13 @@ class Outbox:
         self._sequence = sequence
         self._pending.append(data)
         self._pending_bytes += len(data)
-        if not self._flush_planned:
+        if not (waited_for or self._flush_planned):
             self._flush_planned = True
             self._loop.call_soon(self._planned_flush)
         return sequence
 
-    def _kind(self, event_type: type[Event]) -> _Kind:
-        topic = event_type.topic
-        shared = codec.type_headers(event_type, self._source)
-        packed = b"".join(map(pack, shared))
-        begins = [list_head(len(shared) + 2 + links) + packed for links in range(_LINKS_MAX + 1)]
-        encode, notable = codec.encoder(event_type), issubclass(event_type, _NOTABLE)
-        kind = _Kind(topic.name, topic.partitions, begins, encode, notable)
-        self._kinds[event_type] = kind
+    def _learn(self, event_type: type[Event]) -> Kind:
+        kind = self._kinds[event_type] = kind_of(event_type, self._source)
         return kind
 
     def _remember(self, event: Event, line: Line, places: _Places) -> None:

@@ -477,7 +477,14 @@ class Proxy:
         wasted = call.wasted_costs
         moves = self.budgets.settle(call.hold, cost, wasted) if call.hold is not None else ()
         sequence = self._recorder.completed(
-            response, cost, content, mode=mode, moves=moves, also=also, wasted=wasted
+            response,
+            cost,
+            content,
+            mode=mode,
+            moves=moves,
+            also=also,
+            wasted=wasted,
+            waited_for=True,
         )
         call.settled = True  # only now: a fault before this point leaves the call to `_broken`
         if response.usage_basis == "reported" and response.output_tokens is not None:

@@ -32,7 +32,9 @@ from schemas.connection import librdkafka_options
 from schemas.errors import CorruptRecord
 from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection
 
-LINGER_SECONDS = 0.05
+LINGER_SECONDS = 0.1
+"""How long records gather that nobody waits for. Every batch costs a flush of the disk and a request
+per partition, whatever it carries: at 900 calls a second a fifth of the relay's time at 50 ms."""
 HURRY_SECONDS, HURRY_POLL_SECONDS = 1.0, 0.001
 """How long somebody who waits is kept in mind, and how often to look for what he wrote since."""
 KEEP_SECONDS = 10.0

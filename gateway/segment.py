@@ -11,17 +11,21 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from schemas import codec
 from schemas.errors import CorruptRecord
+from schemas.event import Event
 
 FRAME_HEADER = struct.Struct("<II")
 SUFFIX = ".seg"
 CARRY_TOPIC = ""
+HEADERS_MAX = 5
+"""A record's own headers: id, time, and up to three that say what it belongs to."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -37,6 +41,19 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     value: bytes
     headers: list[tuple[str, bytes]]
     timestamp_ms: int
+
+
+class Kind(NamedTuple):
+    """What the records of one event class share.
+
+    `headers` are those of its type, encoded, with the head of the list that they begin: by the number
+    of headers that follow.
+    """
+
+    topic: str
+    partitions: int
+    headers: list[bytes]
+    encode: Callable[[Event], bytes]
 
 
 class Frame(NamedTuple):
@@ -65,9 +82,18 @@ pack = _encoder.encode
 _values = msgspec.msgpack.Decoder(list[bytes])
 
 
-def list_head(headers: int) -> bytes:
-    """Return what stands before so many headers. Source: MessagePack specification, "array"."""
-    return bytes((0x90 | headers,)) if headers < 16 else b"\xdc" + headers.to_bytes(2, "big")
+def kind_of(event_type: type[Event], source: str) -> Kind:
+    """Return what the records of an event class share; `source` names their producer."""
+    shared = codec.type_headers(event_type, source)
+    packed = b"".join(map(pack, shared))
+    begins = [_list_head(len(shared) + further) + packed for further in range(HEADERS_MAX + 1)]
+    topic = event_type.topic
+    return Kind(topic.name, topic.partitions, begins, codec.encoder(event_type))
+
+
+def _list_head(length: int) -> bytes:
+    """Return what begins a list. Source: MessagePack specification, "array format family"."""
+    return bytes((0x90 | length,)) if length < 16 else b"\xdc" + length.to_bytes(2, "big")
 
 
 def frame(entries: Sequence[Entry | Line]) -> bytes:

@@ -28,6 +28,8 @@ def uuid7(now_ms: int | None = None) -> str:
 
 _DRAWS = 256
 _DRAW_HEX = 20
+_VARIANT = str.maketrans("0123456789abcdef", "89ab" * 4)
+"""From a random digit to the one that names the variant: 0b10 and two random bits."""
 _tails: list[str] = []
 _prefix = (-1, "")
 
@@ -35,10 +37,10 @@ _prefix = (-1, "")
 def _draw() -> None:
     """Draw random ends for many ids at once, since each call of the system costs more than an id."""
     digits = os.urandom(_DRAWS * _DRAW_HEX // 2).hex()
-    for start in range(0, _DRAWS * _DRAW_HEX, _DRAW_HEX):
-        draw = digits[start : start + _DRAW_HEX]
-        variant = "89ab"[int(draw[3], 16) & 3]  # 0b10 and two random bits
-        _tails.append(f"{draw[:3]}-{variant}{draw[4:7]}-{draw[7:19]}")
+    variants = digits.translate(_VARIANT)
+    for at in range(0, _DRAWS * _DRAW_HEX, _DRAW_HEX):
+        head, rest = digits[at : at + 3], digits[at + 4 : at + 7]
+        _tails.append(f"{head}-{variants[at + 3]}{rest}-{digits[at + 7 : at + 19]}")
 
 
 os.register_at_fork(after_in_child=_tails.clear)
