@@ -84,6 +84,7 @@ def system_router(
                 key: {
                     "age_seconds": (now_us() - beat.occurred_at_us) / 1e6,
                     "lag": beat.lag,
+                    "lags": beat.lags,
                     "instance": beat.instance,
                 }
                 for key, beat in heartbeats.entries.items()

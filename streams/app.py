@@ -104,16 +104,17 @@ async def _beat(
     watchdogs = [Watchdog(runner.fold.name, settings.stalled_s) for runner in runners]
     while not stop.is_set():
         try:
-            positions, lag = await _look(runners, watchdogs)
+            positions, lags = await _look(runners, watchdogs)
             await log.publish(
                 Heartbeat(
                     event_id=uuid7(),
                     occurred_at_us=now_us(),
-                    part=PART,
+                    part=f"{PART}-{settings.worker}" if settings.worker else PART,
                     instance=str(settings.worker),
                     started_at_us=started_at_us,
-                    lag=lag,
+                    lag=sum(lags.values()),
                     positions=positions,
+                    lags=lags,
                 )
             )
         except BrokerUnavailable as error:
@@ -126,16 +127,16 @@ async def _beat(
 
 async def _look(
     runners: Sequence[FoldRunner], watchdogs: Sequence[Watchdog]
-) -> tuple[dict[str, int], int]:
-    """Return the positions ({``topic|partition``: next offset}) and the lag of all folds."""
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the positions ({``topic|partition``: next offset}) and the lag of each fold."""
     positions: dict[str, int] = {}
-    total = 0
+    lags: dict[str, int] = {}
     for runner, watchdog in zip(runners, watchdogs, strict=True):
         at, lag = runner.positions(), await runner.lag()
         watchdog.look(sum(at.values()), lag, time.monotonic())
-        total += lag
+        lags[runner.fold.name] = lag
         positions |= {f"{runner.fold.source.name}|{part}": to for part, to in at.items()}
-    return positions, total
+    return positions, lags
 
 
 class Watchdog:

@@ -39,6 +39,8 @@ class StreamsSettings:
     batch_wait_s: float = 0.5
     heartbeat_s: float = 1.0
     stalled_s: float = 60.0
+    lag_records_max: int = 20_000
+    lag_alert_s: float = 30.0
     session_timeout_s: float = 10.0
     circuits: CircuitRules = RULES
     optimizer: OptimizerRules = OPTIMIZER_RULES

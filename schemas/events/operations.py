@@ -133,16 +133,21 @@ class DeadLetter(Event, frozen=True, kw_only=True):
 
 
 class Heartbeat(Event, frozen=True, kw_only=True):
-    """A part is alive. `positions` maps ``topic|partition`` to the next offset it will read."""
+    """A part is alive. `positions` maps ``topic|partition`` to the next offset it will read.
+
+    `lag` counts the records that it has still to take, `lags` says so by what takes them (its folds).
+    """
 
     topic = HEARTBEATS
     type = "weir.heartbeat"
+    version = 2
 
     part: str
     instance: str
     started_at_us: int
     lag: int | None = None
     positions: dict[str, int] = msgspec.field(default_factory=dict)
+    lags: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def key(self) -> str:
