@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from gateway import feedback, generate_batch, models_api, routing_api
-from gateway.admission import authenticate, new_request_id, own_headers
+from gateway.admission import authenticate, new_request_id, own_headers, secret_of
 from gateway.attempts import refuse
 from gateway.batches.desk import BatchDesk
 from gateway.batches.openai_api import VendorsFile
@@ -54,6 +56,7 @@ MODEL_LISTS = ("/v1/models", "/api/v1/models", "/models", "/v1beta/models")
 MODELS_BELOW = tuple(f"{place}/" for place in MODEL_LISTS)
 SOCKETS = CALLS.of(GENERATE)
 FEEDBACK_BYTES_MAX = 1024 * 1024
+UNCOUNTED = frozenset({"/health", "/ready", *generate_batch.PATHS})
 START_S = 10.0
 """How long a starting worker waits for the log before it listens with what it has."""
 START_FROM_CACHE_S = 1.0
@@ -149,22 +152,8 @@ class App:
         request_id = new_request_id()
         front = self._dialect_of(client)
         try:
-            if client.method == "POST" and client.path in feedback.PATHS:
-                await self._feedback(client, request_id)
-            elif (own := self._own.get((client.method, client.path))) is not None:
-                await own(client)
-            elif client.method == "GET" and client.path == "/health":
-                await client.whole(200, own_headers(), self._health())
-            elif client.method == "GET" and _is_models(client.path):
-                await self._models(client, front)
-            elif client.method == "GET" and client.path == "/status/worker":
-                authenticate(client, self._state)
-                await client.whole(200, own_headers(), self._status(control="not asked"))
-            elif client.path == "/ready" and (missing := self._missing()):
-                raise Unavailable(missing, retry_after_seconds=1.0)
-            else:
-                body = await client.body(self._settings.body_bytes_max)
-                await self._control.forward(client, body, request_id)
+            async with self._counted(client):
+                await self._own_answer(client, front, request_id)
         except WeirError as error:
             if client.left:
                 return
@@ -175,6 +164,48 @@ class App:
         except asyncio.CancelledError:
             if not client.left:
                 raise
+
+    async def _own_answer(self, client: Client, front: ClientDialect, request_id: str) -> None:
+        """Answer what the worker itself knows; control answers the rest."""
+        if client.method == "POST" and client.path in feedback.PATHS:
+            await self._feedback(client, request_id)
+        elif (own := self._own.get((client.method, client.path))) is not None:
+            await own(client)
+        elif client.method == "GET" and client.path == "/health":
+            await client.whole(200, own_headers(), self._health())
+        elif client.method == "GET" and _is_models(client.path):
+            await self._models(client, front)
+        elif client.method == "GET" and client.path == "/status/worker":
+            authenticate(client, self._state)
+            await client.whole(200, own_headers(), self._status(control="not asked"))
+        elif client.path == "/ready" and (missing := self._missing()):
+            raise Unavailable(missing, retry_after_seconds=1.0)
+        else:
+            body = await client.body(self._settings.body_bytes_max)
+            await self._control.forward(client, body, request_id)
+
+    @asynccontextmanager
+    async def _counted(self, client: Client) -> AsyncIterator[None]:
+        """Count a request that is no call under the limits on callers. Raises RateLimited.
+
+        Not what tells whether the gateway lives, nor what lifts a limit; a batch counts by its calls.
+        """
+        path, limits = client.path, self.proxy.limits
+        if not limits.any or path in UNCOUNTED or "/admin/limits" in path:
+            yield
+            return
+        try:
+            grant = self._state.authenticate(secret_of(client))
+        except WeirError:
+            grant = None  # who may do this is asked further on; an address has limits all the same
+        works = path in feedback.PATHS or self.batches.serves(path)
+        await limits.admit_request(client, grant, works=works)
+        try:
+            yield
+        finally:
+            if client.passed is not None:
+                limits.ended(client.passed)
+                client.passed = None
 
     async def _pass(self, client: Client, place: Place) -> None:
         request_id, front = new_request_id(), self._dialect_of(client)
@@ -226,7 +257,8 @@ class App:
         try:
             if not self._state.ready:
                 raise _starting()
-            await self.batches.serve(client, authenticate(client, self._state))
+            async with self._counted(client):
+                await self.batches.serve(client, authenticate(client, self._state))
         except VendorsFile:
             return False
         except WeirError as error:

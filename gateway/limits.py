@@ -19,6 +19,7 @@ from gateway.client import Client, Headers
 from gateway.outbox import Outbox
 from gateway.pace import SLOT_S, Caps, Pace
 from gateway.state import GatewayState, Index
+from schemas.access import Grant
 from schemas.clock import now_us
 from schemas.errors import RateLimited
 from schemas.events.changes import LimitChanged
@@ -85,10 +86,23 @@ class Limits:
 
         Waits shortly where the limit has room and only this worker's share of it is used up.
         """
-        paces = list(self._applying(client, admitted))
-        if not paces:
-            return
-        tokens = admitted.input_tokens_estimate + (admitted.opening.max_tokens or 0)
+        owners = (*_owners(client, admitted.grant), ("user", admitted.user_id))
+        paces = list(self._applying(client, (*owners, ("model", admitted.opening.model))))
+        if paces:
+            tokens = admitted.input_tokens_estimate + (admitted.opening.max_tokens or 0)
+            await self._count(client, paces, tokens, admitted.front.name)
+
+    async def admit_request(self, client: Client, grant: Grant | None, *, works: bool) -> None:
+        """Count a request that is no call of a model. Raises RateLimited as `admit`.
+
+        What `works` (feedback, files, batches) counts under every limit; all else only under those
+        that name its path: who looks at his figures uses up nothing of what he may call.
+        """
+        paces = list(self._applying(client, _owners(client, grant), named=not works))
+        if paces:
+            await self._count(client, paces, 0, "")
+
+    async def _count(self, client: Client, paces: list[Pace], tokens: int, dialect: str) -> None:
         for pace in paces:
             pace.demand += 1
             pace.changed = True
@@ -97,7 +111,7 @@ class Limits:
         while (short := self._short(paces, tokens)) is not None:
             pace, kind, used_up = short
             if used_up or self._loop.time() >= until_s:
-                client.limit_headers = self._headers(admitted, paces)
+                client.limit_headers = self._headers(dialect, paces)
                 raise self._refusal(pace, kind, used_up)
             self._hurry()
             await asyncio.sleep(LOOK_S)
@@ -105,7 +119,7 @@ class Limits:
         for pace in paces:
             pace.take(slot, tokens)
         client.passed = Pass(paces, slot, tokens)
-        client.limit_headers = self._headers(admitted, paces)
+        client.limit_headers = self._headers(dialect, paces)
 
     def ended(self, passed: Pass) -> None:
         """Note the end of a call, and count its tokens as they were."""
@@ -147,23 +161,18 @@ class Limits:
 
     # --- which limits ------------------------------------------------------------------------
 
-    def _applying(self, client: Client, admitted: Admitted) -> Iterator[Pace]:
-        index, key = self._index(), admitted.key
-        owners: Iterable[Owners] = (
-            (GLOBAL, GLOBAL),
-            ("key", key.key_id),
-            ("user", admitted.user_id),
-            ("team", key.team),
-            ("project", key.project),
-            ("organization", admitted.grant.organization or key.organization),
-            ("model", admitted.opening.model),
-            ("ip", client.peer),
-        )
+    def _applying(
+        self, client: Client, owners: Iterable[Owners], *, named: bool = False
+    ) -> Iterator[Pace]:
+        """Yield what holds for a request; `named`: only limits that name an endpoint."""
+        index = self._index()
         for scope, owner in owners:
             if owner is None:
                 continue
             limits = (*index.get((scope, owner), ()), *index.get((scope, None), ()))
             for limit in limits:
+                if limit.endpoint is None and named:
+                    continue
                 if limit.endpoint is not None and not fnmatchcase(client.path, limit.endpoint):
                     continue
                 yield self._pace(limit, f"{scope} {owner}" if owner != GLOBAL else "all")
@@ -308,7 +317,7 @@ class Limits:
 
     # --- what the caller is told ---------------------------------------------------------------
 
-    def _headers(self, admitted: Admitted, paces: list[Pace]) -> Headers:
+    def _headers(self, dialect: str, paces: list[Pace]) -> Headers:
         """Return the tightest limit of each kind, in the words of the caller's dialect."""
         slot, now_s = _slot(), time.time()
         headers: Headers = []
@@ -324,11 +333,26 @@ class Limits:
             left, cap, reset_s = min(found)
             policies.append(f'"{kind}";q={cap};w=60')
             states.append(f'"{kind}";r={left};t={round(reset_s)}')
-            headers += _words(admitted.front.name, kind, cap, left, reset_s, now_s)
+            headers += _words(dialect, kind, cap, left, reset_s, now_s)
         if policies:
             headers.append((b"ratelimit-policy", ", ".join(policies).encode()))
             headers.append((b"ratelimit", ", ".join(states).encode()))
         return headers
+
+
+def _owners(client: Client, grant: Grant | None) -> tuple[Owners, ...]:
+    """Return who a request is counted for; without a valid key it is its address alone."""
+    if grant is None:
+        return ((GLOBAL, GLOBAL), ("ip", client.peer))
+    key = grant.key
+    return (
+        (GLOBAL, GLOBAL),
+        ("key", key.key_id),
+        ("team", key.team),
+        ("project", key.project),
+        ("organization", grant.organization or key.organization),
+        ("ip", client.peer),
+    )
 
 
 def _words(dialect: str, kind: str, cap: int, left: int, reset_s: float, now_s: float) -> Headers:

@@ -166,3 +166,31 @@ def test_workers_that_are_gone_are_forgotten(limited: Worker) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("workers that are gone are kept for ever")
+
+
+FEEDBACK = {"request_id": "r", "feedback_type": "thumbs_up"}
+
+
+@pytest.mark.req("GW-10")
+@pytest.mark.parametrize("scope", ["key", "ip"])
+def test_feedback_counts_as_a_request(limited: Worker, scope: str) -> None:
+    limited.change(limit(scope=scope, requests_per_minute=2))
+    answers = [limited.request("POST", "/api/v1/feedback", FEEDBACK) for _ in range(3)]
+    statuses = [status for status, _, _ in answers]
+    assert statuses[2] == 429
+    assert 429 not in statuses[:2]
+    assert "retry-after" in answers[2][1]
+    assert ask(limited)[0] == 429
+
+
+@pytest.mark.req("GW-10")
+def test_administration_is_limited_where_a_limit_names_it(limited: Worker) -> None:
+    limited.change(limit(scope="ip", requests_per_minute=1))
+    told = [limited.request("GET", "/api/v1/admin/keys")[0] for _ in range(3)]
+    assert 429 not in told  # control is away here
+    limited.change(limit(scope="ip", requests_per_minute=2, endpoint="*/admin/*"))
+    nobody = {"authorization": "Bearer nobody"}
+    told = [limited.request("GET", "/api/v1/admin/keys", None, nobody)[0] for _ in range(3)]
+    assert [status == 429 for status in told] == [False, False, True]
+    assert limited.request("GET", "/api/v1/admin/limits")[0] != 429
+    assert limited.request("GET", "/health")[0] == 200
