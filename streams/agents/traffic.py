@@ -8,6 +8,7 @@ never put out by another: so the rows do not depend on the order of events.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from schemas.event import Event
@@ -70,11 +71,20 @@ def split(event: ResponseCompleted) -> Iterator[tuple[str, Part]]:
     )
     fine = second % FINE.block_s // FINE.bucket_s
     hour = second % HOURS.block_s // HOURS.bucket_s
+    block_s = second - second % FINE.block_s
     for dimension, name in _members(event):
-        slot = slot_of(dimension, name)
-        yield row_name(dimension, FINE, slot, second), Part(name, fine, amounts)
-        if dimension in COARSE:
-            yield row_name(dimension, HOURS, slot, second), Part(name, hour, amounts)
+        short, long = _rows(dimension, name, block_s)
+        yield short, Part(name, fine, amounts)
+        if long is not None:
+            yield long, Part(name, hour, amounts)
+
+
+@lru_cache(maxsize=16_384)
+def _rows(dimension: str, name: str, block_s: int) -> tuple[str, str | None]:
+    """Return the rows of a member at both levels, in the block that starts then."""
+    slot = slot_of(dimension, name)
+    long = row_name(dimension, HOURS, slot, block_s) if dimension in COARSE else None
+    return row_name(dimension, FINE, slot, block_s), long
 
 
 def _members(event: ResponseCompleted) -> Iterator[tuple[str, str]]:
@@ -121,7 +131,8 @@ def _room(state: State, member: str) -> Cells:
 
 def _add(sums: list[int], amounts: Sequence[int]) -> None:
     for column, amount in enumerate(amounts):
-        sums[column] += amount
+        if amount:
+            sums[column] += amount
 
 
 def freeze(state: State) -> dict[str, Any]:
