@@ -8,7 +8,7 @@ hash to its slot, so that rows stay small and their number is bounded, whoever c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -93,9 +93,14 @@ def rank(name: str) -> tuple[int, str]:
     return crc32(b"rank" + name.encode()), name
 
 
+def slot_name(dimension: str, level: Level, slot: int) -> str:
+    """Return what the rows of a slot are named before their block."""
+    return f"{dimension}.{level.name}.{slot}"
+
+
 def row_name(dimension: str, level: Level, slot: int, time_s: int) -> str:
     """Return the entity of the row for a slot and a moment."""
-    return block_key(f"{dimension}.{level.name}.{slot}", time_s - time_s % level.block_s)
+    return block_key(slot_name(dimension, level, slot), time_s - time_s % level.block_s)
 
 
 def expires_us(entity: str) -> int:
@@ -109,11 +114,13 @@ class TrafficTable:
     """The rows as they come, partials by partition; adds up what is asked for."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, dict[int, TrafficRow]] = {}
+        self._blocks: dict[int, dict[str, dict[int, TrafficRow]]] = {}
+        """By start of block, then by what stands before it in the entity, then by partition."""
 
     def apply(self, row: TrafficRow) -> None:
         """Take in a row; an older one changes nothing."""
-        partials = self._rows.setdefault(row.entity, {})
+        name, start_s = block_of(row.entity)
+        partials = self._blocks.setdefault(start_s, {}).setdefault(name, {})
         known = partials.get(row.partition)
         if known is None or row.offset >= known.offset:
             partials[row.partition] = row
@@ -121,18 +128,22 @@ class TrafficTable:
     def removed(self, key: str) -> None:
         """Take in that the row under a key (``ENTITY|PARTITION``) has expired."""
         entity, _, partition = key.rpartition("|")
-        partials = self._rows.get(entity, {})
+        name, start_s = block_of(entity)
+        block = self._blocks.get(start_s, {})
+        partials = block.get(name, {})
         partials.pop(int(partition), None)
         if not partials:
-            self._rows.pop(entity, None)
+            block.pop(name, None)
+        if not block:
+            self._blocks.pop(start_s, None)
 
     def series(self, name: str, level: Level, from_s: int, to_s: int) -> dict[int, Sums]:
         """Return {start of bucket, Unix s: sums} of a series within [from, to); empty ones are not there."""
         dimension, _, member = name.partition(":")
-        slot = slot_of(dimension, member)
+        row_of = slot_name(dimension, level, slot_of(dimension, member))
         found: dict[int, Sums] = {}
         for start_s in range(from_s - from_s % level.block_s, to_s, level.block_s):
-            for row in self._partials(row_name(dimension, level, slot, start_s)):
+            for row in self._blocks.get(start_s, {}).get(row_of, {}).values():
                 for whose, at_s, sums in cells(row, level, start_s):
                     if whose == member and from_s <= at_s < to_s:
                         found[at_s] = added(found.get(at_s, NO_SUMS), sums)
@@ -140,13 +151,20 @@ class TrafficTable:
 
     def members(self, dimension: str, level: Level, from_s: int, to_s: int) -> dict[str, Sums]:
         """Return {name: sums} of all members of a dimension within [from, to)."""
+        prefix = f"{dimension}:"
         found: dict[str, Sums] = {}
         for start_s in range(from_s - from_s % level.block_s, to_s, level.block_s):
-            for slot in range(SLOTS[dimension]):
-                for row in self._partials(row_name(dimension, level, slot, start_s)):
-                    for whose, at_s, sums in cells(row, level, start_s):
-                        if from_s <= at_s < to_s:
-                            found[whose] = added(found.get(whose, NO_SUMS), sums)
+            for name, at_s, sums in self._cells(level, start_s):
+                if name.startswith(prefix) and from_s <= at_s < to_s:
+                    member = name.removeprefix(prefix)
+                    found[member] = added(found.get(member, NO_SUMS), sums)
+        return found
+
+    def bucket(self, level: Level, start_s: int) -> dict[str, Sums]:
+        """Return {series: sums} of every series in the bucket that starts then."""
+        found: dict[str, Sums] = {}
+        for name, at_s, sums in self._cells(level, start_s - start_s % level.block_s, start_s):
+            found[name] = added(found.get(name, NO_SUMS), sums)
         return found
 
     def total(self, name: str, level: Level, from_s: int, to_s: int) -> Sums:
@@ -156,21 +174,33 @@ class TrafficTable:
             together = added(together, sums)
         return together
 
-    def _partials(self, entity: str) -> Iterable[TrafficRow]:
-        return self._rows.get(entity, {}).values()
+    def _cells(
+        self, level: Level, block_s: int, only_s: int | None = None
+    ) -> Iterator[tuple[str, int, Sums]]:
+        """Yield (series, start of bucket, partial sums) of a block, or of one bucket in it."""
+        for name, partials in self._blocks.get(block_s, {}).items():
+            dimension, found, _ = name.split(".")
+            if found != level.name:
+                continue
+            for row in partials.values():
+                for member, at_s, sums in cells(row, level, block_s, only_s):
+                    yield f"{dimension}:{member}", at_s, sums
 
 
-def cells(row: TrafficRow, level: Level, start_s: int) -> Iterator[tuple[str, int, Sums]]:
-    """Yield (member, start of bucket, sums) of a row."""
-    columns = zip(
-        row.calls,
-        row.failures,
-        row.successes,
-        row.latency_us,
-        row.cost_nano_usd,
-        row.input_tokens,
-        row.output_tokens,
-        strict=True,
-    )
-    for member, bucket, sums in zip(row.member, row.bucket, columns, strict=True):
-        yield row.members[member], start_s + bucket * level.bucket_s, Sums(*sums)
+def cells(
+    row: TrafficRow, level: Level, start_s: int, only_s: int | None = None
+) -> Iterator[tuple[str, int, Sums]]:
+    """Yield (member, start of bucket, sums) of a row, or of one of its buckets."""
+    wanted = None if only_s is None else (only_s - start_s) // level.bucket_s
+    for cell, bucket in enumerate(row.bucket):
+        if wanted is None or bucket == wanted:
+            sums = Sums(
+                row.calls[cell],
+                row.failures[cell],
+                row.successes[cell],
+                row.latency_us[cell],
+                row.cost_nano_usd[cell],
+                row.input_tokens[cell],
+                row.output_tokens[cell],
+            )
+            yield row.members[row.member[cell]], start_s + bucket * level.bucket_s, sums

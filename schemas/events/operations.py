@@ -68,11 +68,35 @@ class AlertChanged(Event, frozen=True, kw_only=True):
         return self.alert_id
 
 
+class AnomalyDriver(msgspec.Struct, frozen=True):
+    """Who made the difference: `name` of a `dimension` (user, team, key, target, model, task…).
+
+    `contribution` is its part of the change, `share_before` and `share_after` its parts of what was
+    expected and of what came; `expected` and `actual` are in the anomaly's unit.
+    """
+
+    dimension: str
+    name: str
+    contribution: float
+    share_before: float
+    share_after: float
+    expected: float
+    actual: float
+
+
 class AnomalyChanged(Event, frozen=True, kw_only=True):
-    """An anomaly (ANA-05) was found or has ended."""
+    """An anomaly (ANA-05) was found, has changed or has ended; carries its whole state.
+
+    `metric` is calls, cost_nano_usd or tokens (per minute), failure_rate (0–1) or latency_us (mean);
+    `dimension` the series in which it shows, as ``total:`` or ``user:ada``; `kind` spike, drop,
+    level_shift, trend or new_value; `severity` as an alert's; `status` open or ended. `score` counts
+    the series' own standard deviations. `drivers` begin with the one who made the difference, and
+    are empty when everybody did. `number` counts the changes of this anomaly from 1.
+    """
 
     topic = ANOMALIES
     type = "weir.anomalies.anomaly.changed"
+    version = 2
 
     anomaly_id: str
     metric: str
@@ -86,6 +110,9 @@ class AnomalyChanged(Event, frozen=True, kw_only=True):
     started_at_us: int
     ended_at_us: int | None = None
     explanation: str = ""
+    found_at_us: int | None = None
+    number: int = 0
+    drivers: list[AnomalyDriver] = msgspec.field(default_factory=list)
 
     @property
     def key(self) -> str:
