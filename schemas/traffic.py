@@ -163,7 +163,7 @@ class TrafficTable:
     def bucket(self, level: Level, start_s: int) -> dict[str, Sums]:
         """Return {series: sums} of every series in the bucket that starts then."""
         found: dict[str, Sums] = {}
-        for name, at_s, sums in self._cells(level, start_s - start_s % level.block_s, start_s):
+        for name, _, sums in self._cells(level, start_s - start_s % level.block_s, start_s):
             found[name] = added(found.get(name, NO_SUMS), sums)
         return found
 
