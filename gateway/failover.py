@@ -53,7 +53,10 @@ class Failover:
     @property
     def has_more(self) -> bool:
         """Whether a target of the order is left that was not tried yet, and an attempt for it."""
-        return self._left > 0 and any(one.id not in self._tries for one in self._decision.order)
+        order = self._decision.order
+        if self._left <= 0 or len(order) == 1:
+            return False
+        return any(one.id not in self._tries for one in order)
 
     def failed(self, target: Target, error: UpstreamError) -> None:
         """Note why the target that `next` gave did not answer."""

@@ -101,12 +101,19 @@ class Lane:
 
     def wait_s(self, tokens: int, now_s: float) -> float:
         """Return how long the next call has to wait; for a free place the caller must be woken."""
+        if self.unlimited:
+            return max(self.closed_until_s - now_s, 0.0)
         return max(
             self.closed_until_s - now_s,
             self.requests.wait_s(1, now_s),
             self.tokens.wait_s(tokens, now_s),
             0.0,
         )
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nothing is known of what the vendor allows a minute."""
+        return self.requests.limit is None and self.tokens.limit is None
 
     @property
     def crowded(self) -> bool:
@@ -316,8 +323,9 @@ class Outbound:
         lane.sent += 1
         lane.sent_tokens += turn.tokens
         turn.number, turn.sent_tokens = lane.sent, lane.sent_tokens
-        lane.requests.take(1)
-        lane.tokens.take(turn.tokens)
+        if not lane.unlimited:
+            lane.requests.take(1)
+            lane.tokens.take(turn.tokens)
 
     # --- lanes -------------------------------------------------------------------------------
 

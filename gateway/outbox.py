@@ -190,8 +190,9 @@ class Outbox:
             if len(value) > self.settings.max_record_bytes:
                 bytes_max = self.settings.max_record_bytes
                 raise PayloadTooLarge(f"an event of {len(value)} bytes exceeds {bytes_max}")
-            if name != event.key:  # the events of one request share its key: hash it once
-                name = event.key
+            called = event.key
+            if name != called:  # the events of one request share its key: hash it once
+                name = called
                 key, places = self._places.get(name) or (name.encode(), {1: 0})
             partition = places.get(kind.partitions)
             if partition is None:

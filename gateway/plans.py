@@ -16,7 +16,7 @@ from schemas.access import Grant
 from schemas.discovery import discover
 from schemas.errors import ConfigurationError, InvalidRequest, ModelNotFound, NoTargetAvailable
 from schemas.events.changes import ProviderChanged, RouteChanged, RouteTarget
-from schemas.routing import Target
+from schemas.routing import Decision, Target
 
 AUTO = "auto"
 AUTO_STRATEGY = "task_type"
@@ -63,6 +63,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     by_tags: tuple[str, ...] = ()
     abilities: frozenset[str] = frozenset()
     contexts: list[int] = []
+    decisions: list[Decision] = msgspec.field(default_factory=list)
+    """The one decision that a settled plan comes to, once it was made."""
 
     @property
     def settled(self) -> bool:

@@ -104,12 +104,7 @@ class Router:
         if plan.settled:
             check_surface(plan, ask)
             only = plan.members[0].target
-            remark = self._circuits.remark(only.id)
-            candidate = Candidate(only.id, 1.0, True, "the only target" + remark)
-            name = plan.strategy.name
-            return Decision(
-                only, [only], [candidate], 1.0, name, candidate.reason, plan.last_resort
-            )
+            return _settled(plan, self._circuits.remark(only.id))
         odds = self._current(plan, ask)
         for probe in odds.probes:
             if self._circuits.may_probe(probe.id):
@@ -305,6 +300,18 @@ class Router:
             self._plans.clear()
             self._odds.clear()
             self._seen = seen
+
+
+def _settled(plan: Plan, remark: str) -> Decision:
+    """Return the decision of a plan that leaves none, with what is to be said of the circuit."""
+    if not remark and plan.decisions:
+        return plan.decisions[0]
+    only, reason = plan.members[0].target, "the only target" + remark
+    candidate, name = Candidate(only.id, 1.0, True, reason), plan.strategy.name
+    decision = Decision(only, [only], [candidate], 1.0, name, reason, plan.last_resort)
+    if not remark:
+        plan.decisions.append(decision)
+    return decision
 
 
 def _probing(odds: Odds, probe: Target) -> Decision:

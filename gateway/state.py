@@ -80,16 +80,19 @@ class CachedView(msgspec.Struct, array_like=True):
 class Index(Generic[T]):
     """A value derived from views, computed again at the first look after one of them changed."""
 
-    def __init__(self, build: Callable[[], T], *views: TableView[Any]) -> None:
+    def __init__(
+        self, build: Callable[[], T], first: TableView[Any], *further: TableView[Any]
+    ) -> None:
         self._build = build
-        self._views = views
+        self._first = first
+        self._further = further
         self._stamp = -1
         self._value: T
 
     def __call__(self) -> T:
         # Generations only grow, so their sum changes whenever one of them does.
-        stamp = 0
-        for view in self._views:
+        stamp = self._first.generation
+        for view in self._further:
             stamp += view.generation
         if stamp != self._stamp:
             self._value, self._stamp = self._build(), stamp

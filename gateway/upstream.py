@@ -78,6 +78,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     query: str
     lines: bytes
     headers: dict[str, str]
+    names: frozenset[bytes]
     reference: str | None
     secret: str | None
     signer: Signer | None
@@ -202,9 +203,7 @@ class Upstream:
         method: bytes = b"POST",
     ) -> Connection:
         extra = b"".join(
-            name + b": " + value + b"\r\n"
-            for name, value in headers
-            if name.decode("latin-1") not in endpoint.headers
+            name + b": " + value + b"\r\n" for name, value in headers if name not in endpoint.names
         )
         if endpoint.signer is not None:
             extra += await _signed(endpoint, endpoint.signer, target, body)
@@ -333,6 +332,7 @@ def _endpoint(provider: ProviderChanged, front: ClientDialect, reference: str | 
         query=provider.options.get("query", ""),
         lines=lines_of(provider, headers),
         headers=headers,
+        names=frozenset(name.encode("latin-1") for name in headers),
         reference=reference,
         secret=secret,
         signer=signer,
