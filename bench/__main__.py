@@ -33,6 +33,8 @@ CLAIMS = (
     "detection",
     "conformance",
     "bad_input",
+    "fuzz",
+    "hostile",
     "startup",
     "faults",
     "fault_table",

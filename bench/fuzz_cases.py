@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import requests  # noqa: TID251 - what schemathesis writes bodies with; nothing is sent by it
@@ -116,7 +117,7 @@ def _model(case: Any) -> str | None:
     named: Any = (case.path_parameters or {}).get("model")
     if named is None and isinstance(case.body, dict):
         named = case.body.get("model")
-    return named if isinstance(named, str) else None
+    return unquote(named) if isinstance(named, str) else None
 
 
 def draw_cases(

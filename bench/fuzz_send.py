@@ -68,15 +68,15 @@ class Line:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, data: bytes) -> Answer:
+    async def ask(self, data: bytes, method: str) -> Answer:
         """Return the answer. Raises OSError, EOFError or TimeoutError when none comes."""
         async with asyncio.timeout(ANSWER_S):
             if self._streams is not None:
                 with contextlib.suppress(_Unheard):
-                    return await self._exchange(data)
-            return await self._exchange(data)
+                    return await self._exchange(data, method)
+            return await self._exchange(data, method)
 
-    async def _exchange(self, data: bytes) -> Answer:
+    async def _exchange(self, data: bytes, method: str) -> Answer:
         kept = self._streams is not None
         if self._streams is None:
             self._streams = await asyncio.open_connection(
@@ -94,6 +94,9 @@ class Line:
                 raise _Unheard from error  # it was closed while it lay idle: asked once more
             raise
         status, headers = _parsed(head)
+        if method == "GET" and "event-stream" in headers.get("content-type", ""):
+            await self.close()  # news, which have no end
+            return Answer(status, headers, b"")
         body = await _body(reader, status, headers)
         if headers.get("connection", "").lower() == "close":
             await self.close()
@@ -167,7 +170,7 @@ class Sender:
         begun = time.monotonic()
         row = Row(request.operation, request.mode, digest, 0, 0.0)
         try:
-            answer = await line.ask(data)
+            answer = await line.ask(data, request.method)
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             await line.close()
             row.problem = f"no answer: {type(error).__name__}"

@@ -25,7 +25,7 @@ FITTING = {
 _ASK = "Where is the water?"
 _TURNS = [
     [{"role": "user", "content": _ASK}],
-    [{"role": "user", "content": "\ud83d\ude00 \x00 \u202e" * 3}],
+    [{"role": "user", "content": "😀 \x00 \u202e" * 3}],
     [{"role": "user", "content": _ASK}, {"role": "assistant", "content": ""}],
     [],
 ]

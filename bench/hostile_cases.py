@@ -53,11 +53,11 @@ def cases() -> Iterator[Case]:
     yield Case("body of 33 MiB, in chunks", _too_large, within_s=60.0)
     yield Case("half closed in the head", _half_closed(b"POST /v1/messages HTTP/1.1\r\nHo"))
     yield Case("half closed in the body", _half_closed(_head(100) + b'{"model":'))
-    yield Case("half closed after a request", _half_closed(_GET), rule="left")
+    yield Case("half closed after a request", _half_closed(_GET), rule="left", within_s=5.0)
     yield Case("two thousand requests at once", _saying(_GET * PIPELINED), rule="served")
     yield Case("hangs up in the answer", _hang_up, rule="left", at_once=20)
     for name, frames in _FRAMES.items():
-        yield Case(f"WebSocket: {name}", _saying(_UPGRADE + frames), rule="left")
+        yield Case(f"WebSocket: {name}", _saying(_UPGRADE + frames), rule="left", within_s=5.0)
     yield Case("WebSocket: no key of the handshake", _saying(_UPGRADE.replace(b"Sec-", b"X-")))
     yield Case("WebSocket: behind a running request", _saying(_GET + _UPGRADE), rule="served")
     slow = {"at_once": SLOW_AT_ONCE}

@@ -14,6 +14,8 @@ from bench.hostile_cases import Case, cases
 
 HEARD_MAX = 64 * 1024
 CONNECT_S = 10.0
+MORE_S = 1.0
+"""How long a second answer, to what was smuggled in, is waited for after a refusal."""
 LATE_S = 2.0
 """How much later than its bound an end may be noticed by a busy judge."""
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
@@ -37,6 +39,7 @@ class Ear:
         self._rest = b""
         self.statuses: list[int] = []
         self.closed = False
+        self.heard_s = 0.0
         self.last = b""
 
     async def listen(self) -> None:
@@ -49,6 +52,7 @@ class Ear:
         self.closed = True
 
     def _note(self, data: bytes) -> None:
+        self.heard_s = time.monotonic()
         text = self._rest + data
         end = 0
         for found in _STATUS.finditer(text):
@@ -93,8 +97,12 @@ async def _acted(
 
 
 def _is_over(case: Case, ear: Ear) -> bool:
-    """Return whether a refusal was heard: whether more follows is known when the socket closes."""
-    return case.rule == "refused" and any(status >= 500 for status in ear.statuses)
+    """Return whether it was refused, and no further answer has followed for a while."""
+    return (
+        case.rule != "left"
+        and any(status >= 400 for status in ear.statuses)
+        and time.monotonic() - ear.heard_s > MORE_S
+    )
 
 
 def judged(

@@ -8,15 +8,57 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.frames import Frame
 
-from gateway.websocket import DRAIN
+from gateway.websocket import DRAIN, POLICY_VIOLATION
 
 PING_TIMEOUT_S = 60.0
 """How long a caller may leave a ping unanswered: as long as a slow one may take its answer."""
 
 
+FRAMES_AHEAD, FRAMES_PER_S = 1_000, 100
+"""Frames that a caller may send at once, and for how long: each costs a worker's time, however small."""
+FRAME_BYTES = 64
+"""A frame with so many bytes is worth its own time: long messages in many frames are none too many."""
+SLICE_BYTES = 4 * 1024
+"""What is parsed before the frames are counted: some hundred frames at most."""
+
+
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """The server's side of a connection; a stop lets the running call end, and begins no other."""
+    """The server's side of a connection; a stop lets the running call end, and begins no other.
+
+    Who sends nearly nothing but framing (a message in a million pieces, pings without end) is refused.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, state: ServerState, app_state: dict[str, Any]
+    ) -> None:
+        super().__init__(config, state, app_state)
+        self._frames_left = float(FRAMES_AHEAD)
+        self._counted_s = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        now_s = self.loop.time()
+        earned = (now_s - self._counted_s) * FRAMES_PER_S
+        self._counted_s = now_s
+        self._frames_left = min(FRAMES_AHEAD, self._frames_left + earned)
+        for begin in range(0, len(data), SLICE_BYTES):
+            if self._frames_left < 0 or self.transport.is_closing():
+                return
+            super().data_received(data[begin : begin + SLICE_BYTES])
+
+    def handle_events(self) -> None:
+        for event in self.conn.events:
+            if isinstance(event, Frame):
+                self._frames_left -= max(0.0, 1.0 - len(event.data) / FRAME_BYTES)
+        if self._frames_left >= 0:
+            super().handle_events()
+            return
+        self.stop_keepalive()
+        self.conn.send_close(POLICY_VIOLATION, "too many small frames")
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.transport.close()
 
     def shutdown(self) -> None:
         if self.handshake_complete and not self.close_sent:

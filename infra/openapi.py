@@ -28,6 +28,7 @@ from schemas.errors import WeirError
 
 Document = dict[str, Any]
 REQUEST_ID = {
+    "required": True,
     "description": "names the call in the log and in `GET /api/v1/calls/{request_id}`",
     "schema": {"type": "string"},
 }

@@ -182,6 +182,7 @@ def alerts_router(book: AlertBook, acts: Acts, listeners: Listeners) -> APIRoute
         router.get(
             f"{path}/stream",
             summary="Alerts as they change (SSE)",
+            status_code=200,  # FastAPI reads it off no class of one's own
             response_class=EventStream,
             responses=stream_form,
             **shown,

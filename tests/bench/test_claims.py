@@ -51,9 +51,33 @@ def test_live_tables_are_exact_whatever_dies(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("claim", ["visibility", "bad_input", "conformance", "ledger", "exactness"])
+@pytest.mark.req("GEN-06", "GW-16", "BEY-12")
+def test_no_case_that_the_document_allows_or_forbids_breaks_anything(tmp_path: Path) -> None:
+    ended = _run("fuzz", tmp_path, "--size", "2500")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.req("GW-09", "GEN-05")
+def test_hostile_sockets_are_contained(tmp_path: Path) -> None:
+    ended = _run("hostile", tmp_path, "--size", "1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "visibility",
+        "bad_input",
+        "conformance",
+        "ledger",
+        "exactness",
+        "fuzz",
+        "hostile",
+    ],
+)
 def test_one_spoilt_record_fails_the_claim(claim: str, tmp_path: Path) -> None:
     size = {"visibility": "50", "bad_input": "1", "conformance": "1", "ledger": "800"}
+    size |= {"fuzz": "800", "hostile": "1"}
     ended = _run(claim, tmp_path, "--size", size.get(claim, "10000"), "--sabotage")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert '"pass": false' in ended.stdout

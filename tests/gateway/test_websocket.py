@@ -1,5 +1,6 @@
 """Calls over a WebSocket, by a client library on a real socket."""
 
+import contextlib
 import json
 import time
 from decimal import Decimal
@@ -268,3 +269,23 @@ def test_a_stop_lets_the_running_call_end(sandbox: Served, tmp_path: Path) -> No
         response = worker.responses()[-1]
     assert response.outcome == "success"
     assert len(worker.responses()) == 1
+
+
+@pytest.mark.parametrize("pieces", [100_000, 3_000])
+def test_nearly_nothing_but_framing_is_refused(worker: Worker, pieces: int) -> None:
+    empty = b"\x00\x80" + b"\x00" * 4  # a piece of a message without a byte in it
+    with opened(worker) as socket:
+        with contextlib.suppress(OSError):  # it was refused before all of it was sent
+            socket.socket.sendall(b"\x01\x80" + b"\x00" * 4 + empty * pieces)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+    told = closed.value.rcvd  # lost where the rest of what was sent met a closed socket
+    assert told is None or (told.code, told.reason) == (1008, "too many small frames")
+    assert worker.request("GET", "/health")[0] == 200
+
+
+def test_a_long_message_may_come_in_many_pieces(worker: Worker) -> None:
+    body = json.dumps({"prompt": "word " * 60_000, "modelId": MODEL, "maxTokens": 5})
+    with opened(worker) as socket:
+        socket.send(body[start : start + 100] for start in range(0, len(body), 100))
+        assert hear(socket)["type"] == "started"

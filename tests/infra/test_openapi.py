@@ -1,6 +1,7 @@
 """The OpenAPI document: valid as 3.1, and of the whole surface."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import jsonschema
 import msgspec
@@ -11,6 +12,9 @@ from gateway.app import CALLS, MODEL_LISTS
 from gateway.dialects.neutral import ClientDialect
 from gateway.dialects.registry import dialects
 from gateway.generate import GENERATE
+from infra.alerting.component import Alerting
+from infra.alerting.outstanding import DELIVERY
+from infra.audit import Auditor
 from infra.control import build
 from infra.door import Keys
 from infra.openapi_calls import EXAMPLES, error_form, form_of
@@ -88,3 +92,12 @@ def test_a_form_is_what_all_samples_share() -> None:
         "properties": {"a": {"type": ["number"]}, "b": {"type": ["null", "string"]}},
         "required": ["a", "b"],
     }
+
+
+@pytest.mark.req("GEN-06")
+def test_a_stream_of_news_is_told_like_every_answer() -> None:
+    log: Any = Mock()
+    alerting = Alerting(log, DELIVERY, Auditor(log))
+    document = build(Keys(TableView(KeyChanged), "token"), alerting.routers).openapi()
+    told = document["paths"]["/api/v1/admin/alerts/stream"]["get"]["responses"]["200"]
+    assert "text/event-stream" in told["content"]
