@@ -89,7 +89,7 @@ def simulate(
     loop = Loop(rules, names)
     rng = np.random.default_rng([seed, 22])
     peak = RATE_PER_S / 3 * 60
-    for event in configuration(world, {"a": int(peak * 3.2), "c": int(peak * 20)}):
+    for event in configuration(world, {"a": int(peak * 4), "c": int(peak * 40)}):
         loop.tell(event)
     harm = next(item for item in expected if item.harmful)
     cost = next(item for item in expected if item.rule == "cost")
@@ -181,7 +181,7 @@ def _broken(acts: list[OptimizerActed]) -> int:
 
 def _concerns(act: OptimizerActed, item: Expected, origin_s: float) -> bool:
     within = item.start_s <= _at_s(act, origin_s) <= item.end_s + RULES.window_s + 60
-    whole = item.rule in {"load", "cost"}
+    whole = item.harmful or item.rule in {"load", "cost"}
     return within and (whole or act.target == item.target)
 
 

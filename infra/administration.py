@@ -16,11 +16,13 @@ from infra.commands import Commands
 from infra.entities import BUDGET, KINDS
 from schemas.events.changes import Change, KeyChanged
 from schemas.events.configuration import ConfigurationApplied
+from schemas.events.optimizer import OptimizerRuleChanged
 from schemas.log import Log
 
 EVENTS: tuple[type[Change], ...] = (
     KeyChanged,
     ConfigurationApplied,
+    OptimizerRuleChanged,
     *(kind.event for kind in KINDS),
 )
 

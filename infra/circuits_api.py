@@ -54,6 +54,10 @@ class CircuitBoard:
         """The views that this board is made of."""
         return [self._rows, self._changes]
 
+    def change(self, target: str) -> CircuitChanged | None:
+        """Return what was last decided of a target's circuit."""
+        return self._changes.get(target)
+
     def states(self) -> list[CircuitBreakerState]:
         """Return every circuit of a target that was ever called."""
         rows: dict[str, list[CircuitRow]] = {target: [] for target in self._changes.entries}

@@ -24,6 +24,7 @@ from infra.cli_budget import commands as budget_commands
 from infra.cli_config import app as config_commands
 from infra.cli_config import export_commands, import_commands
 from infra.cli_data import app as data_commands
+from infra.cli_optimizer import commands as optimizer_commands
 from infra.cli_providers import commands as provider_commands
 from infra.cli_route import route_commands
 from infra.settings import load
@@ -41,6 +42,7 @@ app.add_typer(key_commands, name="keys")
 app.add_typer(budget_commands, name="budget")
 app.add_typer(alert_commands, name="alerts")
 app.add_typer(route_commands, name="route")
+app.add_typer(optimizer_commands, name="optimizer")
 app.add_typer(provider_commands, name="providers")
 app.add_typer(export_commands, name="export")
 app.add_typer(import_commands, name="import")

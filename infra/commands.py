@@ -77,9 +77,14 @@ class Commands:
         """Every view, for `Log.follow`."""
         return list(self._views.values())
 
+    def view_of(self, kind: type[C]) -> CommandView[C]:
+        """The view of one kind, read or not."""
+        view: CommandView[Any] = self._views[kind]
+        return view
+
     def view(self, kind: type[C]) -> CommandView[C]:
         """The view of one kind. Raises Unavailable before it was read once."""
-        view: CommandView[Any] = self._views[kind]
+        view = self.view_of(kind)
         if not view.caught_up.is_set():
             raise Unavailable("control has not read its configuration yet", retry_after_seconds=1.0)
         return view

@@ -32,6 +32,7 @@ from infra.metrics import metrics_router
 from infra.repricing import Repricing
 from infra.secret_files import operator_token
 from infra.settings import circuit_rules, load
+from infra.steering.component import Steering
 from infra.system import system_router
 from infra.words import settings_of
 from schemas import __version__
@@ -107,7 +108,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         for name, component in COMPONENTS.items()
     }
     components["administration"] = administration = Administration(log)
-    components["alerts"] = Alerting(log, settings.alerts, administration.desk.auditor)
+    components["alerts"] = alerting = Alerting(log, settings.alerts, administration.desk.auditor)
     components["repricing"] = Repricing(log, settings.weir_home / "repricing.json")
     keys, tenants, heartbeats = (
         TableView(KeyChanged),
@@ -122,6 +123,10 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     views += board.views
     budgets = BudgetBoard()
     views += budgets.views
+    boards, training = (board, budgets), components["trainer"]
+    components["steering"] = Steering(
+        log, administration, alerting, training, boards, heartbeats, projected.status
+    )
     commerce = Commerce()
     views += commerce.views
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)

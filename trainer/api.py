@@ -78,6 +78,22 @@ class TrainingDesk:
         return run
 
 
+def requested_run() -> TriggerFired:
+    """Return the event by which a person starts a run on the feedback so far."""
+    at_us = now_us()
+    return TriggerFired(
+        event_id=uuid7(),
+        occurred_at_us=at_us,
+        trigger_id=f"{REQUESTED}#{uuid7()}",
+        scope=REQUESTED,
+        reason=REQUESTED,
+        count=0,
+        threshold=0,
+        since_us=0,
+        until_us=at_us,
+    )
+
+
 def _runs(desk: TrainingDesk) -> APIRouter:
     router = APIRouter(prefix="/api/model-training", tags=["training"])
 
@@ -89,18 +105,7 @@ def _runs(desk: TrainingDesk) -> APIRouter:
 
     @router.post("/training-jobs", status_code=202, summary="Start a run on the feedback so far")
     async def start_run() -> Response:
-        now = now_us()
-        event = TriggerFired(
-            event_id=uuid7(),
-            occurred_at_us=now,
-            trigger_id=f"{REQUESTED}#{uuid7()}",
-            scope=REQUESTED,
-            reason=REQUESTED,
-            count=0,
-            threshold=0,
-            since_us=0,
-            until_us=now,
-        )
+        event = requested_run()
         await desk.log.publish(event)
         url = f"/api/model-training/training-jobs/{event.event_id}"
         return _json({"job_id": event.event_id, "status_url": url}, 202)

@@ -27,13 +27,13 @@ class Alerting:
         self._turn = GroupTurn(log.connection)
         self._deliverer = Deliverer(log, settings, send, self._turn)
         self._listeners = Listeners("/admin/alerts/stream", settings.listeners_max)
-        self._acts = Acts(log, self.book, auditor)
+        self.acts = Acts(log, self.book, auditor)
         self.book.hear(self._tell)
 
     @property
     def routers(self) -> Sequence[APIRouter]:
         """The endpoints."""
-        return [alerts_router(self.book, self._acts, self._listeners)]
+        return [alerts_router(self.book, self.acts, self._listeners)]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow and deliver until `stop`."""

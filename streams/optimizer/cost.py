@@ -15,6 +15,8 @@ from streams.optimizer.scene import DAY_S, Scene, Sums
 
 FLOOR = 0.25
 HALF_HOUR_US = 1_800_000_000
+COMPARED_MIN = 50
+"""Calls of each from which on what they really cost is compared: lengths of answers differ much."""
 KEPT = 0.5
 """The reason has gone when the saving is below this part of the threshold."""
 _PER_TOKEN = 1_000_000
@@ -64,8 +66,8 @@ def _best(
 
 def _own(scene: Scene, peer: str, calls: Sums) -> Sums:
     """Whose length of answers to count with: the alternative's own, where it is known."""
-    known = scene.memory.recent(peer, scene.until_us - HALF_HOUR_US, scene.until_us)
-    return known if known.completed >= scene.rules.calls_min else calls
+    known = scene.usual(peer, DAY_S)
+    return known.every if known is not None and known.every.completed else calls
 
 
 def _cost(price: PriceChanged, asked: Sums, answered: Sums) -> float | None:
@@ -116,7 +118,7 @@ def judge(scene: Scene, acted: OptimizerActed) -> tuple[str, float | None]:
         if failing < scene.rules.alpha:
             return WORSE, after
     mine, other = here.cost_per_call, there.cost_per_call
-    if mine is None or other is None or min(here.priced, there.priced) < least:
+    if mine is None or other is None or min(here.priced, there.priced) < COMPARED_MIN:
         return UNCLEAR, after
     if other >= mine:
         return WORSE, after

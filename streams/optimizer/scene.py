@@ -165,6 +165,17 @@ class Memory:
             for row in blocks.get((RECENT_S, index * RECENT_S), {}).values()
         )
 
+    def hours(self, target: str, at_us: int, reach_s: int) -> Sums:
+        """Return the sums of the hours that reach back so far, the running one included."""
+        end_s = at_us // 1_000_000
+        first = (end_s - reach_s) // HOUR_S
+        blocks = self._blocks.get(target, {})
+        return total(
+            row
+            for index in range(first, end_s // HOUR_S + 1)
+            for row in blocks.get((HOUR_S, index * HOUR_S), {}).values()
+        )
+
     def baseline(self, target: str, at_us: int, reach_s: int) -> Baseline:
         """Return what was usual until an hour ago; summed once an hour, since the blocks are hours."""
         hour = at_us // 1_000_000 // HOUR_S

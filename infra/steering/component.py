@@ -1,0 +1,63 @@
+"""What control runs and serves of this package."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter
+
+from infra.administration import Administration
+from infra.alerting.component import Alerting
+from infra.budgets_api import BudgetBoard
+from infra.circuits_api import CircuitBoard
+from infra.steering.acts import SteeringActs
+from infra.steering.api import steering_router
+from infra.steering.board import Sources, SteeringBoard
+from schemas.events.changes import ProviderChanged
+from schemas.events.operations import Heartbeat
+from schemas.log import Log, TableView
+from trainer.api import TrainingDesk
+
+
+class Steering:
+    """The state of the whole; what others follow already it only looks at."""
+
+    def __init__(
+        self,
+        log: Log,
+        administration: Administration,
+        alerting: Alerting,
+        training: object,
+        boards: tuple[CircuitBoard, BudgetBoard],
+        heartbeats: TableView[Heartbeat],
+        monitoring: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._log = log
+        assert isinstance(training, TrainingDesk)
+        circuits, budgets = boards
+        sources = Sources(
+            circuits,
+            budgets,
+            alerting.book,
+            heartbeats,
+            administration.commands.view_of(ProviderChanged),
+            training.journal,
+            training.versions,
+        )
+        self._board = SteeringBoard(sources)
+        acts = SteeringActs(log, administration.desk, self._board, circuits, alerting.acts)
+        self.routers: Sequence[APIRouter] = [steering_router(self._board, acts, monitoring)]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow the log until `stop`."""
+        await self._log.follow(self._board.views, stop)
+
+    def ready(self) -> str | None:
+        """It tells what it knows: no reason not to serve."""
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """Whether the optimizer looks, and how many changes are in force."""
+        return {"optimizer_runs": self._board.runs, "changes_in_force": len(self._board.live())}

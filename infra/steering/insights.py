@@ -1,0 +1,86 @@
+"""Recommendations (ANA-12): from what was measured, each with its figures and the action that does it."""
+
+from __future__ import annotations
+
+from infra.steering.board import CALLS_MIN, UNHEALTHY, SteeringBoard
+from infra.steering.forms import Insight
+
+LIMIT_ROOM = 1.2
+"""A budget that is short is proposed with so many times its limit."""
+
+
+def insights(board: SteeringBoard) -> list[Insight]:
+    """Return what is worth doing, the greatest effect first."""
+    found = [*_proposals(board), *_providers(board), *_budgets(board)]
+    return sorted(found, key=lambda one: (-one.effect, one.id))
+
+
+def _proposals(board: SteeringBoard) -> list[Insight]:
+    """Changes that the optimizer would make if its rule let it."""
+    found = []
+    for act in board.proposals():
+        share = act.share_before or 0.0
+        to = f" to {act.alternative}" if act.alternative else ""
+        found.append(
+            Insight(
+                id=f"proposal:{act.target}",
+                kind="proposal",
+                title=f"Shift {1 - act.factor:.0%} of the calls of {act.target}{to}: {act.reason}",
+                effect=round(share * (1 - act.factor), 4),
+                data={
+                    "rule": act.rule,
+                    "metric": act.metric,
+                    "before": act.before,
+                    "share": act.share_before,
+                    "evidence": act.evidence,
+                },
+                action="apply_change",
+                params={"target": act.target},
+            )
+        )
+    return found
+
+
+def _providers(board: SteeringBoard) -> list[Insight]:
+    """Providers that fail so much that they had better not be called."""
+    return [
+        Insight(
+            id=f"provider:{one.name}",
+            kind="provider",
+            title=f"Take {one.name} out: {one.success_rate:.0%} of its calls succeed",
+            effect=round(one.share * (1 - one.success_rate), 4),
+            data={"success_rate": one.success_rate, "tasks": one.tasks, "share": one.share},
+            action="set_provider_enabled",
+            params={"provider": one.name, "enabled": False},
+        )
+        for one in board.providers()
+        if one.status == "unhealthy"
+        and one.success_rate is not None
+        and one.success_rate < UNHEALTHY
+        and one.tasks + 1 >= CALLS_MIN
+    ]
+
+
+def _budgets(board: SteeringBoard) -> list[Insight]:
+    """Budgets whose limit is reached, or nearly so."""
+    found = []
+    for one in board.whole_budgets():
+        if one.status == "ok":
+            continue
+        limits = {
+            name: str(round(float(value) * LIMIT_ROOM, 2))
+            for name in ("daily_limit_usd", "monthly_limit_usd", "total_limit_usd")
+            if (value := getattr(one, name)) is not None
+        }
+        found.append(
+            Insight(
+                id=f"budget:{one.id}",
+                kind="budget",
+                title=f"Raise the budget {one.id}: {one.percent:.0f}% of it is spent",
+                effect=round(one.percent / 100 - 1.0, 4),
+                data={"limit": one.limit, "spent": one.spent, "projected": one.projected},
+                action="update_budget",
+                params={"budget_id": one.id, **limits},
+            )
+        )
+    return found

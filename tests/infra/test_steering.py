@@ -1,0 +1,321 @@
+"""The state of the whole and what people may do about it: pure views, a log in memory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from infra.admin_desk import Desk
+from infra.administration import EVENTS
+from infra.alerting.api import Acts as AlertActs
+from infra.alerting.book import AlertBook
+from infra.audit import Auditor
+from infra.budgets_api import BudgetBoard
+from infra.circuits_api import CircuitBoard
+from infra.commands import Commands
+from infra.control import build
+from infra.door import Keys
+from infra.steering.acts import SteeringActs
+from infra.steering.api import steering_router
+from infra.steering.board import Sources, SteeringBoard
+from schemas.circuits import RULES
+from schemas.codec import encode
+from schemas.event import Event
+from schemas.events.changes import BudgetChanged, KeyChanged, ModelVersionChanged, ProviderChanged
+from schemas.events.circuits import CircuitChanged
+from schemas.events.operations import AlertChanged, Heartbeat
+from schemas.events.optimizer import (
+    OptimizationRequested,
+    OptimizerActed,
+    OptimizerRan,
+    OptimizerRuleChanged,
+    PerformanceRow,
+)
+from schemas.events.training import TriggerFired
+from schemas.log import Log, Position, Record, TableView
+from trainer.journal import Journal
+
+HOUR_S = 3600
+NOW_S = 1_790_000_000 // HOUR_S * HOUR_S + 600
+NOW = NOW_S * 1_000_000
+META: dict[str, Any] = {"event_id": "e", "occurred_at_us": NOW}
+
+
+class MemoryLog:
+    """Appends to a list and to the views that follow; the rest of a log is not asked for."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.views: list[TableView[Any]] = []
+
+    async def publish(self, event: Event, **_: object) -> Position:
+        self.events.append(event)
+        self.tell(event)
+        return Position(event.topic.name, 0, len(self.events))
+
+    def tell(self, event: Event) -> None:
+        headers = (("ce_id", event.event_id.encode()),)
+        record = Record(event.topic.name, 0, 0, 0, event.key.encode(), encode(event), headers)
+        for view in self.views:
+            if view.topic is event.topic:
+                view.apply(record)
+
+
+class Noted(Auditor):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str]] = []
+
+    async def record(
+        self, actor: str, action: str, subject: str, detail: Mapping[str, str] | None = None
+    ) -> None:
+        del detail
+        self.told.append((actor, action, subject))
+
+
+class Place:
+    """A control's steering without a broker."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        log: Any = self.log
+        typed: Log = log
+        self.commands = Commands(typed, EVENTS)
+        self.audit = Noted()
+        self.circuits = CircuitBoard(RULES, lambda: NOW)
+        self.alerts = AlertBook()
+        beats = TableView(Heartbeat)
+        budgets = BudgetBoard(lambda: NOW)
+        sources = Sources(
+            self.circuits,
+            budgets,
+            self.alerts,
+            beats,
+            self.commands.view_of(ProviderChanged),
+            Journal(),
+            TableView(ModelVersionChanged),
+        )
+        self.board = SteeringBoard(sources, lambda: NOW)
+        views = [*self.board.views, *self.circuits.views, *budgets.views]
+        self.log.views = [*views, *self.commands.views, self.alerts, beats]
+        for view in self.log.views:
+            view.caught_up.set()
+        acts = SteeringActs(
+            typed,
+            Desk(self.commands, self.audit),
+            self.board,
+            self.circuits,
+            AlertActs(typed, self.alerts, self.audit),
+        )
+        router = steering_router(self.board, acts, lambda: {"lag": 0})
+        app = build(Keys(TableView(KeyChanged), "token"), [router])
+        self.client = TestClient(app, headers={"Authorization": "Bearer token"})
+        for name in ("a", "b"):
+            self.log.tell(
+                ProviderChanged(
+                    **META,
+                    entity_version=1,
+                    actor="x",
+                    name=name,
+                    dialect="openai",
+                    base_url="http://x",
+                )
+            )
+        self.log.tell(Heartbeat(**META, part="streams", instance="0", started_at_us=0, lag=0))
+        modes = {"cost": "on", "error_rate": "propose"}
+        self.log.tell(OptimizerRan(**META, targets=2, acted=0, modes=modes))
+
+    def called(self, target: str, calls: int, failures: int, hours_ago: int = 0) -> None:
+        start_s = (NOW_S // HOUR_S - hours_ago) * HOUR_S
+        self.log.tell(
+            PerformanceRow(
+                **META,
+                entity=f"3600:{hours_ago}:{target}",
+                partition=0,
+                offset=1,
+                target=target,
+                seconds=HOUR_S,
+                start_s=start_s,
+                calls=calls,
+                failures=failures,
+                answer={},
+                busy_us=calls * 200_000,
+                completed=calls - failures,
+                input_tokens=0,
+                output_tokens=0,
+                priced=calls - failures,
+                cost_nano_usd=10**9,
+            )
+        )
+
+    def acted(self, state: str, **fields: Any) -> OptimizerActed:
+        event = OptimizerActed(
+            **META,
+            action_id="error_rate:a/m#1",
+            rule="error_rate",
+            target="a/m",
+            reason="30 of 100 calls failed, more than 20%",
+            metric="error_rate",
+            state=state,
+            expires_at_us=NOW + 1,
+            factor=0.5,
+            number=1,
+            share_before=0.4,
+            **fields,
+        )
+        self.log.tell(event)
+        return event
+
+    def health(self) -> Any:
+        return self.client.get("/api/ai/health").json()
+
+    def act(self, action: str, status: int | None = None, **params: Any) -> Any:
+        answer = self.client.post("/api/ai/health", json={"action": action, "params": params})
+        assert status is None or answer.status_code == status, answer.text
+        return answer.json()
+
+
+@pytest.mark.req("ANA-13")
+def test_the_whole_is_healthy_degraded_or_unhealthy() -> None:
+    place = Place()
+    place.called("a/m", 60, 0)
+    place.called("b/m", 40, 0)
+    place.called("b/m", 100, 0, hours_ago=5)
+    body = place.health()
+    assert (body["status"], body["reasons"], body["success_rate"]) == ("healthy", [], 1.0)
+    assert body["refresh_seconds"] == 30
+    assert body["total_cost_usd"] == "3"
+    assert body["average_latency_ms"] == 200.0
+    a, b = body["providers"]
+    assert (a["name"], a["status"], a["tasks"], a["share"]) == ("a", "healthy", 60, 0.3)
+    assert (b["tasks"], b["cost_usd"], b["circuit"]) == (140, "2", "closed")
+    place.called("b/m", 40, 20)
+    assert place.health()["status"] == "degraded"
+    place.called("a/m", 60, 50)
+    assert place.health()["status"] == "unhealthy"
+
+
+@pytest.mark.req("ANA-13", "RT-09")
+def test_changes_in_force_and_their_rules_are_told() -> None:
+    place = Place()
+    place.acted("active", before=0.12, after=0.05)
+    body = place.health()
+    assert body["rules"] == [
+        {"rule": "cost", "mode": "on", "targets": []},
+        {"rule": "error_rate", "mode": "propose", "targets": ["a/m"]},
+    ]
+    (act,) = body["optimization"]["active"]
+    assert (act["target"], act["keeps"], act["before"]) == ("a/m", 0.5, 0.12)
+    page = place.client.get("/routing/optimizer").json()
+    assert (page["total"], page["items"][0]["reason"]) == (1, act["reason"])
+
+
+@pytest.mark.req("ANA-15")
+def test_what_acts_by_itself_tells_its_gain() -> None:
+    place = Place()
+    place.acted("active", before=0.12, after=0.06, verdict="helped")
+    body = place.client.get("/api/phase3/status").json()
+    assert body["optimizer"]["running"] is True
+    assert body["optimizer"]["active_rules"] == ["cost", "error_rate"]
+    assert body["optimizer"]["changes"] == {"active": 1}
+    assert body["optimizer"]["gain"] == {"error_rate": 0.5}
+    assert body["monitoring"] == {"streams_alive": True, "alerts": 0, "lag": 0}
+
+
+@pytest.mark.req("ANA-14")
+def test_rules_are_turned_off_and_on_and_asked_to_look() -> None:
+    place = Place()
+    assert place.act("disable_rule", 200, rule="cost")["result"]["mode"] == "off"
+    assert place.act("enable_rule", 200, rule="cost", mode="propose")["status"] == "done"
+    found = [it for it in place.log.events if isinstance(it, OptimizerRuleChanged)]
+    assert [(it.mode, it.entity_version) for it in found] == [("off", 1), ("propose", 2)]
+    place.act("run_optimization", 202)
+    assert isinstance(place.log.events[-1], OptimizationRequested)
+    assert ("operator", "optimizer.off", "optimizer:cost") in place.audit.told
+    assert place.act("enable_rule", 404, rule="none")["error"]["code"] == "not_found"
+    assert "mode" in place.act("enable_rule", 422, rule="cost", mode="x")["error"]["details"][0]
+
+
+@pytest.mark.req("ANA-14")
+def test_circuits_providers_budgets_training_and_alerts() -> None:
+    place = Place()
+    place.act("reset_circuit", 409, target="a/m")
+    opened = CircuitChanged(
+        **META,
+        target="a/m",
+        provider="a",
+        model="m",
+        state="open",
+        number=3,
+        since_us=NOW,
+        openings=1,
+        opened_at_us=NOW,
+        next_probe_at_us=NOW + 1,
+        failure_count=5,
+        success_count=0,
+        last_failure_at_us=NOW,
+        reason="5 failures in a row",
+    )
+    place.log.tell(opened)
+    place.act("reset_circuit", 202, target="a/m")
+    closed = place.log.events[-1]
+    assert isinstance(closed, CircuitChanged)
+    assert (closed.state, closed.number, closed.actor) == ("closed", 4, "operator")
+    place.act("set_provider_enabled", 200, provider="a", enabled=False)
+    off = place.log.events[-1]
+    assert isinstance(off, ProviderChanged)
+    assert (off.enabled, off.base_url, off.entity_version) == (False, "http://x", 2)
+    budget = BudgetChanged(
+        **META, entity_version=1, actor="x", budget_id="b1", scope="global", daily_limit_nano_usd=1
+    )
+    place.log.tell(budget)
+    place.act("update_budget", 200, budget_id="b1", daily_limit_usd="5")
+    raised = place.log.events[-1]
+    assert isinstance(raised, BudgetChanged)
+    assert raised.daily_limit_nano_usd == 5 * 10**9
+    place.act("trigger_fine_tuning", 202)
+    assert isinstance(place.log.events[-1], TriggerFired)
+    alert = AlertChanged(
+        **META,
+        alert_id="x",
+        alert_type="t",
+        severity="error",
+        scope="s",
+        status="open",
+        message="it burns",
+    )
+    place.log.tell(alert)
+    assert place.health()["alerts"][0]["message"] == "it burns"
+    place.act("acknowledge_alert", alert_id="x")
+    known = place.alerts.get("x")
+    assert known is not None
+    assert known.status == "acknowledged"
+
+
+@pytest.mark.req("ANA-14", "GW-16")
+def test_what_cannot_be_done_is_said() -> None:
+    place = Place()
+    assert "update_budget" in place.act("dance", 422)["error"]["details"][0]
+    assert "params.target" in place.act("reset_circuit", 422)["error"]["details"][0]
+    assert place.log.events == []
+
+
+@pytest.mark.req("ANA-12")
+def test_insights_are_ranked_and_applied() -> None:
+    place = Place()
+    place.acted("proposed", before=0.12)
+    place.called("b/m", 100, 60)
+    body = place.client.get("/admin/analytics/insights").json()
+    assert [(one["id"], one["effect"]) for one in body["items"]] == [
+        ("provider:b", 0.6),
+        ("proposal:a/m", 0.2),
+    ]
+    answer = place.client.post("/admin/analytics/insights/proposal:a/m/apply")
+    assert answer.status_code == 202
+    applied = place.log.events[-1]
+    assert isinstance(applied, OptimizerActed)
+    assert (applied.state, applied.actor, applied.number) == ("active", "operator", 2)
+    assert place.audit.told[-1][1] == "optimizer.apply"
+    assert place.client.post("/admin/analytics/insights/none/apply").status_code == 404
