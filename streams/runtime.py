@@ -77,7 +77,6 @@ class FoldRunner:
         app.finalize()
         _read_from_cursors(app, self._positions)
         _hand_over_chunks(app)
-        _quiet_producer_buffer(app)
         await app.start()
         waits: list[asyncio.Future[Any]] = [
             asyncio.create_task(stop.wait()),
@@ -360,11 +359,6 @@ def _chunk(tp: TP, records: Iterable[Any], generation: int) -> Message:
     )
 
 
-def _quiet_producer_buffer(app: faust.App) -> None:
-    """Silence Faust's warnings of a full buffer: `_publish` sends and awaits, past it."""
-    app.producer.buffer.max_messages = 100_000
-
-
 def _quiet_loggers() -> None:
     """Faust tells of every service that it starts, aiokafka of each attempt to reach a broker.
 
@@ -382,33 +376,66 @@ async def _crash_of(app: faust.App) -> None:
 
 def _options(fold: AnyFold, settings: StreamsSettings, connection: Connection) -> dict[str, Any]:
     """Return the settings of the Faust app; what is not said here is Faust's default."""
-    folder = settings.data_dir / fold.name
-    folder.mkdir(parents=True, exist_ok=True)  # Faust wants the parent of its datadir to exist
     return {
         "broker": [f"kafka://{address}" for address in connection.bootstrap.split(",")],
         "broker_credentials": _credentials(connection),
-        "env_prefix": "WEIR_FAUST_",  # else BROKER_URL and the like of the environment win
         "autodiscover": False,
         "store": "memory://",
-        "datadir": str(folder),
         "web_enabled": False,
+        "stream_wait_empty": False,
+        "producer_acks": -1,
+        "producer_linger": 0.0,  # a step's rows are sent together; waiting would only add up
+        "producer_compression_type": "zstd",
+        "producer_max_request_size": 16 * 1024 * 1024,
+        **_deaf_to_the_environment(),
+        **_folder(fold, settings),
+        **_no_topics_of_its_own(fold),
+        **_static_member(fold, settings),
+        **_bounded(settings),
+    }
+
+
+def _deaf_to_the_environment() -> dict[str, Any]:
+    """Return another prefix of variables: BROKER_URL and the like would win over what we say."""
+    return {"env_prefix": "WEIR_FAUST_"}
+
+
+def _folder(fold: AnyFold, settings: StreamsSettings) -> dict[str, Any]:
+    """Return the folder that Faust wants, whose parent it does not make."""
+    folder = settings.data_dir / fold.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return {"datadir": str(folder)}
+
+
+def _no_topics_of_its_own(fold: AnyFold) -> dict[str, Any]:
+    """Keep Faust from declaring topics: it would make a missing source with its own settings."""
+    return {
+        "topic_allow_declare": False,
         "topic_disable_leader": True,
-        "topic_allow_declare": False,  # a missing changelog would be made with wrong settings
         "topic_partitions": fold.source.partitions,
         "table_standby_replicas": 0,
-        # Static membership: caught up seconds after a kill, not when a session has timed out.
+    }
+
+
+def _static_member(fold: AnyFold, settings: StreamsSettings) -> dict[str, Any]:
+    """Give the process a name in its group, and so its partitions back at once after a death.
+
+    Else they wait until the session of the dead one has timed out.
+    """
+    return {
         "consumer_group_instance_id": f"weir-{fold.name}-{settings.worker}",
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": settings.session_timeout_s / 5,
         "broker_request_timeout": max(30.0, settings.session_timeout_s),
+    }
+
+
+def _bounded(settings: StreamsSettings) -> dict[str, Any]:
+    """Bound what waits in memory: Faust's buffer counts messages, and ours are whole chunks."""
+    return {
         "broker_max_poll_records": settings.batch_records_max,
-        "stream_buffer_maxsize": _CHUNKS_MAX,  # of chunks
+        "stream_buffer_maxsize": _CHUNKS_MAX,
         "consumer_max_fetch_size": 4 * 1024 * 1024,
-        "stream_wait_empty": False,
-        "producer_acks": -1,
-        "producer_linger": 0.0,  # a batch's rows are sent together; waiting would only add up
-        "producer_compression_type": "zstd",
-        "producer_max_request_size": 16 * 1024 * 1024,
     }
 
 
