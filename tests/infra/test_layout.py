@@ -2,6 +2,8 @@
 
 import ast
 import importlib.metadata
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,16 @@ def test_a_heavy_library_stays_in_its_place(library: str, places: tuple[str, ...
         if package not in places:
             for path in modules(package):
                 assert library not in imported(path), path
+
+
+def test_a_worker_imports_nothing_heavy() -> None:
+    """What a worker imports is time before its first answer, and memory of every one of them."""
+    heavy = "duckdb faiss faust fastapi numpy openai anthropic pandas scipy statsmodels torch transformers"
+    program = f"import sys, gateway.app; print(*set({heavy.split()!r}) & sys.modules.keys())"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == []
 
 
 def test_the_sandbox_shares_no_code_with_the_gateway() -> None:
