@@ -41,6 +41,8 @@ CLAIMS = (
     "budget_race",
     "ledger",
     "revocation",
+    "alerts",
+    "realtime",
     "retraining",
 )
 LONGEST_S = 3_600

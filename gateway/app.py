@@ -18,7 +18,7 @@ from gateway.attempts import refuse
 from gateway.batches.desk import BatchDesk
 from gateway.batches.openai_api import VendorsFile
 from gateway.client import Client, Headers
-from gateway.control_link import ControlLink
+from gateway.control_link import LIVE_SOCKETS, ControlLink
 from gateway.dialects.anthropic_messages import ANTHROPIC
 from gateway.dialects.gemini_chat import GEMINI
 from gateway.dialects.neutral import ClientDialect, Fields
@@ -226,6 +226,9 @@ class App:
     async def serve_socket(self, socket: Socket) -> None:
         """Serve one WebSocket."""
         request_id = new_request_id()
+        if socket.scope["path"] in LIVE_SOCKETS:
+            await self._live(socket, request_id)
+            return
         if socket.scope["path"] not in SOCKETS:
             error = NotFound("no WebSocket is served here", action=f"Connect to {SOCKETS[0]}.")
             await socket.deny(404, GENERATE.write_error(error, 404, request_id))
@@ -241,6 +244,16 @@ class App:
             await socket.close(CLOSE_CODES.get(error.status, TRY_AGAIN_LATER), error.message)
             return
         await socket.serve(lambda client: self._call(client, GENERATE_SOCKET))
+
+    async def _live(self, socket: Socket, request_id: str) -> None:
+        """Pass on what control tells of right now, a message each time."""
+        await socket.accept()
+        try:
+            await socket.pour(self._control.events(socket.exchange(), request_id))
+        except WeirError as error:
+            await socket.close(CLOSE_CODES.get(error.status, TRY_AGAIN_LATER), error.message)
+            return
+        await socket.close(TRY_AGAIN_LATER, "control has ended the stream: connect again")
 
     # --- own answers -------------------------------------------------------------------------
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+
 from gateway.client import Client, Headers
 from gateway.http1 import Connection, Origin, Pool
-from schemas.errors import Unavailable, UpstreamError
+from schemas.errors import (
+    AuthenticationFailed,
+    PermissionDenied,
+    Unavailable,
+    UpstreamError,
+    WeirError,
+)
 
 CONNECT_S = 2.0
 ANSWER_S = 120.0
 SILENCE_S = 120.0
+LIVE_SOCKETS = frozenset(
+    f"{prefix}/admin/{path}/realtime"
+    for prefix in ("", "/api/v1")
+    for path in ("dashboard", "cost")
+)
+"""Streams of control that are served as WebSockets too."""
 _OURS = frozenset(
     {
         b"content-encoding",
@@ -60,6 +75,37 @@ class ControlLink:
             client.unwatch()
             connection.done()
 
+    async def events(self, client: Client, request_id: str) -> AsyncIterator[bytes]:
+        """Yield the data of the events that control sends for a path, until it ends.
+
+        Raises AuthenticationFailed, PermissionDenied, Unavailable.
+        """
+        wanted = {b"accept": b"text/event-stream", b"user-agent": b"weir"}
+        for name in (b"authorization", b"x-api-key"):
+            if name in client.headers:
+                wanted[name] = client.headers[name]
+        client.header_list = list(wanted.items())
+        connection = await self._ask(client, b"", request_id)
+        try:
+            if connection.status != HTTPStatus.OK:
+                raise _refused(connection.status)
+            waiting = b""
+            while data := await self._more(connection):
+                *frames, waiting = (waiting + data).split(b"\n\n")
+                for frame in frames:
+                    for line in frame.split(b"\n"):
+                        if line.startswith(b"data: "):
+                            yield line.removeprefix(b"data: ")
+        finally:
+            connection.done()
+
+    @staticmethod
+    async def _more(connection: Connection) -> bytes:
+        try:
+            return await connection.read(SILENCE_S)
+        except (UpstreamError, TimeoutError) as error:
+            raise Unavailable("control broke off", retry_after_seconds=2.0) from error
+
     async def _ask(self, client: Client, body: bytes, request_id: str) -> Connection:
         path = client.path.encode("utf-8")
         target = client.raw_path or path
@@ -102,3 +148,12 @@ class ControlLink:
                 await client.end()
                 return
             await client.write(data)
+
+
+def _refused(status: int) -> WeirError:
+    """What control's answer to a stream means; its own words are for HTTP callers."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return AuthenticationFailed("the key is unknown, revoked or expired")
+    if status == HTTPStatus.FORBIDDEN:
+        return PermissionDenied("the key lacks the scope 'admin'")
+    return Unavailable(f"control answered {status}", retry_after_seconds=5.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +133,27 @@ class Socket:
                 raise
         finally:
             reader.cancel()
+
+    async def pour(self, messages: AsyncIterator[bytes]) -> None:
+        """Send what comes, one message each, until it ends or the caller leaves."""
+        reader = asyncio.create_task(self._read())
+        pouring = asyncio.create_task(self._pour(messages))
+        try:
+            await asyncio.wait({reader, pouring}, return_when=asyncio.FIRST_COMPLETED)
+            if pouring.done():
+                pouring.result()
+        finally:
+            for task in (reader, pouring):
+                task.cancel()
+            await asyncio.gather(reader, pouring, return_exceptions=True)
+
+    async def _pour(self, messages: AsyncIterator[bytes]) -> None:
+        async for message in messages:
+            await self.send({"type": "websocket.send", "text": message.decode()})
+            if self._draining:
+                await self.close(SERVICE_RESTART, "the gateway stops: connect again")
+            if self.left:
+                return
 
     def exchange(self, body: bytes = b"") -> Exchange:
         """Return the caller's side of one call."""

@@ -29,6 +29,8 @@ from infra.docs_page import docs_router, tell_of_all
 from infra.door import Door, Keys, install_errors
 from infra.kafka import KafkaLog
 from infra.metrics import metrics_router
+from infra.realtime import Live
+from infra.realtime_api import Realtime
 from infra.repricing import Repricing
 from infra.secret_files import operator_token
 from infra.settings import circuit_rules, load
@@ -127,6 +129,8 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     components["steering"] = Steering(
         log, administration, alerting, training, boards, heartbeats, projected.status
     )
+    live = Live(budgets, board, alerting.book, heartbeats)
+    components["realtime"] = Realtime(log, live, settings.weir_home, training.status)
     commerce = Commerce()
     views += commerce.views
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
@@ -142,17 +146,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
             *(router for part in components.values() for router in part.routers),
         ],
     )
-    server = _Server(
-        uvicorn.Config(
-            app,
-            settings.host,
-            settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=10,
-        )
-    )
+    server = _server(app, settings)
     async with asyncio.TaskGroup() as group:
         group.create_task(log.follow(views, stop))
         for component in components.values():
@@ -168,6 +162,20 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
         await server.serve()
         if not stop.is_set():
             raise RuntimeError("the HTTP server has ended by itself")
+
+
+def _server(app: FastAPI, settings: ControlSettings) -> "_Server":
+    return _Server(
+        uvicorn.Config(
+            app,
+            settings.host,
+            settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+    )
 
 
 def build(keys: Keys, routers: Sequence[APIRouter]) -> FastAPI:

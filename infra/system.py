@@ -90,7 +90,7 @@ def system_router(
                 for key, beat in heartbeats.entries.items()
             },
             "workers": await asyncio.to_thread(worker_figures, home),
-            "machine": await asyncio.to_thread(_machine, home),
+            "machine": await asyncio.to_thread(machine, home),
             **{name: component.status() for name, component in components.items()},
         }
 
@@ -115,7 +115,8 @@ async def _reasons(
     return reasons
 
 
-def _machine(home: Path) -> dict[str, Any]:
+def machine(home: Path) -> dict[str, Any]:
+    """Return how busy this machine is."""
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(home)
     return {
         "cpu_percent": psutil.cpu_percent(),

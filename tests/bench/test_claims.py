@@ -63,21 +63,33 @@ def test_hostile_sockets_are_contained(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize(
-    "claim",
-    [
-        "visibility",
-        "bad_input",
-        "conformance",
-        "ledger",
-        "exactness",
-        "fuzz",
-        "hostile",
-    ],
-)
+@pytest.mark.req("OPS-01", "COST-04")
+def test_each_alert_is_raised_once_and_told_whoever_dies(tmp_path: Path) -> None:
+    ended = _run("alerts", tmp_path, "--size", "20")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.req("COST-09", "ANA-04")
+def test_what_is_spent_is_seen_at_once(tmp_path: Path) -> None:
+    ended = _run("realtime", tmp_path, "--size", "10")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+SABOTAGED = {
+    "visibility": "50",
+    "bad_input": "1",
+    "conformance": "1",
+    "ledger": "800",
+    "exactness": "10000",
+    "fuzz": "800",
+    "hostile": "1",
+    "alerts": "20",
+    "realtime": "5",
+}
+
+
+@pytest.mark.parametrize("claim", SABOTAGED)
 def test_one_spoilt_record_fails_the_claim(claim: str, tmp_path: Path) -> None:
-    size = {"visibility": "50", "bad_input": "1", "conformance": "1", "ledger": "800"}
-    size |= {"fuzz": "800", "hostile": "1"}
-    ended = _run(claim, tmp_path, "--size", size.get(claim, "10000"), "--sabotage")
+    ended = _run(claim, tmp_path, "--size", SABOTAGED[claim], "--sabotage")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert '"pass": false' in ended.stdout
