@@ -1,14 +1,16 @@
-"""Privileged acts as a chain of events: control is the topic's only writer.
+"""Privileged acts as a chain of events.
 
 Each record carries the hash of the one before, so whoever takes one out, changes one or swaps two
-breaks the chain at that place.
+breaks the chain at that place. Several control processes may write: of two records with one number
+the first on the log is the chain's, and whoever wrote the other one writes it again behind it.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,13 +19,22 @@ from schemas.codec import decode_as
 from schemas.errors import BrokerUnavailable, CorruptRecord
 from schemas.events.operations import AUDIT, AuditRecorded
 from schemas.identity import uuid7
-from schemas.log import Cursor, Log
+from schemas.log import Cursor, Log, Record
 
 FIRST = "0" * 64
 """What the first record of the chain names as the one before."""
+WINDOW = 256
+"""Records that are read to find the chain's end: more than processes that write at once."""
 _RETRY_S = 1.0
 _WAIT_S = 2.0
 _log = logging.getLogger(__name__)
+
+
+class End(NamedTuple):
+    """The chain's last record, and the offset of the next one if nobody else writes."""
+
+    last: AuditRecorded | None
+    offset: int
 
 
 class Auditor:
@@ -32,8 +43,7 @@ class Auditor:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._waiting: asyncio.Queue[tuple[AuditRecorded, asyncio.Event]] = asyncio.Queue()
-        self._last: AuditRecorded | None = None
-        self._known = False
+        self._end: End | None = None
 
     async def record(
         self, actor: str, action: str, subject: str, detail: Mapping[str, str] | None = None
@@ -65,7 +75,8 @@ class Auditor:
         """Write what is recorded until `stop`, then what is left while the broker takes it."""
         stopping = asyncio.create_task(stop.wait())
         with contextlib.suppress(BrokerUnavailable):  # asked again by the first record
-            self._last, self._known = await last_record(self._log), True
+            chain, offset = await read_end(self._log)
+            self._end = End(chain[-1] if chain else None, offset)
         while not stop.is_set() or not self._waiting.empty():
             getting = asyncio.create_task(self._waiting.get())
             await asyncio.wait({getting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -82,15 +93,27 @@ class Auditor:
 
     async def _append(self, event: AuditRecorded) -> bool:
         try:
-            if not self._known:
-                self._last, self._known = await last_record(self._log), True
-            self._known = False  # until the broker has said that this one is the last
-            linked = link(event, self._last)
-            await self._log.publish(linked)
+            while not await self._linked(event):
+                _log.info("another control wrote at the same time: %s again", event.action)
         except BrokerUnavailable:
             return False
-        self._last, self._known = linked, True
         return True
+
+    async def _linked(self, event: AuditRecorded) -> bool:
+        """Write a record behind the chain's end; return whether it is the chain's."""
+        end, self._end = self._end, None  # until the broker has said where this one stands
+        if end is None:
+            chain, offset = await read_end(self._log)
+            if any(one.event_id == event.event_id for one in chain):
+                return True  # it had been written when the broker was thought to be away
+            end = End(chain[-1] if chain else None, offset)
+        linked = link(event, end.last)
+        place = await self._log.publish(linked)
+        if place.offset == end.offset:
+            self._end = End(linked, place.offset + 1)
+            return True
+        chain, _ = await read_end(self._log)
+        return any(one.hash == linked.hash for one in chain)
 
 
 def link(event: AuditRecorded, previous: AuditRecorded | None) -> AuditRecorded:
@@ -110,17 +133,28 @@ def hash_of(event: AuditRecorded) -> str:
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
-async def last_record(log: Log) -> AuditRecorded | None:
-    """The chain's end as the log has it. Raises BrokerUnavailable, CorruptRecord."""
+def chain_of(records: Iterable[AuditRecorded]) -> list[AuditRecorded]:
+    """Return the records that count, in their order: the first of each number."""
+    first: dict[int, AuditRecorded] = {}
+    for record in records:
+        first.setdefault(record.sequence, record)
+    return [first[number] for number in sorted(first)]
+
+
+async def read_end(log: Log) -> tuple[list[AuditRecorded], int]:
+    """Return the chain's last records and the log's end. Raises BrokerUnavailable, CorruptRecord."""
     async with log.reader([AUDIT]) as reader:
         end = (await reader.end_positions())[AUDIT.name][0]
-    if end == 0:
-        return None
-    async with log.reader([AUDIT], Cursor({AUDIT.name: {0: end - 1}})) as reader:
-        while not (records := await reader.batch(1, 1.0)):
-            pass
-    value = records[0].value
-    event = None if value is None else decode_as(value, AuditRecorded)
+    found: list[AuditRecorded] = []
+    begin = max(0, end - WINDOW)
+    async with log.reader([AUDIT], Cursor({AUDIT.name: {0: begin}})) as reader:
+        while reader.cursor.positions[AUDIT.name].get(0, 0) < end:
+            found += [_audited(record) for record in await reader.batch(WINDOW, 1.0)]
+    return chain_of(found), end
+
+
+def _audited(record: Record) -> AuditRecorded:
+    event = None if record.value is None else decode_as(record.value, AuditRecorded)
     if event is None:
-        raise CorruptRecord(f"the last record of {AUDIT.name} is no audit record")
+        raise CorruptRecord(f"record {record.offset} of {AUDIT.name} is no audit record")
     return event

@@ -120,7 +120,9 @@ class AnomalyChanged(Event, frozen=True, kw_only=True):
 
 
 class AuditRecorded(Event, frozen=True, kw_only=True):
-    """A privileged act. `previous_hash` chains the records of the topic's single writer."""
+    """A privileged act. `previous_hash` chains the records; of two with one `sequence` the first
+    counts.
+    """
 
     topic = AUDIT
     type = "weir.audit.recorded"

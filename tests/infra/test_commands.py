@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from infra import commands as module
-from infra.audit import FIRST, hash_of
+from infra.audit import FIRST, chain_of, hash_of
 from infra.broker import Broker
 from infra.commands import Commands
 from infra.entities import route_fields
@@ -127,6 +127,27 @@ async def test_every_act_is_a_link_of_the_audit_chain(fresh_broker: Broker) -> N
     for before, after in itertools.pairwise(chain):
         assert (after.sequence, after.previous_hash) == (before.sequence + 1, before.hash)
     assert all(it.hash == hash_of(it) for it in chain)
+
+
+@pytest.mark.req("BEY-11", "SEC-05")
+async def test_two_controls_that_write_at_once_make_one_chain(fresh_broker: Broker) -> None:
+    async with control(fresh_broker.bootstrap) as one, control(fresh_broker.bootstrap) as two:
+        names = [f"at-once-{number}" for number in range(12)]
+        await asyncio.gather(
+            *(
+                desk.put(f"/admin/routes/{who}-{name}", {"targets": TARGETS})
+                for name in names
+                for who, desk in (("one", one), ("two", two))
+            )
+        )
+        written = await audited(one)
+    chain = chain_of(written)
+    assert [it.sequence for it in chain] == list(range(len(chain)))
+    for before, after in itertools.pairwise(chain):
+        assert after.previous_hash == before.hash
+    subjects = [it.subject for it in chain if "-at-once-" in it.subject]
+    assert sorted(subjects) == sorted({f"route:{w}-{n}" for w in ("one", "two") for n in names})
+    assert len(written) > len(chain), "they did meet"
 
 
 async def audited(desk: Control) -> list[AuditRecorded]:
