@@ -114,15 +114,14 @@ class Budgets:
                 raise
             await self._reroute(call, error)
 
-    def refuse_unbounded(self, admitted: Admitted, provider: str) -> None:
+    def refuse_unbounded(self, admitted: Admitted, provider: str, why: str, action: str) -> None:
         """Refuse a call that nobody can price beforehand. Raises InvalidRequest under a budget."""
         for budget, _ in self._applying(admitted, provider):
             if budget.on_exceeded != SOFT:
                 raise InvalidRequest(
                     f"the budget '{budget.name or budget.budget_id}' is hard, and the price of a call "
-                    "that is passed through is not known beforehand",
-                    action="Make the call by an endpoint of this gateway's own, or have the budget "
-                    "only alert.",
+                    f"that is passed through is not known beforehand: {why}",
+                    action=f"{action}, or have the budget only alert.",
                 )
 
     async def _reroute(self, call: Call, error: BudgetExceeded) -> None:

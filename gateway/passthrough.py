@@ -55,6 +55,16 @@ KEPT_BYTES_MAX = 1024 * 1024
 """Of an answer so much is kept to read its usage and to record it; a larger one is not read."""
 _OWN = re.compile(rb"x-weir-.*|cookie|accept-encoding|host|content-length|authorization")
 _UNPAID = re.compile(rb"(?:v1/)?(?:files|uploads)(?:/|$)")
+_UNBOUNDED = {
+    "fine_tuning": "a fine-tune is paid by the tokens of its file and its epochs",
+    "batches": "each line of the file is a call of its own (the gateway's own /v1/batches reserves them)",
+    "vector_stores": "a vector store is paid by size and day",
+    "conversations": "a stored conversation is read anew at every turn, however long it is",
+    "responses": "a stored response is read anew, however long it is",
+    "threads": "a stored thread is read anew at every run, however long it is",
+    "realtime": "a session is paid by what is said in it",
+}
+"""What is paid by something that the request does not say, by a part of its path."""
 _UP = re.compile(rb"(?i)(?:^|/)(?:\.|%2e){1,2}(?:/|$)")
 
 
@@ -174,7 +184,8 @@ class Passthrough:
             rest=place.rest,
         )
         if self._budgets.any and client.method == "POST" and not _UNPAID.match(place.rest):
-            self._budgets.refuse_unbounded(call.admitted, provider.name)
+            why, action = _unbounded(provider, place.rest, model)
+            self._budgets.refuse_unbounded(call.admitted, provider.name, why, action)
         if self._limits.any:
             await self._limits.admit(client, call.admitted)
         try:
@@ -347,6 +358,19 @@ class Passthrough:
                 except UpstreamError:
                     return None  # not as the dialect has it: its usage is not known
         return None
+
+
+def _unbounded(provider: ProviderChanged, rest: bytes, model: str | None) -> tuple[str, str]:
+    """Return why nobody knows beforehand what a call will cost, and what to do instead."""
+    path = "/" + rest.partition(b"?")[0].decode("latin-1").strip("/")
+    for spoken in _spoken(provider):
+        if spoken.client_paths and spoken.path_of(model or "", stream=False) == path:
+            own = next(iter(spoken.client_paths))
+            return "its bytes are not read", f"Send the same request to POST {own}"
+    for resource, why in _UNBOUNDED.items():
+        if f"/{resource}" in path:
+            return why, "Use a key that no hard budget holds for"
+    return f"the gateway does not know what {path} is", "Use a key that no hard budget holds for"
 
 
 def _spoken(provider: ProviderChanged) -> list[Dialect]:

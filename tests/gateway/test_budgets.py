@@ -234,6 +234,14 @@ def test_what_is_passed_through_is_refused_under_a_hard_budget(
     status, _, answer = worker.request("POST", place, body, headers)
     assert status == 400
     assert b"not known beforehand" in answer
+    assert b"POST /v1/chat/completions" in answer
+    for path, why in (
+        ("fine_tuning/jobs", b"its epochs"),
+        ("vector_stores", b"by size and day"),
+        ("unheard/of", b"does not know what /unheard/of is"),
+    ):
+        status, _, answer = worker.request("POST", f"/passthrough/openai/{path}", body, headers)
+        assert (status, why in answer) == (400, True)
     assert worker.request("GET", "/passthrough/openai/models", None, headers)[0] == 200
 
 
