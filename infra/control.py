@@ -27,6 +27,7 @@ from infra.circuits_api import CircuitBoard, circuits_router
 from infra.commercial_api import Commerce, commercial_router
 from infra.docs_page import docs_router, tell_of_all
 from infra.door import Door, Keys, install_errors
+from infra.foresight_api import Foresight, foresight_router
 from infra.kafka import KafkaLog
 from infra.metrics import metrics_router
 from infra.realtime import Live
@@ -133,6 +134,8 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     components["realtime"] = Realtime(log, live, settings.weir_home, training.status)
     commerce = Commerce()
     views += commerce.views
+    foresight = Foresight()
+    views += foresight.views
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
     app = build(
         Keys(keys, operator_token(settings.weir_home), tenants),
@@ -141,6 +144,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
             circuits_router(board),
             budgets_router(budgets),
             commercial_router(commerce),
+            foresight_router(foresight),
             metrics_router(projected, heartbeats),
             *([docs_router()] if settings.docs else []),
             *(router for part in components.values() for router in part.routers),

@@ -1,0 +1,62 @@
+"""Forecasts of spend, calls and tokens (COST-07, ANA-08)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.event import Event, Topic
+
+FORECASTS = Topic("weir.forecasts.v1", cleanup="compact")
+
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
+"""Confidences for which a forecast has bands."""
+
+
+class ForecastPoint(msgspec.Struct, frozen=True):
+    """A day (UTC) that starts at `start_s`: what is predicted, and half the width of each band."""
+
+    start_s: int
+    predicted: float
+    widths: list[float]
+
+
+class Exhaustion(msgspec.Struct, frozen=True):
+    """A budget that the prediction exhausts: in `period` (day, month) from `at_s` on."""
+
+    budget_id: str
+    period: str
+    limit_nano_usd: int
+    at_s: int
+    flagged: bool
+
+
+class ForecastMade(Event, frozen=True, kw_only=True):
+    """The forecast of a series, which takes the place of the one before.
+
+    `metric` is calls, cost_nano_usd or tokens of `scope` (``total:``, ``team:search``) per day.
+    `model` was chosen by a rolling back-test of `folds` origins; errors are mean absolute errors
+    relative to the mean of the days (`error`, and `naive_error` of seasonal naive), `coverage` is the
+    part of held-out days inside the 95% band. `levels` says which bands the points have.
+    `month_total` adds the prediction to what the month has already.
+    """
+
+    topic = FORECASTS
+    type = "weir.forecasts.made"
+
+    metric: str
+    scope: str
+    model: str
+    history_days: int
+    folds: int
+    error: float | None
+    naive_error: float | None
+    coverage: float | None
+    levels: list[float]
+    points: list[ForecastPoint]
+    month_total: float
+    exhaustions: list[Exhaustion] = msgspec.field(default_factory=list)
+    number: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.metric}|{self.scope}"

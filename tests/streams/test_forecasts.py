@@ -1,0 +1,130 @@
+"""COST-07: chosen against seasonal naive, honest bands, budgets that will be exhausted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from schemas.event import Event
+from schemas.events.changes import BudgetChanged
+from schemas.events.forecasts import ForecastMade, ForecastPoint
+from schemas.events.operations import AlertChanged
+from schemas.traffic import HOURS, TOTAL, Sums
+from streams.forecasts.ledger import DAY_S, ForecastLedger, exhausted_at_s
+from streams.forecasts.models import Forecast, forecast
+from tests.streams.test_anomalies import rows
+
+S = 1_000_000
+TODAY_S = 1_790_000_000 // DAY_S * DAY_S
+"""21 September 2026."""
+USD = 1_000_000_000
+
+
+def week(days: int, rng: np.random.Generator, noise: float, growth: float = 0.0) -> np.ndarray:
+    day = np.arange(days)
+    season = np.where(day % 7 < 5, 100.0, 40.0)
+    return np.asarray(season * (1 + growth * day) * np.exp(rng.normal(0, noise, days)))
+
+
+@pytest.mark.req("COST-07")
+def test_noise_is_averaged_out_and_a_season_is_kept() -> None:
+    history = week(63, np.random.default_rng(1), 0.2)
+    found = forecast(history, 14, [0.5, 0.95])
+    assert found.model != "seasonal_naive"
+    assert found.error < found.naive_error
+    assert np.allclose(found.predicted, week(14, np.random.default_rng(1), 0.0), rtol=0.3)
+    assert (found.widths[0.5] < found.widths[0.95]).all()
+    assert (np.diff(found.widths[0.95]) >= 0).all()
+
+
+@pytest.mark.req("COST-07")
+def test_seasonal_naive_stays_where_nothing_is_better() -> None:
+    found = forecast([10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0] * 6, 10, [0.95])
+    assert (found.model, found.error) == ("seasonal_naive", 0.0)
+    assert found.predicted[:3].tolist() == [10.0, 20.0, 30.0]
+
+
+@pytest.mark.req("COST-07")
+def test_a_short_history_has_no_week_and_a_shorter_one_no_forecast() -> None:
+    found = forecast([5.0, 6.0, 5.0, 6.0, 5.0], 3, [0.95])
+    assert len(found.predicted) == 3
+    assert (found.widths[0.95] > 0).all()
+    with pytest.raises(ValueError, match="too few"):
+        forecast([1.0, 2.0, 3.0, 4.0], 3, [0.95])
+
+
+def test_exhaustion_of_days_and_months() -> None:
+    points = [ForecastPoint(TODAY_S + day * DAY_S, 10.0 * (day + 1), []) for day in range(30)]
+    assert exhausted_at_s(points, "day", 25.0, 99.0) == TODAY_S + 2 * DAY_S + int(25 / 30 * DAY_S)
+    assert exhausted_at_s(points, "month", 100.0, 85.0) == TODAY_S + DAY_S + DAY_S // 4
+    assert exhausted_at_s(points, "month", 1e9, 85.0) is None
+    october = exhausted_at_s(points, "month", 600.0, 0.0)  # September's nine days come to 550
+    assert october is not None
+    assert october >= TODAY_S + 10 * DAY_S
+
+
+def at_once(work: Callable[[], Forecast]) -> Future[Forecast]:
+    done: Future[Forecast] = Future()
+    done.set_result(work())
+    return done
+
+
+def budget(limit: int, version: int = 1) -> BudgetChanged:
+    return BudgetChanged(
+        event_id=f"b{version}",
+        occurred_at_us=0,
+        entity_version=version,
+        actor="t",
+        budget_id="all",
+        scope="global",
+        monthly_limit_nano_usd=limit,
+    )
+
+
+def run(ledger: ForecastLedger, at_us: int) -> list[Event]:
+    found: list[Event] = []
+    for _ in range(20):
+        due = ledger.due(at_us)
+        found += due
+        for event in due:
+            if isinstance(event, ForecastMade):
+                assert not ledger.knows(event)
+                ledger.apply(event)
+    return found
+
+
+@pytest.mark.req("COST-07", "ANA-08", "OPS-01", "EVT-04")
+def test_forecasts_are_made_of_hours_once_and_anew_and_flag_a_budget() -> None:
+    ledger = ForecastLedger(at_once)
+    hours = {
+        TODAY_S - (day + 1) * DAY_S + hour * 3_600: {TOTAL: Sums(10, 0, 10, 10, USD // 24, 100, 50)}
+        for day in range(28)
+        for hour in range(24)
+    }
+    told = [*rows(HOURS, hours), budget(25 * USD)]
+    for event in told:
+        ledger.apply(event)
+    first = run(ledger, TODAY_S * S)
+    made = {event.metric: event for event in first if isinstance(event, ForecastMade)}
+    assert set(made) == {"calls", "cost_nano_usd", "tokens"}
+    assert made["calls"].points[0].predicted == pytest.approx(240, rel=0.05)
+    cost = made["cost_nano_usd"]
+    assert cost.month_total == pytest.approx(30 * USD, rel=0.02)
+    (soon,) = cost.exhaustions
+    assert (soon.period, soon.flagged) == ("month", True)
+    assert soon.at_s == pytest.approx(TODAY_S + 5 * DAY_S, abs=DAY_S // 2)
+    (alert,) = [event for event in first if isinstance(event, AlertChanged)]
+    assert (alert.status, alert.scope) == ("open", "budget:all")
+    assert run(ledger, TODAY_S * S + 60 * S) == []
+
+    again = ForecastLedger(at_once)
+    for event in [*told, *made.values()]:
+        again.apply(event)
+    assert run(again, TODAY_S * S + 120 * S) == []
+    again.apply(budget(900 * USD, 2))
+    later = run(again, TODAY_S * S + 3_700 * S)
+    assert [event.status for event in later if isinstance(event, AlertChanged)] == ["resolved"]
+    assert [e.number for e in later if isinstance(e, ForecastMade)] == [2]
