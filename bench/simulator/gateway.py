@@ -48,6 +48,7 @@ LAG_S = 1.0
 """How long an event takes to the memory of the gateway."""
 FEEDBACK_AFTER_S = 20.0
 ATTEMPTS_MAX = 3
+TYPICAL_TOKENS = 200.0
 _US = 1_000_000
 
 
@@ -335,23 +336,18 @@ def _changes(
     )
 
 
-def reward(
-    world: World, result: Outcomes, weights: tuple[float, float, float, float]
-) -> np.ndarray:
+def reward(world: World, made: Calls, result: Outcomes, weights: tuple[float, ...]) -> np.ndarray:
     """Return the true reward of every call at every target, by (quality, success, latency, cost).
 
-    As `gateway.learning` defines it, with the best median latency and the least price of the world
-    as the norms' scale; a failed call brings nothing.
+    As `gateway.learning` defines it: norms against the world's fastest target and each call's least
+    price; a failed call brings nothing.
     """
     quality, success, latency, cost = weights
-    fastest = result.latency_us[:, [_fastest(world, result)]].mean()
-    cheapest = max(1.0, float(result.cost_nano_usd.mean(axis=0).min()))
-    speed = fastest / (fastest + result.latency_us)
-    saving = cheapest / (cheapest + result.cost_nano_usd)
-    value = quality * result.liked + success + latency * speed + cost * saving
+    fastest_us = min(item.median_us + item.per_token_us * TYPICAL_TOKENS for item in world.targets)
+    speed = fastest_us / (fastest_us + result.latency_us)
+    inputs = np.array([process.input_price for process in world.targets])
+    outputs = np.array([process.output_price for process in world.targets])
+    prices = made.input_tokens[:, None] * inputs + made.output_tokens[:, None] * outputs
+    least = prices.min(axis=1, keepdims=True)
+    value = quality * result.liked + success + latency * speed + cost * least / (least + prices)
     return np.asarray(result.good * value / sum(weights))
-
-
-def _fastest(world: World, result: Outcomes) -> int:
-    medians = [float(np.median(result.latency_us[:, at])) for at in range(len(world.targets))]
-    return medians.index(min(medians))

@@ -98,13 +98,13 @@ def outcomes(world: World, made: Calls) -> Outcomes:
             for item in world.incidents
             if item.dimension == "target" and item.name == process.target
         ]
-        factor = np.exp(_drift(world, index, made.at_s)) * _product(on_it, "slow", made.at_s)
+        factor, failing = conditions(world, index, made.at_s)
         tail = np.where(made.tail[:, index] < process.tail_share, process.tail_factor, 1.0)
         spread = np.exp(process.sigma * made.normal[:, index])
         first[:, index] = process.median_us * factor * tail * spread
         rest = process.per_token_us * factor * made.output_tokens
         latency[:, index] = first[:, index] + rest
-        good[:, index] = made.failing[:, index] >= _failing(process.failing, on_it, made.at_s)
+        good[:, index] = made.failing[:, index] >= failing
         good[:, index] &= latency[:, index] < TIMEOUT_US
         failed_us = np.minimum(process.failure_us * spread, TIMEOUT_US)
         latency[:, index] = np.where(
@@ -117,6 +117,18 @@ def outcomes(world: World, made: Calls) -> Outcomes:
         chance = quality[made.task] * _product(on_it, "quality", made.at_s)
         liked[:, index] = made.liking[:, index] < chance
     return Outcomes(good, first, latency, cost, liked)
+
+
+def conditions(world: World, index: int, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return by which factor a target's latency is longer at each time, and which share fails."""
+    process = world.targets[index]
+    on_it = [
+        item
+        for item in world.incidents
+        if item.dimension == "target" and item.name == process.target
+    ]
+    factor = np.exp(_drift(world, index, at_s)) * _product(on_it, "slow", at_s)
+    return np.asarray(factor), _failing(process.failing, on_it, at_s)
 
 
 def rate_per_s(world: World, at_s: np.ndarray) -> np.ndarray:

@@ -6,12 +6,16 @@ order of calls meets the same faults.
 """
 
 import hashlib
+import math
 import time
+from statistics import NormalDist
 from typing import Literal
 
 import msgspec
 
 from infra.sandbox.models import Model
+
+_NORMAL = NormalDist()
 
 FaultKind = Literal[
     "rate_limited",  # 429, with Retry-After when `retry_after_s` is set
@@ -58,6 +62,10 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_token_ms: float | None = None
     jitter: float = 0.1
     """Largest relative change of a call's latency, up or down."""
+    sigma: float = 0.0
+    """With more than 0 latency is log-normal around its median, with this spread; no jitter then."""
+    luck: int = 0
+    """Another number gives other draws: for who changes a behaviour often, since counters begin anew."""
     answer_tokens_min: int = 16
     answer_tokens_max: int = 160
     tokens_per_frame: int = 1
@@ -72,6 +80,8 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("tokens_per_frame and the limits per minute must be positive")
         if not 0.0 <= self.jitter < 1.0:
             raise ValueError("jitter must lie between 0 and 1")
+        if not 0.0 <= self.sigma <= 3.0:
+            raise ValueError("sigma must lie between 0 and 3")
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,7 +142,8 @@ class Lane:
         self.tokens = Bucket(behaviour.tokens_per_minute)
         self._hits = [0] * len(behaviour.faults)
         self._calls = 0
-        self._salt = f"{seed}|{base}|{model.name}|".encode()
+        luck = f"{behaviour.luck}|" if behaviour.luck else ""
+        self._salt = f"{seed}|{base}|{model.name}|{luck}".encode()
         first_ms = behaviour.first_token_ms
         per_ms = behaviour.per_token_ms
         self._first_s = (model.first_token_ms if first_ms is None else first_ms) / 1_000
@@ -145,8 +156,14 @@ class Lane:
         fault = self._fault(call) if self.behaviour.faults else None
         if not self._first_s and not self._per_s:
             return Plan(0.0, 0.0, fault)
-        factor = 1.0 + self.behaviour.jitter * (2.0 * self._draw(call, -1) - 1.0)
+        factor = self._factor(self._draw(call, -1))
         return Plan(self._first_s * factor, self._per_s * factor, fault)
+
+    def _factor(self, draw: float) -> float:
+        """Return a call's latency relative to the usual one, by a number drawn from 0 to 1."""
+        if self.behaviour.sigma > 0.0:
+            return math.exp(self.behaviour.sigma * _NORMAL.inv_cdf(min(max(draw, 1e-9), 1 - 1e-9)))
+        return 1.0 + self.behaviour.jitter * (2.0 * draw - 1.0)
 
     def _fault(self, call: int) -> Fault | None:
         for index, fault in enumerate(self.behaviour.faults):
