@@ -6,8 +6,9 @@ latency and ``1 - norm`` of its cost. Of the reward's mean each target has a bel
 distribution of mean and deviation, by the textbook's conjugate priors:
 
 - success: Beta. A new target is thought as good as the others, with the weight of two calls;
-- latency: normal over the logarithm, so that it is the typical call that counts. A new target is
-  thought as fast as the others, give or take a factor of two;
+- latency: normal over the logarithm, so that it is the typical call that counts, of the time
+  against what an answer of that length usually takes. A new target is thought as fast as the
+  others, give or take a factor of two;
 - liking: Beta around the known quality of the target, with the weight of ten opinions. Where nobody
   gives any, there is nothing to find out, and the quality counts as known;
 - cost follows from prices and lengths and is taken as known.
@@ -47,7 +48,7 @@ CHANGED = 4.0
 """Newer and older calls differ beyond chance by so many standard errors."""
 COMPARED_MIN = 5
 """Least calls on either side of a comparison."""
-BORROWED_CALLS = 5.0
+BORROWED_CALLS = 20.0
 """What other tasks say weighs like so many calls of this one, at most."""
 PRIOR_CALLS = 2.0
 SUCCESS_UNKNOWN = 0.95
@@ -66,7 +67,7 @@ _SECOND_US = 1_000_000
 
 class Past(msgspec.Struct, frozen=True):
     """Discounted sums over a target's calls: of all, of the good ones, and of those' logarithms of
-    latency (natural, µs) and its squares; the cost (nano-USD) of those with a price.
+    slowness (natural) and its squares; the cost (nano-USD) of those with a price.
     """
 
     calls: float = 0.0
@@ -165,8 +166,8 @@ def together(rows: Sequence[RewardRow], now_s: int) -> list[Block]:
                 item.start_s,
                 item.calls,
                 item.good,
-                item.log_latency / LOG_UNITS,
-                item.log_latency_squared / LOG_UNITS**2,
+                item.log_slowness / LOG_UNITS,
+                item.log_slowness_squared / LOG_UNITS**2,
                 item.priced,
                 item.cost_nano_usd,
             )
@@ -303,7 +304,7 @@ def _rates(arms: Sequence[Arm]) -> list[tuple[float, float]]:
 
 
 def _logs(arms: Sequence[Arm]) -> list[tuple[float, float]]:
-    """Return mean and variance of the belief in each arm's typical logarithm of latency (µs)."""
+    """Return mean and variance of the belief in each arm's typical logarithm of slowness."""
     known = [arm.past for arm in arms if arm.past.good >= 1.0]
     if not known:
         return [(0.0, LOG_SPREAD**2)] * len(arms)

@@ -24,6 +24,17 @@ LIKING_KEPT = 28
 LOG_UNITS = 1_000
 """Logarithms are kept in thousandths, as integers: sums then do not depend on their order."""
 
+USUAL_FIRST_US = 500_000
+USUAL_TOKEN_US = 10_000
+
+
+def usual_us(output_tokens: int | None) -> int:
+    """Return how long an answer of a length takes somewhere usual (µs), whatever the target.
+
+    Latency is measured against it: else a target that is asked for long answers would seem slow.
+    """
+    return USUAL_FIRST_US + USUAL_TOKEN_US * (output_tokens or 0)
+
 
 def entity_of(task_type: str | None, target: str) -> str:
     """Return the entity of the rows of a task at a target."""

@@ -51,7 +51,7 @@ class Driver:
         self._stop = threading.Event()
         self._begun_s = 0.0
         self._thread = threading.Thread(target=self._play)
-        self.error: Exception | None = None
+        self.error: OSError | None = None
 
     @property
     def now_s(self) -> float:
@@ -79,7 +79,7 @@ class Driver:
         try:
             while not self._stop.wait(TICK_S):
                 self._tell()
-        except Exception as error:  # the block that started it raises it
+        except OSError as error:  # the block that started it raises it
             self.error = error
 
     def _tell(self) -> None:

@@ -48,7 +48,6 @@ LAG_S = 1.0
 """How long an event takes to the memory of the gateway."""
 FEEDBACK_AFTER_S = 20.0
 ATTEMPTS_MAX = 3
-TYPICAL_TOKENS = 200.0
 _US = 1_000_000
 
 
@@ -217,6 +216,7 @@ class Gateway:
                 stream=False,
                 latency_us=int(latency_us),
                 cost_nano_usd=None if served is None else int(result.cost_nano_usd[row, served]),
+                output_tokens=None if served is None else int(made.output_tokens[row]),
             ),
         )
         if served is not None and made.judged[row]:
@@ -339,11 +339,12 @@ def _changes(
 def reward(world: World, made: Calls, result: Outcomes, weights: tuple[float, ...]) -> np.ndarray:
     """Return the true reward of every call at every target, by (quality, success, latency, cost).
 
-    As `gateway.learning` defines it: norms against the world's fastest target and each call's least
-    price; a failed call brings nothing.
+    As `gateway.learning` defines it: norms against what the fastest target usually takes for an answer
+    of that length, and against the least price; a failed call brings nothing.
     """
     quality, success, latency, cost = weights
-    fastest_us = min(item.median_us + item.per_token_us * TYPICAL_TOKENS for item in world.targets)
+    usual_us = [item.median_us + item.per_token_us * made.output_tokens for item in world.targets]
+    fastest_us = np.min(usual_us, axis=0)[:, None]
     speed = fastest_us / (fastest_us + result.latency_us)
     inputs = np.array([process.input_price for process in world.targets])
     outputs = np.array([process.output_price for process in world.targets])

@@ -30,7 +30,7 @@ OUTPUT_TOKENS = {
 }
 """Median length of an answer by task."""
 OUTPUT_TOKENS_OTHER = 150.0
-TIMEOUT_US = 30_000_000.0
+TIMEOUT_US = 300_000_000.0
 """Nobody waits longer."""
 
 

@@ -24,16 +24,17 @@ class RewardCursor(CursorRow, frozen=True, kw_only=True):
 class RewardBlock(msgspec.Struct, frozen=True):
     """Attempts whose call ended within [start_s, start_s + 30) of event time.
 
-    `good` of `calls` succeeded. Of these, `log_latency` sums the natural logarithm of the latency
-    in microseconds, in thousandths, and `log_latency_squared` the squares of that; `priced` have a
-    known cost, `cost_nano_usd` is its sum.
+    `good` of `calls` succeeded. Of these, `log_slowness` sums the natural logarithm of how many times
+    longer they took than an answer of that length usually does (`schemas.rewards.usual_us`), in
+    thousandths, and `log_slowness_squared` the squares of that; `priced` have a known cost,
+    `cost_nano_usd` is its sum.
     """
 
     start_s: int
     calls: int
     good: int
-    log_latency: int
-    log_latency_squared: int
+    log_slowness: int
+    log_slowness_squared: int
     priced: int
     cost_nano_usd: int
 

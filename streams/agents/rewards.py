@@ -9,7 +9,7 @@ from typing import Any
 from schemas.event import Event
 from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.events.rewards import RewardBlock, RewardCursor, RewardRow
-from schemas.rewards import BLOCK_SECONDS, BLOCKS_KEPT, LOG_UNITS, entities_of
+from schemas.rewards import BLOCK_SECONDS, BLOCKS_KEPT, LOG_UNITS, entities_of, usual_us
 from streams.agents.health import CALLERS_OWN
 from streams.fold import NOTHING, Fold
 from streams.windows import Window, bucket
@@ -36,9 +36,10 @@ def split(event: ResponseCompleted) -> Iterator[tuple[str, Contribution]]:
 def _counts(attempt: Attempt, event: ResponseCompleted) -> list[int]:
     if attempt.outcome != "success":
         return [1, 0, 0, 0, 0, 0]
-    log_latency = round(LOG_UNITS * math.log(max(1, attempt.latency_us)))
+    slowness = max(1, attempt.latency_us) / usual_us(event.output_tokens)
+    log_slowness = round(LOG_UNITS * math.log(slowness))
     cost = event.cost_nano_usd if attempt.target == event.target else None
-    return [1, 1, log_latency, log_latency**2, int(cost is not None), cost or 0]
+    return [1, 1, log_slowness, log_slowness**2, int(cost is not None), cost or 0]
 
 
 def apply(state: State, contribution: Contribution) -> Sequence[Event]:
@@ -66,8 +67,8 @@ def thaw(row: RewardRow) -> State:
         WINDOW.index_of_start(block.start_s): [
             block.calls,
             block.good,
-            block.log_latency,
-            block.log_latency_squared,
+            block.log_slowness,
+            block.log_slowness_squared,
             block.priced,
             block.cost_nano_usd,
         ]

@@ -24,7 +24,14 @@ from schemas.events.changes import RouteTarget
 from schemas.events.circuits import CircuitChanged
 from schemas.events.rewards import LikingBlock, LikingRow, RewardBlock, RewardRow
 from schemas.log import Record
-from schemas.rewards import BLOCK_SECONDS, LIKING_SECONDS, LOG_UNITS, TASK_TYPES, entity_of
+from schemas.rewards import (
+    BLOCK_SECONDS,
+    LIKING_SECONDS,
+    LOG_UNITS,
+    TASK_TYPES,
+    entity_of,
+    usual_us,
+)
 from schemas.routing import Decision, TargetHealth
 from tests.gateway.test_routing import Clock, standing
 from tests.gateway.worker import price, provider, put, route, target
@@ -34,7 +41,7 @@ A, B, C = "a/one", "a/two", "a/three"
 
 
 def block(calls: int, good: int, latency_us: float = 400_000.0, age_s: float = 30.0) -> RewardBlock:
-    log = LOG_UNITS * math.log(latency_us)
+    log = LOG_UNITS * math.log(latency_us / usual_us(100))
     start_s = int(NOW_S - age_s) // BLOCK_SECONDS * BLOCK_SECONDS
     squares = good * (log**2 + (LOG_UNITS * 0.4) ** 2)
     return RewardBlock(start_s, calls, good, round(good * log), round(squares), 0, 0)

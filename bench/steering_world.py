@@ -1,0 +1,68 @@
+"""The worlds of the steering claim: three targets, each with every trouble once, and static routing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from bench.simulator import Calls, Incident, Outcomes, World, drawn_world
+from bench.simulator.world import Kind
+
+TARGETS = 3
+TROUBLES: tuple[tuple[Kind, float], ...] = (
+    ("outage", 1.0),
+    ("slow", 5.0),
+    ("errors", 0.5),
+    ("flapping", 1.0),
+)
+
+
+def troubled(
+    world: World, *, from_s: float, lasting_s: float, calm_s: float, kinds: Sequence[int]
+) -> World:
+    """Return the world with one trouble after the other: of each kind, every target in turn."""
+    incidents, at_s = [], from_s + calm_s
+    for which in kinds:
+        kind, size = TROUBLES[which]
+        for process in world.targets:
+            incidents.append(
+                Incident(kind, "target", process.target, at_s, at_s + lasting_s, size, 20.0)
+            )
+            at_s += lasting_s + calm_s
+    return msgspec.structs.replace(world, incidents=tuple(incidents))
+
+
+def world_of(seed: int, rate_per_s: float) -> World:
+    """Return three providers of the same model: as good, as dear, not as fast; speeds drift."""
+    world = drawn_world(seed, targets=TARGETS, rate_per_s=rate_per_s)
+    targets = tuple(
+        msgspec.structs.replace(
+            process,
+            target=f"{'abc'[index]}/model",
+            quality=0.8,
+            task_quality={},
+            input_price=500_000_000,
+            output_price=1_500_000_000,
+            drift=0.25,
+            drift_memory_s=1_800.0,
+        )
+        for index, process in enumerate(world.targets)
+    )
+    return msgspec.structs.replace(world, targets=targets)
+
+
+def static(made: Calls, result: Outcomes, attempts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return latency (µs) and whether it was answered, of routing by fixed weights.
+
+    Each call goes to the target drawn for it; where that fails the others are tried in a fixed
+    order, as routers without live health do.
+    """
+    rows, targets = np.arange(len(made)), result.good.shape[1]
+    latency, answered = np.zeros(len(made)), np.zeros(len(made), bool)
+    for attempt in range(min(attempts, targets)):
+        at = (made.wanted + attempt) % targets
+        latency += np.where(answered, 0.0, result.latency_us[rows, at])
+        answered |= result.good[rows, at]
+    return latency, answered
