@@ -17,8 +17,10 @@ What is known of all tasks together stands in for a task with the weight of a fe
 
 A belief forgets in two ways: a block of calls weighs half after ten minutes; and where the newer
 blocks differ from the older ones beyond chance, the older ones are dropped (after Bifet and Gavaldà,
-"Learning from time-changing data with adaptive windowing", 2007). Once a circuit has closed, blocks
-of the trouble that had opened it are dropped too.
+"Learning from time-changing data with adaptive windowing", 2007). Troubles pass: where the newer
+blocks are the worse ones, they weigh half after one minute, so that doubt returns and with it a call
+now and then, by which a recovery shows. Once a circuit has closed, blocks of the trouble that had
+opened it are dropped at once.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from schemas.rewards import (
 )
 
 HALF_LIFE_S = 600.0
+TROUBLE_HALF_LIFE_S = 60.0
 CHANGED = 4.0
 """Newer and older calls differ beyond chance by so many standard errors."""
 COMPARED_MIN = 5
@@ -122,7 +125,8 @@ class Lessons:
         kept = self._kept.get((entity, closed_us))
         if kept is not None and kept[0] == seen:
             return kept[1]
-        past = discounted(since_change(mended(together(rows, now_s), closed_us)), now_s)
+        blocks, worse = since_change(mended(together(rows, now_s), closed_us))
+        past = discounted(blocks, now_s, TROUBLE_HALF_LIFE_S if worse else HALF_LIFE_S)
         if len(self._kept) >= ARMS_MAX:
             self._kept.clear()
         self._kept[entity, closed_us] = (seen, past)
@@ -188,18 +192,25 @@ def mended(blocks: list[Block], closed_us: int) -> list[Block]:
     return [block for block in blocks if block.start_s > closed_s or 2 * block.good > block.calls]
 
 
-def since_change(blocks: list[Block]) -> list[Block]:
-    """Return the newest blocks that are alike: those since the last change, the newest first."""
+def since_change(blocks: list[Block]) -> tuple[list[Block], bool]:
+    """Return the newest blocks that are alike, those since the last change, the newest first.
+
+    And whether that was a change for the worse.
+    """
+    worse = False
     while len(blocks) > 1:
-        apart, at = _change(blocks)
-        if apart < CHANGED:
+        loss, at = _change(blocks)
+        if abs(loss) < CHANGED:
             break
-        blocks = blocks[:at]
-    return blocks
+        blocks, worse = blocks[:at], loss > 0
+    return blocks, worse
 
 
 def _change(blocks: Sequence[Block]) -> tuple[float, int]:
-    """Return where the newer blocks differ most from the older ones, and by how many errors."""
+    """Return by how many standard errors the newer blocks are worse than the older ones, and where.
+
+    There where they differ most; below 0 they are better.
+    """
     calls, good, logs, squares = (sum(column) for column in list(zip(*blocks, strict=True))[1:5])
     rate = (good + 1.0) / (calls + 2.0)
     best, at = 0.0, 0
@@ -210,23 +221,23 @@ def _change(blocks: Sequence[Block]) -> tuple[float, int]:
         if n < COMPARED_MIN or older < COMPARED_MIN:
             continue
         error = math.sqrt(rate * (1.0 - rate) * (1.0 / n + 1.0 / older))
-        apart = abs(g / n - older_good / older) / error
+        loss = (older_good / older - g / n) / error
         if g >= COMPARED_MIN and older_good >= COMPARED_MIN:
             scatter = sq - lg * lg / g + squares - sq - (logs - lg) ** 2 / older_good
             noise = max(LOG_NOISE_MIN**2, scatter / (good - 2.0))
             error = math.sqrt(noise * (1.0 / g + 1.0 / older_good))
-            apart = max(apart, abs(lg / g - (logs - lg) / older_good) / error)
-        if apart > best:
-            best, at = apart, number
+            loss = max(loss, (lg / g - (logs - lg) / older_good) / error, key=abs)
+        if abs(loss) > abs(best):
+            best, at = loss, number
     return best, at
 
 
-def discounted(blocks: Iterable[Block], now_s: int) -> Past:
+def discounted(blocks: Iterable[Block], now_s: int, half_life_s: float = HALF_LIFE_S) -> Past:
     """Return the sums of blocks, each weighed by its age."""
     sums = [0.0] * 6
     for block in blocks:
         age_s = max(0.0, now_s - block.start_s - BLOCK_SECONDS / 2)
-        weight = 0.5 ** (age_s / HALF_LIFE_S)
+        weight = 0.5 ** (age_s / half_life_s)
         for place, count in enumerate(block[1:]):
             sums[place] += weight * count
     return Past(*sums)

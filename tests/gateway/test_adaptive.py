@@ -189,18 +189,35 @@ def test_rows_of_all_partitions_count_and_old_ones_fade() -> None:
 @pytest.mark.req("BEY-15")
 def test_what_was_before_a_change_is_forgotten_and_noise_is_no_change() -> None:
     calm = [block(20, 20, age_s=30 * age) for age in range(1, 10)]
-    assert len(since_change(blocks(*calm))) == len(calm)
+    assert since_change(blocks(*calm)) == (blocks(*calm), False)
     rng = random.Random(3)
     noisy = [
         block(20, 20 - (rng.random() < 0.2), 4e5 * rng.uniform(0.9, 1.1), 30.0 * age)
         for age in range(1, 30)
     ]
-    assert len(since_change(blocks(*noisy))) == len(noisy)
+    assert since_change(blocks(*noisy)) == (blocks(*noisy), False)
     for new in (block(20, 20, 2_000_000.0, age_s=0), block(20, 6, age_s=0)):
-        (left,) = since_change(blocks(new, *calm))
+        (left,), worse = since_change(blocks(new, *calm))
         assert left.start_s == new.start_s
-    back = since_change(blocks(block(20, 20, age_s=-30), block(20, 6, age_s=0), *calm))
+        assert worse
+    back, worse = since_change(blocks(block(20, 20, age_s=-30), block(20, 6, age_s=0), *calm))
     assert all(item.good == item.calls for item in back)
+    assert not worse
+
+
+@pytest.mark.req("BEY-15")
+def test_a_target_that_became_slow_is_tried_again_before_long() -> None:
+    def share_after(age_s: float) -> float:
+        calm = [block(60, 60, 300_000.0, age_s + 30 * at) for at in range(1, 8)]
+        slow = block(30, 30, 1_500_000.0, age_s)
+        others = [
+            row(name, *(block(60, 60, 400_000.0, 30.0 * at) for at in range(1, 8)))
+            for name in (B, C)
+        ]
+        return shares(decided(router_of(state_of(row(A, slow, *calm), *others))))[A]
+
+    assert share_after(0) < 0.01
+    assert share_after(420) > 0.05
 
 
 @pytest.mark.req("BEY-15")
