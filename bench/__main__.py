@@ -29,6 +29,8 @@ CLAIMS = (
     "replay",
     "steering",
     "rules",
+    "steering_seeds",
+    "adaptive",
     "split",
     "detection",
     "conformance",

@@ -11,6 +11,8 @@ from bench.simulator import Calls, Incident, Outcomes, World, drawn_world
 from bench.simulator.world import Kind
 
 TARGETS = 3
+LATENCY = {"quality": "0", "success": "0.5", "latency": "1", "cost": "0"}
+"""The adaptive strategy's weights: the targets are one model at three providers."""
 TROUBLES: tuple[tuple[Kind, float], ...] = (
     ("outage", 1.0),
     ("slow", 5.0),

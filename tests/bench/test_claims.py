@@ -85,6 +85,7 @@ SABOTAGED = {
     "hostile": "1",
     "alerts": "20",
     "realtime": "5",
+    "adaptive": "1",
 }
 
 
