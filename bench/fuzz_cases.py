@@ -30,6 +30,8 @@ IN_A_ROW = 4
 """Cases of a source before the next one's turn."""
 DRAWS_MAX = 20
 """Draws that may yield nothing in a row before an operation is held to have no (further) case."""
+_NOT_SENT = frozenset({"content-length", "transfer-encoding", "x-schemathesis-testcaseid"})
+"""What the claim says itself, and the number of a case, which would make each look like no other."""
 BASE = "http://weir.invalid"
 """Stands for the gateway in what schemathesis writes; the claim sends it to its own socket."""
 
@@ -93,7 +95,7 @@ def _written(case: Any) -> Request:
     headers = [
         (_text(name), _text(value))
         for name, value in prepared.headers.items()
-        if name.lower() not in {"content-length", "transfer-encoding"}
+        if name.lower() not in _NOT_SENT
     ]
     if body or case.method in {"POST", "PUT", "PATCH"}:
         headers.append(("Content-Length", str(len(body))))

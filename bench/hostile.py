@@ -28,8 +28,8 @@ from bench.stack import Stack
 TIMES = 4
 RATE_PER_S = 15.0
 CALM_S = 20.0
-AFTER_S = 8.0
-"""Longer than a refused caller's rest is read away."""
+AFTER_S = 25.0
+"""Longer than a refused caller's rest is read away, and than the load keeps a connection that it does not need."""
 P99_FACTOR = 5.0
 P99_FLOOR_MS = 300.0
 GROWTH_MIB = 384.0
