@@ -2,7 +2,7 @@
 
 Schemathesis makes requests of the OpenAPI document of the whole surface, right ones and spoilt ones.
 Each answer must be as the document says: status, content type, headers, body. None may be a server
-error, but where a case asks for the one target whose vendor has been told to fail. Afterwards every
+error, but where a case asks for what was made to fail (`bench.fuzz_judge`). Afterwards every
 process still lives, none has logged a breakdown, and the installation serves as before.
 """
 

@@ -19,6 +19,8 @@ FAILING = "failing/gpt-4.1-nano"
 """The target whose vendor, in the sandbox, has been told to fail every call."""
 TOLD_TO_FAIL = frozenset({502, 503, 504})
 """What a case may hear that names `FAILING`: the truth about its target. Nothing else from 500 on."""
+CHANGED, EMPTIED = "planted", b"has no target whose provider is enabled"
+"""The route that cases may change as they like, and what is true of it when they left it no target."""
 _INTERNAL = b"internal_error"
 _KEPT = 400
 
@@ -47,12 +49,11 @@ class Judge:
     def is_excused(self, request: Request, answer: Answer) -> bool:
         """Return whether this server error is declared, and true of what the case asked for."""
         declared = self._operations[request.operation]["responses"]
-        return (
-            answer.status in TOLD_TO_FAIL
-            and request.model == FAILING
-            and str(answer.status) in declared
-            and _INTERNAL not in answer.body
-        )
+        if str(answer.status) not in declared or _INTERNAL in answer.body:
+            return False
+        if request.model == CHANGED:
+            return answer.status == 503 and EMPTIED in answer.body
+        return request.model == FAILING and answer.status in TOLD_TO_FAIL
 
     def problem(self, request: Request, answer: Answer) -> str | None:
         """Return what is wrong with an answer, None when nothing is."""

@@ -8,8 +8,9 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -151,15 +152,19 @@ class Sender:
     async def run(self) -> None:
         """Send everything."""
         out = Path(self._share.out)
-        with (out / f"cases-{self._share.number}.jsonl").open("wb") as ledger:
-            lines = [self._line(self._cases, ledger) for _ in range(AT_ONCE)]
+        # A draw may take long: in the loop's own thread it would hold up every open connection.
+        with (
+            ThreadPoolExecutor(1) as drawing,
+            (out / f"cases-{self._share.number}.jsonl").open("wb") as ledger,
+        ):
+            lines = [self._line(drawing, ledger) for _ in range(AT_ONCE)]
             await asyncio.gather(*lines)
         worst = sorted(self._problems.values(), key=lambda it: -it.count)
         (out / f"problems-{self._share.number}.json").write_bytes(msgspec.json.encode(worst))
 
-    async def _line(self, cases: Iterator[Request], ledger: Any) -> None:
-        line = Line(self._share.port)
-        for request in cases:
+    async def _line(self, drawing: Executor, ledger: BinaryIO) -> None:
+        line, loop = Line(self._share.port), asyncio.get_running_loop()
+        while (request := await loop.run_in_executor(drawing, next, self._cases, None)) is not None:
             row = await self._send(line, request)
             ledger.write(self._encoder.encode(row) + b"\n")
         await line.close()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from bench.fuzz_garden import PLANTED
-from bench.fuzz_judge import FAILING
+from bench.fuzz_judge import CHANGED, FAILING
 
-MODELS = ("a/gpt-4.1-nano", "b/gpt-4.1-nano", "gpt-4.1-nano", "auto", "planted", FAILING)
+MODELS = ("a/gpt-4.1-nano", "b/gpt-4.1-nano", "gpt-4.1-nano", "auto", CHANGED, FAILING)
 ADMIN = "/api/v1/admin"
 FITTING = {
     "embed": "openai/text-embedding-3-small",

@@ -33,6 +33,8 @@ REQUEST_ID = {
     "schema": {"type": "string"},
 }
 RETRY_AFTER = {"description": "seconds to wait", "schema": {"type": "string"}}
+OF_CALLS = frozenset({402, 502, 504})
+"""What only a model call can end with: a budget that is spent, a provider that fails."""
 _METHODS = ("get", "put", "post", "patch", "delete")
 _LIST: Document = {"type": "object", "required": ["data", "object"]}
 _OWN_LIST: Document = {"type": "object", "required": ["items", "total", "limit", "offset"]}
@@ -56,7 +58,7 @@ def complete(document: Document) -> Document:
     for path in document["paths"].values():
         for method in _METHODS:
             if method in path:
-                _with_errors(path[method], GENERATE)
+                _with_errors(path[method], GENERATE, calls=False)
     for name in ("HTTPValidationError", "ValidationError"):
         forms.pop(name, None)
     described = [*_calls(), *_own(), *_vendors(), *_models(), *_batches()]
@@ -277,14 +279,19 @@ def _placed(path: str, operation: Document) -> Document:
     return {**operation, "parameters": parameters} if parameters else operation
 
 
-def _with_errors(operation: Document, front: ClientDialect) -> Document:
-    """Add what may go wrong, in the dialect's form; give every answer its headers."""
+def _with_errors(operation: Document, front: ClientDialect, *, calls: bool = True) -> Document:
+    """Add what may go wrong, in the dialect's form; give every answer its headers.
+
+    Without `calls` no provider is asked, so that none can fail and nothing is spent.
+    """
     answers = operation["responses"]
     form = {"$ref": f"#/components/schemas/{error_name(front)}"}
     answers.pop("422", None)
     for status in statuses():
         if "default" in answers:
             break
+        if status in OF_CALLS and not calls:
+            continue
         problem = {"description": "see the error's code", "content": {"application/json": {}}}
         problem["content"] = {"application/json": {"schema": form}}
         answers.setdefault(str(status), problem)

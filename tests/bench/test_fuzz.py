@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bench.fuzz_cases import Request, with_hints
-from bench.fuzz_judge import FAILING, Answer, Judge
+from bench.fuzz_judge import CHANGED, EMPTIED, FAILING, Answer, Judge
 from bench.hostile_cases import Case
 from bench.hostile_send import judged
 
@@ -78,6 +78,8 @@ def test_what_is_not_declared_is_wrong(
 def test_a_server_error_is_excused_only_where_it_is_true_and_declared() -> None:
     assert problem(503, HEADERS, b"{}", FAILING) is None
     assert problem(502, HEADERS, b"{}", FAILING) is not None
+    assert problem(503, HEADERS, b'{"message": "it %s"}' % EMPTIED, CHANGED) is None
+    assert problem(503, HEADERS, b"{}", CHANGED) is not None
     assert problem(503, HEADERS, b'{"code": "internal_error"}', FAILING) is not None
 
 
