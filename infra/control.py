@@ -33,6 +33,7 @@ from infra.metrics import metrics_router
 from infra.realtime import Live
 from infra.realtime_api import Realtime
 from infra.repricing import Repricing
+from infra.savings_api import SavingsBoard, savings_router
 from infra.secret_files import operator_token
 from infra.settings import circuit_rules, load
 from infra.steering.component import Steering
@@ -132,6 +133,8 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     )
     live = Live(budgets, board, alerting.book, heartbeats)
     components["realtime"] = Realtime(log, live, settings.weir_home, training.status)
+    savings = SavingsBoard()
+    views += savings.views
     commerce = Commerce()
     views += commerce.views
     foresight = Foresight()
@@ -143,6 +146,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
             system,
             circuits_router(board),
             budgets_router(budgets),
+            savings_router(savings),
             commercial_router(commerce),
             foresight_router(foresight),
             metrics_router(projected, heartbeats),
