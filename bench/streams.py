@@ -138,6 +138,7 @@ def keys(bench: Bench) -> dict[str, Any]:
         worker.start()
         worker.ready()
         figures["recovery_s"] = round(time.monotonic() - begun, 2)
+        figures["recovery_cpu_s"] = round(worker.cpu_s(), 2)
     finally:
         if worker.runs:
             worker.end(signal.SIGTERM)
