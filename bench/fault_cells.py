@@ -86,7 +86,7 @@ CASES = (
         error_status=429,
     ),
     Case("server_error_once", fault("server_error", count=1), "answered", "answered"),
-    Case("unavailable", fault("unavailable"), "failed", "answered"),
+    Case("unavailable", fault("unavailable"), "failed", "answered", error_status=503),
     Case("reset", fault("reset"), "failed", "answered"),
     Case("silence", fault("silence"), "failed", "answered", error_status=504),
     Case(
