@@ -45,6 +45,8 @@ CLAIMS = (
     "revocation",
     "alerts",
     "realtime",
+    "anomalies",
+    "forecasts",
     "retraining",
 )
 LONGEST_S = 3_600

@@ -39,8 +39,8 @@ Array = np.ndarray
 _MAD = 1.4826
 _EXPECTED_MIN = 0.3
 _FAILING_MIN = 0.005
-_SPREAD_MIN = np.array([1.0, 2.0, 2.0, 1.0, 1.0])
-"""By metric. A sum of log-normal sizes varies more than their number, and has a heavier tail."""
+_SIZES_SPREAD, _SIZES_TAIL, _FEW_CALLS = 1.3, 0.4, 10.0
+"""A sum of log-normal sizes varies more than their number, and of few it has a heavier tail."""
 _LATENCY_CV = 0.7
 _STRANGE = 4.0
 """A bucket further away than this is not taken for normal later."""
@@ -201,7 +201,15 @@ class Panel:
         usual = np.where(self._masked[None], np.nan, self._residual)
         enough = np.isfinite(usual).sum(axis=3) >= POINTS_MIN
         spread = _MAD * _median(np.abs(usual - _median(usual)[..., None]))
-        self._spread = np.maximum(np.where(enough, spread, 0.0), _SPREAD_MIN[None, :, None])
+        self._spread = np.maximum(np.where(enough, spread, 0.0), self._chance())
+
+    def _chance(self) -> Array:
+        """Return the spread that chance alone explains, by window, metric and series."""
+        least = np.ones((len(WINDOWS), len(METRICS), len(self.names)))
+        calls = np.array(WINDOWS)[:, None] * np.maximum(self._level[CALLS], 1e-9)[None, :]
+        sizes = _SIZES_SPREAD + _SIZES_TAIL * np.minimum(1.0, np.sqrt(_FEW_CALLS / calls))
+        least[:, [COST, TOKENS]] = sizes[:, None, :]
+        return least
 
     def _known(self) -> Array:
         """Return which places of the ring hold a bucket of ours."""

@@ -21,7 +21,7 @@ from streams.anomalies.panel import (
     Scores,
 )
 
-FIRE = (9.0, 7.0, 6.0)
+FIRE = (8.0, 6.5, 5.5)
 """Scores that fire, by window: the shorter, the more often it is looked at."""
 
 STRANGE = 4.0

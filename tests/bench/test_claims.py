@@ -75,6 +75,19 @@ def test_what_is_spent_is_seen_at_once(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.req("ANA-05", "COST-08")
+def test_incidents_are_found_with_who_made_the_difference(tmp_path: Path) -> None:
+    ended = _run("anomalies", tmp_path, "--size", "14")
+    assert '"told_twice": 0' in ended.stdout, ended.stdout + ended.stderr
+    assert (tmp_path / "worlds.jsonl").exists()
+
+
+@pytest.mark.req("COST-07", "ANA-08")
+def test_forecasts_beat_seasonal_naive(tmp_path: Path) -> None:
+    ended = _run("forecasts", tmp_path, "--size", "20")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 SABOTAGED = {
     "visibility": "50",
     "bad_input": "1",
@@ -86,6 +99,8 @@ SABOTAGED = {
     "alerts": "20",
     "realtime": "5",
     "adaptive": "1",
+    "anomalies": "7",
+    "forecasts": "6",
 }
 
 
