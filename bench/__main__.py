@@ -29,6 +29,7 @@ CLAIMS = (
     "replay",
     "steering",
     "rules",
+    "rules_live",
     "steering_seeds",
     "adaptive",
     "split",

@@ -180,7 +180,9 @@ def _broken(acts: list[OptimizerActed]) -> int:
 
 
 def _concerns(act: OptimizerActed, item: Expected, origin_s: float) -> bool:
-    within = item.start_s <= _at_s(act, origin_s) <= item.end_s + RULES.window_s + 60
+    # A price stays low to the end; the last window of an incident is still full of it.
+    after_s = UNDONE_S if item.rule == "cost" else RULES.window_s + 60
+    within = item.start_s <= _at_s(act, origin_s) <= item.end_s + after_s
     whole = item.harmful or item.rule in {"load", "cost"}
     return within and (whole or act.target == item.target)
 

@@ -27,6 +27,7 @@ from infra.cli_data import app as data_commands
 from infra.cli_optimizer import commands as optimizer_commands
 from infra.cli_providers import commands as provider_commands
 from infra.cli_route import route_commands
+from infra.cli_selftest import app as selftest_commands
 from infra.settings import load
 from schemas import __version__
 from schemas.errors import WeirError
@@ -37,6 +38,7 @@ app = typer.Typer(
     help="Weir: an LLM gateway whose every request, answer, feedback and cost is an event on Kafka.",
 )
 app.add_typer(data_commands)
+app.add_typer(selftest_commands)
 app.add_typer(config_commands)
 app.add_typer(key_commands, name="keys")
 app.add_typer(budget_commands, name="budget")

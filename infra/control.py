@@ -35,6 +35,7 @@ from infra.realtime_api import Realtime
 from infra.repricing import Repricing
 from infra.savings_api import SavingsBoard, savings_router
 from infra.secret_files import operator_token
+from infra.selftest import SelfTest, selftest_router
 from infra.settings import circuit_rules, load
 from infra.steering.component import Steering
 from infra.system import system_router
@@ -140,10 +141,12 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     foresight = Foresight()
     views += foresight.views
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
+    test = SelfTest(settings.weir_home, log, components, heartbeats)
     app = build(
         Keys(keys, operator_token(settings.weir_home), tenants),
         [
             system,
+            selftest_router(test, administration.desk.auditor),
             circuits_router(board),
             budgets_router(budgets),
             savings_router(savings),

@@ -119,7 +119,7 @@ def judge(scene: Scene, acted: OptimizerActed) -> tuple[str, float | None]:
             return WORSE, after
     mine, other = here.cost_per_call, there.cost_per_call
     if mine is None or other is None or min(here.priced, there.priced) < COMPARED_MIN:
-        return UNCLEAR, after
+        return acted.verdict, after  # nothing new is known
     if other >= mine:
         return WORSE, after
     return (HELPED if other <= (1 - KEPT * scene.rules.saving_min) * mine else UNCLEAR), after

@@ -87,7 +87,7 @@ def judged(rule: Rule, scene: Scene, acted: OptimizerActed) -> tuple[str, float 
     mine, others = scene.sums([acted.target], since_us), scene.sums(peers, since_us)
     here, there, both = read(mine), read(others), read(total([mine, others]))
     if both.trials < scene.rules.calls_min:
-        return UNCLEAR, acted.after
+        return acted.verdict, acted.after  # nothing new is known
     was = _counts(acted, "")
     theirs = _counts(acted, "others_")
     spoilt = rises(theirs, there.counts) < WORSE_ALPHA and rises(was, both.counts) < WORSE_ALPHA

@@ -39,6 +39,18 @@ def test_the_ledger_is_what_the_books_come_to(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.req("RT-09", "RT-10", "RT-11", "RT-12", "RT-13", "RT-14")
+def test_each_rule_fires_on_its_incident_and_undoes_itself(tmp_path: Path) -> None:
+    ended = _run("rules", tmp_path, "--size", "1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.req("RT-09", "RT-10")
+def test_a_slow_provider_gives_calls_away_and_gets_them_back(tmp_path: Path) -> None:
+    ended = _run("rules_live", tmp_path, "--size", "15")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 @pytest.mark.req("GEN-05", "GW-16")
 def test_bad_input_is_refused_clearly(tmp_path: Path) -> None:
     ended = _run("bad_input", tmp_path)
@@ -90,6 +102,8 @@ def test_forecasts_beat_seasonal_naive(tmp_path: Path) -> None:
 
 SABOTAGED = {
     "visibility": "50",
+    "rules": "1",
+    "rules_live": "15",
     "bad_input": "1",
     "conformance": "1",
     "ledger": "800",
