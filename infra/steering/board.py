@@ -94,6 +94,11 @@ class SteeringBoard:
         """The views that are to be followed."""
         return [self.history, self._performance, self._ran, self._rows]
 
+    @property
+    def memory(self) -> Memory:
+        """How targets perform, by time."""
+        return self._performance.memory
+
     def _hear(self, key: str, row: TrafficRow | None) -> None:
         if row is None:
             self._traffic.removed(key)

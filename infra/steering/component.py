@@ -15,6 +15,7 @@ from infra.circuits_api import CircuitBoard
 from infra.steering.acts import SteeringActs
 from infra.steering.api import steering_router
 from infra.steering.board import Sources, SteeringBoard
+from infra.steering.canaries import CanaryBoard, canaries_router
 from schemas.events.changes import ProviderChanged
 from schemas.events.operations import Heartbeat
 from schemas.log import Log, TableView
@@ -47,12 +48,16 @@ class Steering:
             training.versions,
         )
         self._board = SteeringBoard(sources)
+        self._canaries = CanaryBoard(training.deployments, self._board.memory)
         acts = SteeringActs(log, administration.desk, self._board, circuits, alerting.acts)
-        self.routers: Sequence[APIRouter] = [steering_router(self._board, acts, monitoring)]
+        self.routers: Sequence[APIRouter] = [
+            steering_router(self._board, acts, monitoring),
+            canaries_router(self._canaries),
+        ]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log until `stop`."""
-        await self._log.follow(self._board.views, stop)
+        await self._log.follow([*self._board.views, *self._canaries.views], stop)
 
     def ready(self) -> str | None:
         """It tells what it knows: no reason not to serve."""

@@ -2,12 +2,13 @@
 
 from math import comb
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from schemas.statistics import binomial_tail, exceeds, rises, upper_share
+from schemas.statistics import binomial_tail, differs_always, exceeds, rises, upper_share
 
 
 @given(st.integers(1, 400), st.data(), st.floats(0.001, 0.999))
@@ -37,3 +38,18 @@ def test_a_rise_is_one_sided() -> None:
     assert rises((0, 0), (5, 100)) == 1.0
     assert 0.04 < upper_share(2, 100) < 0.08
     assert upper_share(0, 0) == 1.0
+
+
+@pytest.mark.req("BEY-15")
+def test_looking_after_every_call_finds_no_difference_that_is_not_there() -> None:
+    rng = np.random.default_rng(7)
+    wrong = 0
+    for _ in range(200):
+        hits = np.cumsum(rng.random((2, 1000)) < 0.1, axis=1)
+        looks = range(20, 1000, 10)
+        wrong += any(
+            differs_always((int(hits[0, n]), n + 1), (int(hits[1, n]), n + 1)) < 0.05 for n in looks
+        )
+    assert wrong <= 200 * 0.05
+    assert differs_always((5, 500), (60, 500)) < 1e-6
+    assert differs_always((0, 0), (60, 500)) == 1.0
