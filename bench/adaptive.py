@@ -66,7 +66,7 @@ def measure(arguments: Arguments) -> Verdict:
         figures=figures,
         limits=[
             Limit("regret_share_upper", 0.01),
-            Limit("calm_regret_share_upper", 0.01),
+            Limit("calm_regret_share_upper", 0.02),
             Limit("gap_closed_lower", 0.3, "min"),
             Limit("calibration_z", 4.0),
             Limit("estimates_z", 4.0),

@@ -29,7 +29,7 @@ TWINS = {"a": "x", "b": "y", "c": "z"}
 SCALE = 0.4
 """Providers answer in two fifths of the time, so that a few minutes hold enough calls."""
 RATE_PER_S = 45
-CALM_S, FAILING_S = 30.0, 15.0
+CALM_S, FAILING_S = 36.0, 15.0
 WINDOW_S = 2.0
 SPREAD, STEERED = "spread", "steered"
 SHAPE = Shape(
