@@ -14,6 +14,7 @@ from schemas.event import Event
 from schemas.events.changes import DeploymentChanged, KeyChanged, LimitChanged
 from schemas.events.limits import LimitUsage, PaceUsage
 from schemas.events.operations import DeadLetter
+from schemas.events.optimizer import OptimizerActed
 from schemas.events.training import StepCompleted, TriggerFired
 
 DAY_US = 86_400_000_000
@@ -27,6 +28,7 @@ CONDITIONS_MAX = 1_000
 """Of one source."""
 _SLOT_S, _MINUTE_S = 5, 60
 _LAST_STEP = "learn"
+_STANDING_ACTS = frozenset({"proposed", "active", "restoring"})
 
 
 class Condition(NamedTuple):
@@ -222,6 +224,33 @@ class Limits:
                     f"{owner}: {amount} of {allowed} {unit} a minute are used",
                     float(amount),
                     float(allowed),
+                )
+
+
+class Opportunities:
+    """What the optimizer proposes, or does now."""
+
+    def __init__(self) -> None:
+        self._acts: dict[str, OptimizerActed] = {}
+
+    def apply(self, event: Event) -> None:
+        """Take in an act; the last one of a target says how it stands."""
+        if isinstance(event, OptimizerActed):
+            self._acts[event.target] = event
+
+    def holds(self, at_us: int, standing: frozenset[str]) -> Iterator[Condition]:
+        """Yield acts that are proposed or in force."""
+        del standing
+        for act in self._acts.values():
+            if act.state in _STANDING_ACTS and (act.expires_at_us or at_us + 1) > at_us:
+                elsewhere = f", to {act.alternative}" if act.alternative else ""
+                yield Condition(
+                    f"optimizer:{act.action_id}",
+                    "optimization_opportunity",
+                    "info",
+                    f"target:{act.target}",
+                    f"{act.rule} ({act.state}) for {act.target}{elsewhere}: {act.reason}",
+                    act.before,
                 )
 
 

@@ -15,6 +15,7 @@ from schemas.events.operations import (
     AlertChanged,
     OutboxClosed,
 )
+from schemas.events.optimizer import OPTIMIZER
 from schemas.events.training import STEPS, TRIGGERS
 from streams.agents.spend import SPEND
 from streams.conditions import (
@@ -24,6 +25,7 @@ from streams.conditions import (
     DeadLetters,
     Keys,
     Limits,
+    Opportunities,
     Runs,
     Source,
 )
@@ -44,6 +46,7 @@ class WatchLedger(Ledger):
             Canaries(),
             Keys(),
             self._limits,
+            Opportunities(),
             DeadLetters(),
         )
         self._mine: dict[str, AlertChanged] = {}
@@ -154,8 +157,18 @@ class WatchLedger(Ledger):
 ALERT_WATCH = Decider(
     name="alert_watch",
     leads=SPEND,
-    reads=(STEPS, TRIGGERS, DEPLOYMENTS, IDENTITY, BUDGETS, LIMITS, DEAD_LETTERS, HEARTBEATS),
+    reads=(
+        STEPS,
+        TRIGGERS,
+        DEPLOYMENTS,
+        IDENTITY,
+        BUDGETS,
+        LIMITS,
+        OPTIMIZER,
+        DEAD_LETTERS,
+        HEARTBEATS,
+    ),
     decisions=ALERTS,
     ledger=lambda _: WatchLedger(),
-    settled=(IDENTITY, BUDGETS, STEPS, TRIGGERS, DEPLOYMENTS),
+    settled=(IDENTITY, BUDGETS, STEPS, TRIGGERS, DEPLOYMENTS, OPTIMIZER),
 )

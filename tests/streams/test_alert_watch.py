@@ -11,6 +11,7 @@ from schemas.event import Event
 from schemas.events.changes import DeploymentChanged, KeyChanged, LimitChanged
 from schemas.events.limits import LIMITS, LimitUsage, PaceUsage
 from schemas.events.operations import AlertChanged, DeadLetter, OutboxClosed
+from schemas.events.optimizer import OptimizerActed
 from schemas.events.training import StepCompleted, TriggerFired
 from streams.agents.alert_watch import WatchLedger
 
@@ -68,6 +69,16 @@ TRIGGER = TriggerFired(
     since_us=0,
     until_us=1,
 )
+ACT = OptimizerActed(
+    **HEAD,
+    action_id="latency:a/m#1",
+    rule="latency",
+    target="a/m",
+    reason="slow",
+    metric="latency_us",
+    state="active",
+    expires_at_us=(NOW + HOUR) * S,
+)
 LETTER = DeadLetter(
     **HEAD,
     consumer="streams:spend",
@@ -113,6 +124,14 @@ LETTER = DeadLetter(
             "warning",
             0,
         ),
+        (
+            ACT,
+            msgspec.structs.replace(ACT, state="restored"),
+            "optimizer:latency:a/m#1",
+            "info",
+            0,
+        ),
+        (ACT, None, "optimizer:latency:a/m#1", "info", HOUR),
         (LETTER, None, "dead_letters:streams:spend", "error", HOUR),
     ],
 )
