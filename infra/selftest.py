@@ -30,7 +30,7 @@ from schemas.identity import uuid7
 from schemas.log import Log, TableView
 
 ROUND_TRIP_S = 5.0
-SILENT_S = 5.0
+SILENT_S = 10.0
 LATE_S = 1.0
 _LOOK_S = 0.02
 
@@ -123,7 +123,7 @@ class SelfTest:
     async def _streams(self) -> str:
         beat = self._heartbeats.get("streams")
         if beat is None or now_us() - beat.occurred_at_us > SILENT_S * 1e6:
-            raise Unavailable("no heartbeat for five seconds", action="See logs/streams.log.")
+            raise Unavailable("no heartbeat for ten seconds", action="See logs/streams.log.")
         return f"{len(beat.positions)} partitions are folded, {beat.lag} records behind"
 
     async def _gateway(self) -> str:
