@@ -3,8 +3,8 @@
 First in simulated time, with the product's router, folds and tables: `--size` seeded worlds of three
 providers, each of which goes away, becomes slow, fails half its calls and flaps, one after the
 other. The same calls with the same luck go by static routing, by fixed weights and an order for
-failover. Then once over real sockets (`bench.steering_sockets`). `--sabotage` takes half of the
-steered calls for static ones.
+failover. Then once over real sockets (`bench.steering_sockets`). `--sabotage` takes the
+steered calls for the static ones.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def measure(arguments: Arguments) -> Verdict:
         incidents = list(pool.map(_run, seeds, [arguments.out] * len(seeds)))
     runs = [_read(arguments.out / f"calls-{seed}.jsonl") for seed in seeds]
     if arguments.sabotage:
-        runs = [_mixed(run, arguments.seed) for run in runs]
-    figures = _gains(runs, arguments.seed) | _timed(runs, incidents)
+        runs = [swapped(run) for run in runs]
+    figures = gains_of(runs, arguments.seed) | _timed(runs, incidents)
     figures |= fail_in_turn(arguments)
     return Verdict(
         figures=figures,
@@ -97,7 +97,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def _gains(runs: list[list[dict[str, Any]]], seed: int) -> dict[str, Any]:
+def gains_of(runs: list[list[dict[str, Any]]], seed: int) -> dict[str, Any]:
     """Return by how much the steered calls were faster: the mean over seeds and its interval."""
     figures: dict[str, Any] = {"runs": len(runs), "calls": sum(map(len, runs))}
     for name, quantile in (("p50", 0.5), ("p95", 0.95)):
@@ -170,10 +170,9 @@ def _crossing(rows: list[dict[str, Any]], trouble: Incident, share: float, *, be
     return float("inf")
 
 
-def _mixed(run: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Return the run with half of the steered latencies replaced by the static ones."""
-    rng = np.random.default_rng(seed)
-    return [row | ({"steered_us": row["static_us"]} if rng.random() < 0.5 else {}) for row in run]
+def swapped(run: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the run with steered and static latencies taken for each other."""
+    return [row | {"steered_us": row["static_us"], "static_us": row["steered_us"]} for row in run]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from bench.bandits import Choices
 from bench.simulator.driver import Driver
 from bench.simulator.gateway import Gateway
 from bench.simulator.world import Incident
+from bench.steering_seeds import gains_of, swapped
 from bench.steering_world import LATENCY, static, troubled, world_of
 
 
@@ -91,3 +92,9 @@ def test_the_sandbox_is_told_what_the_world_says() -> None:
     with driver:
         pass
     assert {base for base, _, _ in told} == set(lanes)
+
+
+def test_steered_calls_taken_for_static_ones_show_no_gain() -> None:
+    run = [{"steered_us": at, "static_us": 1.3 * at, "steered_answered": True} for at in range(99)]
+    assert gains_of([run], 1)["p50_gain_lower"] == pytest.approx(0.231, abs=0.001)
+    assert gains_of([swapped(run)], 1)["p50_gain_lower"] < 0
