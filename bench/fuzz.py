@@ -42,6 +42,23 @@ def _command(stack: Stack, kind: str, body: dict[str, Any]) -> Any:
     return fetch(url, key=stack.key, method="POST", body=body)
 
 
+def _made(stack: Stack, key: str) -> dict[str, list[Any]]:
+    """Make one of what has ids that nobody guesses; return them by their parameters."""
+    spare = _command(stack, "keys", {"name": "spare", "team": "planted"})["key"]["id"]
+    said = {"feedback_type": "thumbs_up", "original_prompt": "Where?", "model_response": "There."}
+    heard = fetch(f"{stack.url}/api/v1/feedback", key=key, method="POST", body=said)
+    params = {"model": MODELS[0], "max_tokens": 8, "messages": [{"role": "user", "content": "Hi"}]}
+    line = {"custom_id": "1", "params": params}
+    batches = f"{stack.url}/v1/messages/batches"
+    batch = fetch(batches, key=key, method="POST", body={"requests": [line]})
+    return {
+        "key_id": [spare],
+        "request_id": [_called(stack)],
+        "feedback_id": [heard["id"]],
+        "batch_id": [batch["id"]],
+    }
+
+
 def _called(stack: Stack) -> str:
     """Make a call and return its id. Raises OSError when it fails."""
     message = {"role": "user", "content": "Where is the water?"}
@@ -58,8 +75,8 @@ def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
     key = _command(stack, "keys", {"name": "fuzz", "scopes": SCOPES})["secret"]
     document = fetch(f"{stack.url}/openapi.json", timeout_s=30.0)
     (arguments.out / "openapi.json").write_text(json.dumps(document), "utf-8")
-    spare = _command(stack, "keys", {"name": "spare", "team": "planted"})["key"]["id"]
-    told = with_hints(document, known_words(document, spare, _called(stack)))
+    time.sleep(KEY_SETTLES_S)
+    told = with_hints(document, known_words(document, _made(stack, key)))
     processes = max(2, min(4, len(os.sched_getaffinity(0))))
     sizes = [arguments.size // processes] * processes
     sizes[0] += arguments.size - sum(sizes)
@@ -79,7 +96,6 @@ def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
         for number, size in enumerate(sizes)
     ]
     garden = Garden(stack)
-    time.sleep(KEY_SETTLES_S)
     garden.start()
     begun = time.monotonic()
     try:

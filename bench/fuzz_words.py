@@ -69,15 +69,17 @@ _KINDS: dict[str, dict[str, list[Any]]] = {
 
 
 def known_words(
-    document: dict[str, Any], key_id: str, request_id: str
+    document: dict[str, Any], made: dict[str, list[Any]]
 ) -> dict[str, dict[str, list[Any]]]:
-    """Return for the beginnings of paths the values of parameters and members, for `with_hints`."""
-    everywhere = {"provider": ["a", "b", "failing"], "request_id": [request_id]}
+    """Return for the beginnings of paths the values of parameters and members, for `with_hints`.
+
+    `made` are ids that exist, by the names of their parameters.
+    """
+    everywhere = {"provider": ["a", "b", "failing"], **made}
     words: dict[str, dict[str, list[Any]]] = {
         path: {"model": models_of(path), **everywhere, **CALLS} for path in document["paths"]
     }
     words |= {
-        f"{ADMIN}/keys/": {"key_id": [key_id]},
         f"{ADMIN}/prices": {"id": ["planted/model"], "entity_id": ["planted/model"]},
         "/api/v1/projections/": {"name": ["feedback"]},
         "/passthrough/": {"provider": ["a", "b", "openai"], "path": ["models", "files"]},
