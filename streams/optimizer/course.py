@@ -24,12 +24,15 @@ from schemas.optimizer import (
     RESTORING,
     REVERTED,
 )
+from streams.agents.performance import RECENT_S
 from streams.decider import decision_id
 from streams.optimizer.rule import HELPED, UNCLEAR, WORSE, Finding, Rule, group, judged, onset_us
 from streams.optimizer.scene import Scene, shares
 
 RETURN = (0.25, 0.5, 1.0)
 """The ways back (RT-14)."""
+LEFT = 0.5
+"""A target whose share of the last 30 s is below this part of its share before is left already."""
 _SECOND_US = 1_000_000
 
 
@@ -45,12 +48,21 @@ def next_act(
         return _go_on(scene, last, rules.get(last.rule), modes.get(last.rule, OFF))
     if last is not None and scene.at_us < _rests_until_us(scene, last):
         return None
-    if scene.now(target).calls < scene.rules.calls_min:
+    if scene.now(target).calls < scene.rules.calls_min or _is_left(scene, target):
         return None
     for name, rule in rules.items():
         if modes.get(name, OFF) != OFF and (finding := rule.find(scene, target, 0)) is not None:
             return _begin(scene, target, last, rule, finding, modes[name])
     return None
+
+
+def _is_left(scene: Scene, target: str) -> bool:
+    """Whether strategies and circuits shift calls away already: they bring them back sooner, too."""
+    members = group(scene, target, None)
+    last_us = scene.until_us - RECENT_S * 1_000_000
+    lately, all_lately = scene.sums([target], last_us).calls, scene.sums(members, last_us).calls
+    calls, everything = scene.now(target).calls, scene.sums(members, scene.window_us()).calls
+    return lately * everything < LEFT * calls * all_lately
 
 
 def _rests_until_us(scene: Scene, last: OptimizerActed) -> int:

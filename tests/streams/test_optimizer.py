@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from bench.rules_world import STEP_S, Loop, priced
@@ -139,6 +140,17 @@ def test_a_few_errors_shift_once_and_drain_nothing() -> None:
 def test_errors_everywhere_and_few_calls_are_no_reason() -> None:
     assert Place().steps(20, a=BAD, b=BAD) == []
     assert Place().steps(20, a=BAD, calls=3) == []
+
+
+@pytest.mark.req("RT-09")
+def test_a_target_that_its_route_leaves_already_is_left_alone() -> None:
+    place = Place()
+    place.steps(10)
+    ahead = place.loop.shares
+    place.loop.shares = lambda _: np.array([0.1, 0.9])  # type: ignore[method-assign]
+    assert place.steps(3, a=Way(failing=0.9), calls=100) == []
+    place.loop.shares = ahead  # type: ignore[method-assign]
+    assert place.steps(2, a=Way(failing=0.9), calls=100)[0].rule == "error_rate"
 
 
 @pytest.mark.req("RT-10")
