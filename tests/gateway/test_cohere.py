@@ -30,6 +30,7 @@ from schemas.errors import (
     UpstreamContextTooLong,
     UpstreamError,
     UpstreamModelMissing,
+    UpstreamOverloaded,
     UpstreamProtocol,
     UpstreamQuota,
     UpstreamRateLimited,
@@ -333,7 +334,7 @@ def test_no_broken_stream_passes(body: Any, kind: type[UpstreamError]) -> None:
         ),
         (422, "unknown field: parameter 'x' is not a valid field", UpstreamRejected),
         (500, "internal server error", UpstreamError),
-        (503, None, UpstreamError),
+        (503, None, UpstreamOverloaded),
     ],
 )
 def test_errors_have_one_class(status: int, message: str | None, kind: type[UpstreamError]) -> None:

@@ -31,6 +31,7 @@ from schemas.errors import (
     UpstreamContextTooLong,
     UpstreamError,
     UpstreamModelMissing,
+    UpstreamOverloaded,
     UpstreamProtocol,
     UpstreamQuota,
     UpstreamRateLimited,
@@ -432,7 +433,7 @@ BAD_KEY = {"@type": RPC + "ErrorInfo", "reason": "API_KEY_INVALID"}
             ),
             UpstreamModelMissing,
         ),
-        (503, status_body(503, "UNAVAILABLE", "overloaded"), UpstreamError),
+        (503, status_body(503, "UNAVAILABLE", "overloaded"), UpstreamOverloaded),
         (500, None, UpstreamError),
     ],
 )
