@@ -27,7 +27,7 @@ UNDONE_S = 60 * 60.0
 """So long after an incident everything must be as before: its window, and three steps back."""
 FAST_S = 15 * 60.0
 CHEAPER = 0.5
-CONGESTION = 5.0
+CONGESTION = 12.0
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def scenario(seed: int) -> tuple[World, list[Expected]]:
 
     drawn = [names[int(rng.integers(3))] for _ in range(4)]
     at(0, "error_rate", "errors", 0.25, drawn[0])
-    at(1, "high_latency", "slow", 3.0, drawn[1])
+    at(1, "high_latency", "slow", 5.0, drawn[1])
     at(2, "degradation", "slow", 1.45, names[steady])
-    at(3, "high_latency", "slow", 3.0, drawn[2], harmful=True)
+    at(3, "high_latency", "slow", 5.0, drawn[2], harmful=True)
     at(4, "load", "surge", 5.0, names[0])
     at(6, "cost", None, 0.0, names[1])
     alike[steady] = msgspec.structs.replace(alike[steady], drift=0.03)
@@ -197,7 +197,11 @@ def _at_s(act: OptimizerActed, origin_s: float) -> float:
 
 def measure(arguments: Arguments) -> Verdict:
     """Simulate `--size` worlds; sabotage believes whatever looks bad for a moment."""
-    rules = OptimizerRules(alpha=0.05, baseline_calls_min=20) if arguments.sabotage else RULES
+    rules = (
+        OptimizerRules(alpha=0.05, baseline_calls_min=20, baseline_hours_min=6)
+        if arguments.sabotage
+        else RULES
+    )
     names = ("error_rate", "high_latency", "degradation", "load", "cost")
     into = Tally({name: [] for name in names}, [], [], [])
     with (arguments.out / "acts.jsonl").open("w", encoding="utf-8") as file:

@@ -26,7 +26,8 @@ class OptimizerRules:
     takes at most `change_max` of what a target has, comes at least `cooldown_s` after the one
     before and ends after `expiry_s` unless it is renewed; one that did not help is not tried again
     for `expiry_s`. `probe_share` is what a target keeps in any case. `alpha` is the level of every
-    test. A baseline counts from `baseline_calls_min` calls on.
+    test. A baseline counts from `baseline_calls_min` calls on, how
+    much hours differ from `baseline_hours_min` hours on.
     """
 
     interval_s: float = 30.0
@@ -38,6 +39,7 @@ class OptimizerRules:
     probe_share: float = 0.05
     alpha: float = 1e-3
     baseline_calls_min: int = 200
+    baseline_hours_min: int = 48
     latency_factor: float = 1.5
     latency_max_ms: float = 5000.0
     error_shift: float = 0.05
@@ -60,6 +62,7 @@ class OptimizerRules:
             "probe_share": (0.01, 0.5),
             "alpha": (1e-12, 0.05),
             "baseline_calls_min": (20, 1_000_000_000),
+            "baseline_hours_min": (6, 160),
             "latency_factor": (1.05, 100.0),
             "latency_max_ms": (1.0, 3_600_000.0),
             "error_shift": (0.001, self.error_drain),

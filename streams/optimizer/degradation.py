@@ -21,7 +21,7 @@ def find(scene: Scene, target: str, since_us: int) -> Finding | None:
     if sums.calls < scene.rules.calls_min or usual is None:
         return None
     return _success(scene, target, sums, usual.every) or _latency(
-        scene, target, sums, usual.every, usual.worst_us(0.5, scene.rules.calls_min)
+        scene, target, sums, usual.every, usual.worst_us(0.5, scene.rules)
     )
 
 
@@ -43,10 +43,10 @@ def _success(scene: Scene, target: str, sums: Sums, usual: Sums) -> Finding | No
 
 
 def _latency(
-    scene: Scene, target: str, sums: Sums, usual: Sums, varies_us: float
+    scene: Scene, target: str, sums: Sums, usual: Sums, varies_us: float | None
 ) -> Finding | None:
     rules, usual_us, now_us = scene.rules, usual.latency_us(0.5), sums.latency_us(0.5)
-    if usual_us is None or now_us is None or sums.successes < rules.calls_min:
+    if varies_us is None or usual_us is None or now_us is None or sums.successes < rules.calls_min:
         return None
     line = max((1.0 + rules.degradation) * usual_us, varies_us)
     if not exceeds(sums.slower(line), sums.successes, 0.5, rules.alpha):

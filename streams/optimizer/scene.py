@@ -25,7 +25,6 @@ from streams.agents.performance import HOUR_S, RECENT_S, RECENT_SLOTS
 DAY_S = 86_400
 WEEK_S = 7 * DAY_S
 CANARY_STATES = frozenset({"observing", "analyzing", "promoting"})
-HOURS_MIN = 12
 SPREADS = 3.5
 MAD_SCALE = 1.4826
 """What makes the median absolute deviation of a normal distribution its standard deviation."""
@@ -101,18 +100,18 @@ class Baseline:
     every: Sums
     hours: list[Sums]
 
-    def worst_us(self, q: float, least: int) -> float:
-        """Return up to where the hours' quantiles of latency usually vary; 0 where that is unknown.
+    def worst_us(self, q: float, rules: OptimizerRules) -> float | None:
+        """Return up to where the hours' quantiles of latency usually vary, None where that is unknown.
 
         The median of their logarithms and `SPREADS` robust standard deviations (Rousseeuw and Croux,
         "Alternatives to the Median Absolute Deviation", JASA 1993): calls of one hour are alike, so
         how much hours differ counts, not how many calls there were, and an incident among
         them moves nothing.
         """
-        known = [hour.latency_us(q) for hour in self.hours if hour.successes >= least]
+        known = [hour.latency_us(q) for hour in self.hours if hour.successes >= rules.calls_min]
         logs = [math.log(value) for value in known if value]
-        if len(logs) < HOURS_MIN:
-            return 0.0
+        if len(logs) < rules.baseline_hours_min:
+            return None
         middle = median(logs)
         spread = MAD_SCALE * median(abs(value - middle) for value in logs)
         return math.exp(middle + SPREADS * spread)

@@ -21,7 +21,7 @@ from schemas.optimizer import LIVE, RULES, OptimizerRules
 
 START_S = 1_789_999_200
 META: dict[str, Any] = {"event_id": "e", "occurred_at_us": 0, "actor": "test"}
-RULES_SOON = replace(RULES, baseline_calls_min=100)
+RULES_SOON = replace(RULES, baseline_calls_min=100, baseline_hours_min=12)
 
 
 class Way(NamedTuple):
