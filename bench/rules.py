@@ -51,7 +51,8 @@ def scenario(seed: int) -> tuple[World, list[Expected]]:
         for item in world.targets
     ]
     names = [item.target for item in alike]
-    steady = min(range(3), key=lambda index: alike[index].drift)
+    # The slowest one: where it is faster than others even when it is degraded, nothing can be gained.
+    steady = max(range(3), key=lambda index: alike[index].median_us)
     start_s = WEEK_S + 8 * HOUR_S
     slot_s = 3 * HOUR_S
     found: list[Expected] = []
@@ -127,6 +128,8 @@ class Tally:
 
     fired: dict[str, list[float]]
     missed: list[str]
+    by_another: list[str]
+    """What a rule saw sooner than the one that it was made for: a target has one change at a time."""
     false_alarms: list[OptimizerActed]
     undone_s: list[float]
     standing: int = 0
@@ -149,6 +152,8 @@ def tally(
             into.harmful_reverted += any(act.state == "reverted" for act in ends)
         elif right:
             into.fired[item.rule].append(_at_s(right[0], origin_s) - item.start_s)
+        elif any(act.target == item.target for act in mine):
+            into.by_another.append(f"{item.rule} {item.target}: {mine[0].rule}")
         else:
             into.missed.append(f"{item.rule} {item.target}")
     into.false_alarms += [
@@ -203,7 +208,7 @@ def measure(arguments: Arguments) -> Verdict:
         else RULES
     )
     names = ("error_rate", "high_latency", "degradation", "load", "cost")
-    into = Tally({name: [] for name in names}, [], [], [])
+    into = Tally({name: [] for name in names}, [], [], [], [])
     with (arguments.out / "acts.jsonl").open("w", encoding="utf-8") as file:
         for seed in range(arguments.seed, arguments.seed + arguments.size):
             expected, acts, origin_s = simulate(seed, rules)
@@ -219,6 +224,8 @@ def measure(arguments: Arguments) -> Verdict:
         "fired": {name: len(found) for name, found in into.fired.items()},
         "rules_missed": into.missed,
         "missed": len(into.missed),
+        "by_another_rule": into.by_another,
+        "least_fired": min(len(found) for found in into.fired.values()) / arguments.size,
         "act_s_p50": round(median(times)) if times else None,
         "act_s_max": round(max(times)) if times else None,
         "false_alarms": len(into.false_alarms),
@@ -234,6 +241,7 @@ def measure(arguments: Arguments) -> Verdict:
         figures,
         [
             Limit("missed", 0),
+            Limit("least_fired", 0.5, "min"),
             Limit("act_s_max", FAST_S),
             Limit("false_alarms_per_week", 1.0),
             Limit("undone_s_max", UNDONE_S),
