@@ -31,6 +31,8 @@ END_S = RECOVERY_S + 2_700.0
 WEIGHTS = (0.3, 0.3, 0.3, 0.1)
 """Of the strategy: quality, success, latency, cost."""
 BEFORE_S = 900.0
+BUSY_PER_S, BUSY_S = 100.0, 90.0
+"""The calls whose decisions are timed: a busy worker's."""
 
 
 def measure(arguments: Arguments) -> Verdict:
@@ -61,6 +63,7 @@ def measure(arguments: Arguments) -> Verdict:
         "left_after_s_max": max(left),
         "returned_after_s": _median(returned),
         "never_returned": sum(value == float("inf") for value in returned),
+        **_timed(arguments.seed),
     }
     return Verdict(
         figures=figures,
@@ -72,6 +75,7 @@ def measure(arguments: Arguments) -> Verdict:
             Limit("estimates_z", 4.0),
             Limit("left_after_s", 60.0),
             Limit("returned_after_s", 600.0),
+            Limit("decision_us", 150.0),
         ],
     )
 
@@ -125,6 +129,18 @@ def _changes(runs: list[Choices], victims: list[int]) -> tuple[list[float], list
         left.append(float("inf") if gone is None else gone)
         returned.append(float("inf") if back is None else back)
     return left, returned
+
+
+def _timed(seed: int) -> dict[str, float]:
+    """Return the processor time of a decision where nearly every one has to be worked out anew."""
+    gateway = Gateway(drawn_world(seed, targets=TARGETS, rate_per_s=BUSY_PER_S), "adaptive")
+    for _ in gateway.run(BEGIN_S, BEGIN_S + BUSY_S):
+        pass
+    spent_us = np.array(gateway.decided_ns) / 1e3
+    return {
+        "decision_us": round(float(spent_us.mean()), 1),
+        "decision_p99_us": round(float(np.quantile(spent_us, 0.99)), 1),
+    }
 
 
 def _median(values: list[float]) -> float:

@@ -26,6 +26,7 @@ BYTES_PER_TOKEN = 4
 ANSWER_TOKENS_MAX = 2**31 - 1
 """What vendors take as a number of tokens at most; a larger one fits no price and no record."""
 TAGS_MAX, TAG_CHARS_MAX = 32, 512
+TASK_CHARS_MAX = 64
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +122,7 @@ async def admit(
         tags=_bounded(tags),
         user_id=opening.user_id or key.user_id,
         session_id=opening.session_id or client.header(b"x-weir-session-id"),
-        task_type=opening.task_type or client.header(b"x-weir-task-type"),
+        task_type=_task(opening.task_type or client.header(b"x-weir-task-type")),
         traceparent=checked(client.header(b"traceparent")),
         input_tokens_estimate=max(1, len(body) // BYTES_PER_TOKEN),
     )
@@ -144,6 +145,16 @@ def new_request_id() -> str:
 def own_headers(request_id: str | None = None, kind: Header = JSON) -> Headers:
     """Return the headers of an answer that no call gives: it has an id to ask about, too."""
     return [kind, (b"x-weir-request-id", (request_id or new_request_id()).encode())]
+
+
+def _task(name: str | None) -> str | None:
+    """Refuse a text in place of a word: it is recorded with every call, and tables are kept by it."""
+    if name is not None and len(name) > TASK_CHARS_MAX:
+        raise InvalidRequest(
+            f"the task type has {len(name)} characters, at most {TASK_CHARS_MAX} are allowed",
+            action="Name the task in a word, such as summarization, or leave x-weir-task-type out.",
+        )
+    return name
 
 
 def _header_tags(client: Client) -> dict[str, str]:

@@ -96,7 +96,7 @@ class Circuits:
         """Return the circuit of a target as it is now."""
         change, own = self._shared(target), self._own.get(target)
         if change is None:
-            return NEW if own is None else self._judge(target, own)
+            return NEW if own is None else self._mine(target, own)
         now_us = self._clock_us()
         shared = judged(circuit_of(change), _NO_EVIDENCE, self._rules, now_us)
         if own is None:
@@ -104,7 +104,8 @@ class Circuits:
         opened_us = own.circuit.opened_at_us
         if shared.state == CLOSED and opened_us is not None and shared.since_us > opened_us:
             own.circuit = shared  # others have seen it recover, or a person has reset it
-        mine = self._judge(target, own)
+            self._judge(target, own)
+        mine = self._mine(target, own)
         if _WORSE[shared.state] > _WORSE[mine.state] and self._streams_alive():
             return shared
         return mine
@@ -145,6 +146,10 @@ class Circuits:
         own.note(CircuitOutcome(self._clock_us(), trial.started_us, good))
         if not good or own.circuit.state != CLOSED:
             self._judge(trial.target, own)
+
+    def _mine(self, target: str, own: Own) -> Circuit:
+        """Return this worker's own. A closed one is judged at each failure: no time opens it."""
+        return own.circuit if own.circuit.state == CLOSED else self._judge(target, own)
 
     def _judge(self, target: str, own: Own) -> Circuit:
         before = own.circuit

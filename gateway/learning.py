@@ -26,7 +26,9 @@ opened it are dropped at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import NamedTuple
 
 import msgspec
@@ -65,6 +67,9 @@ LIKED_UNITS = 1_000
 DOUBT_MIN = 1e-4
 ARMS_MAX = 10_000
 """Beliefs kept; beyond that all are made anew."""
+REFRESHED_US = 500_000
+"""Rows are read at most this often: they change with every batch of the stream processor, while a
+belief takes seconds to move."""
 _SECOND_US = 1_000_000
 
 
@@ -82,8 +87,14 @@ class Past(msgspec.Struct, frozen=True):
 
     def plus(self, other: Past, weight: float = 1.0) -> Past:
         """Return the sum, with the other one's weighed."""
-        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
-        return Past(*(mine + weight * theirs for mine, theirs in pairs))
+        return Past(
+            self.calls + weight * other.calls,
+            self.good + weight * other.good,
+            self.logs + weight * other.logs,
+            self.squares + weight * other.squares,
+            self.priced + weight * other.priced,
+            self.cost_nano_usd + weight * other.cost_nano_usd,
+        )
 
 
 class Arm(msgspec.Struct, frozen=True):
@@ -106,34 +117,41 @@ class Lessons:
         self._rewards = rewards
         self._liking = liking
         self._clock_us = clock_us
-        self._kept: dict[tuple[str, int], tuple[object, Past]] = {}
+        self._arms: dict[tuple[str, int], tuple[int, Arm]] = {}
+        self._pasts: dict[tuple[str, int], tuple[object, Past]] = {}
 
     def arm(self, task_type: str | None, target: str, closed_us: int = 0) -> Arm:
         """Return what is known; `closed_us` is when the target's circuit closed, 0 if it never opened."""
         entity, of_all = entity_of(task_type, target), entity_of(None, target)
-        past = self._past(entity, closed_us)
+        now_us = self._clock_us()
+        kept = self._arms.get((entity, closed_us))
+        if kept is not None and kept[0] <= now_us < kept[0] + REFRESHED_US:
+            return kept[1]
+        past = self._past(entity, now_us, closed_us)
         if entity != of_all:
-            others = self._past(of_all, closed_us)
+            others = self._past(of_all, now_us, closed_us)
             if others.calls:
                 past = past.plus(others, min(1.0, BORROWED_CALLS / others.calls))
-        opinions, liked = self._opinions(entity)
-        return Arm(past, opinions, liked)
+        arm = Arm(past, *self._opinions(entity, now_us))
+        if len(self._arms) >= ARMS_MAX:
+            self._arms.clear()
+            self._pasts.clear()
+        self._arms[entity, closed_us] = (now_us, arm)
+        return arm
 
-    def _past(self, entity: str, closed_us: int) -> Past:
-        rows, now_s = self._rewards(entity), self._clock_us() // _SECOND_US
+    def _past(self, entity: str, now_us: int, closed_us: int) -> Past:
+        rows, now_s = self._rewards(entity), now_us // _SECOND_US
         seen = (tuple(row.offset for row in rows), now_s // BLOCK_SECONDS)
-        kept = self._kept.get((entity, closed_us))
+        kept = self._pasts.get((entity, closed_us))
         if kept is not None and kept[0] == seen:
             return kept[1]
         blocks, worse = since_change(mended(together(rows, now_s), closed_us))
         past = discounted(blocks, now_s, TROUBLE_HALF_LIFE_S if worse else HALF_LIFE_S)
-        if len(self._kept) >= ARMS_MAX:
-            self._kept.clear()
-        self._kept[entity, closed_us] = (seen, past)
+        self._pasts[entity, closed_us] = (seen, past)
         return past
 
-    def _opinions(self, entity: str) -> tuple[float, float]:
-        oldest_s = self._clock_us() // _SECOND_US - LIKING_KEPT * LIKING_SECONDS
+    def _opinions(self, entity: str, now_us: int) -> tuple[float, float]:
+        oldest_s = now_us // _SECOND_US - LIKING_KEPT * LIKING_SECONDS
         held = [
             block
             for row in self._liking(entity)
@@ -160,28 +178,27 @@ class Block(NamedTuple):
 
 def together(rows: Sequence[RewardRow], now_s: int) -> list[Block]:
     """Return the sums of all partials by block, the newest first."""
-    oldest_s = now_s - BLOCKS_KEPT * BLOCK_SECONDS
-    sums: dict[int, Block] = {}
+    sums: dict[int, list[int]] = {}
     for row in rows:
         for item in row.blocks:
-            if item.start_s < oldest_s:
+            held = sums.get(item.start_s)
+            if held is None:
+                sums[item.start_s] = list(msgspec.structs.astuple(item)[1:])
                 continue
-            block = Block(
-                item.start_s,
-                item.calls,
-                item.good,
-                item.log_slowness / LOG_UNITS,
-                item.log_slowness_squared / LOG_UNITS**2,
-                item.priced,
-                item.cost_nano_usd,
-            )
-            known = sums.get(item.start_s)
-            sums[item.start_s] = block if known is None else _added(known, block)
-    return [sums[start_s] for start_s in sorted(sums, reverse=True)]
-
-
-def _added(one: Block, two: Block) -> Block:
-    return Block(one.start_s, *(a + b for a, b in zip(one[1:], two[1:], strict=True)))
+            held[0] += item.calls
+            held[1] += item.good
+            held[2] += item.log_slowness
+            held[3] += item.log_slowness_squared
+            held[4] += item.priced
+            held[5] += item.cost_nano_usd
+    oldest_s = now_s - BLOCKS_KEPT * BLOCK_SECONDS
+    return [
+        Block(start_s, calls, good, logs / LOG_UNITS, squares / LOG_UNITS**2, priced, cost)
+        for start_s, (calls, good, logs, squares, priced, cost) in sorted(
+            sums.items(), reverse=True
+        )
+        if start_s >= oldest_s
+    ]
 
 
 def mended(blocks: list[Block], closed_us: int) -> list[Block]:
@@ -211,19 +228,21 @@ def _change(blocks: Sequence[Block]) -> tuple[float, int]:
 
     There where they differ most; below 0 they are better.
     """
-    calls, good, logs, squares = (sum(column) for column in list(zip(*blocks, strict=True))[1:5])
+    newer = [list(accumulate(column)) for column in list(zip(*blocks, strict=True))[1:4]]
+    calls, good, logs = (sums[-1] for sums in newer)
+    squares = sum(block.squares for block in blocks)
     rate = (good + 1.0) / (calls + 2.0)
+    chance = rate * (1.0 - rate)
     best, at = 0.0, 0
-    n = g = lg = sq = 0.0
-    for number, block in enumerate(blocks[:-1], 1):
-        n, g, lg, sq = n + block.calls, g + block.good, lg + block.logs, sq + block.squares
+    for number, (n, g, lg) in enumerate(zip(*newer, strict=True), 1):
         older, older_good = calls - n, good - g
-        if n < COMPARED_MIN or older < COMPARED_MIN:
+        if n < COMPARED_MIN:
             continue
-        error = math.sqrt(rate * (1.0 - rate) * (1.0 / n + 1.0 / older))
-        loss = (older_good / older - g / n) / error
+        if older < COMPARED_MIN:
+            break
+        loss = (older_good / older - g / n) / math.sqrt(chance * (1.0 / n + 1.0 / older))
         if g >= COMPARED_MIN and older_good >= COMPARED_MIN:
-            scatter = sq - lg * lg / g + squares - sq - (logs - lg) ** 2 / older_good
+            scatter = squares - lg * lg / g - (logs - lg) ** 2 / older_good
             noise = max(LOG_NOISE_MIN**2, scatter / (good - 2.0))
             error = math.sqrt(noise * (1.0 / g + 1.0 / older_good))
             loss = max(loss, (lg / g - (logs - lg) / older_good) / error, key=abs)
@@ -232,15 +251,14 @@ def _change(blocks: Sequence[Block]) -> tuple[float, int]:
     return best, at
 
 
-def discounted(blocks: Iterable[Block], now_s: int, half_life_s: float = HALF_LIFE_S) -> Past:
+def discounted(blocks: Sequence[Block], now_s: int, half_life_s: float = HALF_LIFE_S) -> Past:
     """Return the sums of blocks, each weighed by its age."""
-    sums = [0.0] * 6
-    for block in blocks:
-        age_s = max(0.0, now_s - block.start_s - BLOCK_SECONDS / 2)
-        weight = 0.5 ** (age_s / half_life_s)
-        for place, count in enumerate(block[1:]):
-            sums[place] += weight * count
-    return Past(*sums)
+    middle_s = now_s - BLOCK_SECONDS / 2
+    if not blocks:
+        return Past()
+    starts, *columns = zip(*blocks, strict=True)
+    weights = [0.5 ** (max(0.0, middle_s - start_s) / half_life_s) for start_s in starts]
+    return Past(*(sum(map(mul, weights, column)) for column in columns))
 
 
 # --- beliefs ----------------------------------------------------------------------------------
@@ -270,11 +288,12 @@ def believed(
     )
     known = [item.quality for item in standings if item.quality is not None]
     usual = sum(known) / len(known) if known else QUALITY_UNKNOWN
-    first = max(rank(item) for item in standings)
+    ranks = [rank(item) for item in standings]
+    first = max(ranks)
     judged = any(arm.opinions for arm in arms)
     found = []
-    for item, arm, (rate, rate_var), (log, log_var), saving in zip(
-        standings, arms, rates, logs, savings, strict=True
+    for item, arm, (rate, rate_var), (log, log_var), saving, step in zip(
+        standings, arms, rates, logs, savings, ranks, strict=True
     ):
         quality = usual if item.quality is None else item.quality
         quality_var = quality * (1.0 - quality) / (OPINIONS + arm.opinions + 1.0) * judged
@@ -287,7 +306,7 @@ def believed(
             + weights.cost * saving
         ) / total
         spread = (weights.quality**2 * quality_var + weights.latency**2 * speed_var) / total**2
-        scale = 2.0 ** (rank(item) - first)
+        scale = 2.0 ** (step - first)
         found.append(
             msgspec.structs.replace(
                 item,

@@ -16,6 +16,7 @@ from schemas.access import Grant
 from schemas.discovery import discover
 from schemas.errors import ConfigurationError, InvalidRequest, ModelNotFound, NoTargetAvailable
 from schemas.events.changes import ProviderChanged, RouteChanged, RouteTarget
+from schemas.rewards import TASK_TYPES
 from schemas.routing import Decision, Target
 
 AUTO = "auto"
@@ -45,7 +46,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a name that does not change from request to request.
 
     `splits` are the canaries of its targets, by target; `last_resort` are models of one's own,
-    tried when all members failed. `detects`: task and complexity are found out where the caller
+    tried when all members failed. `tasks` are the words for tasks that
+    mean anything here. `detects`: task and complexity are found out where the caller
     does not say. `abilities` are the capabilities that some members list and others do not,
     `contexts` their limits on the input (tokens, ascending).
     """
@@ -58,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     splits: Mapping[str, list[Split]] = {}
     last_resort: list[Target] = []
+    tasks: frozenset[str] = TASK_TYPES
     detects: bool = False
     hints: bool = True
     by_tags: tuple[str, ...] = ()
@@ -182,6 +185,7 @@ def _build(state: GatewayState, route: RouteChanged, name: str, members: list[Me
         limits=limits,
         splits={target: found for target, found in splits(state).items() if target in used},
         last_resort=_last_resort(state, route, used),
+        tasks=TASK_TYPES.union(*(m.task_types.union(m.target.task_quality) for m in members)),
         detects=route.detect_tasks or (choice and (strategy.by_task or by_entry)),
         hints=route.options.get("hints", "on") != "off",
         by_tags=tuple(sorted({tag for member in members for tag in member.tags})),

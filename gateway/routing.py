@@ -39,6 +39,8 @@ ANSWER_TOKENS = 500
 """The length expected of an answer where neither the caller nor experience says anything."""
 ANY_CALL = Ask()
 Key = tuple[object, ...]
+UNLISTED = "unlisted"
+"""Stands for callers' own words for tasks that no entry of the plan names: they may be endless."""
 PROBE = "its circuit is half open: this call probes it"
 
 
@@ -132,6 +134,8 @@ class Router:
     # --- shares ------------------------------------------------------------------------------
 
     def _current(self, plan: Plan, ask: Ask) -> Odds:
+        if ask.task_type is not None and ask.task_type not in plan.tasks:
+            ask = msgspec.structs.replace(ask, task_type=UNLISTED)
         key = _kind(plan, ask)
         odds = self._odds.get(key)
         if odds is None or self._book.clock() > odds.until_s:

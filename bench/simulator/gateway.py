@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -108,6 +109,8 @@ class Gateway:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._done: list[Served] = []
+        self.decided_ns: list[int] = []
+        """Processor time of each decision."""
 
     def run(self, from_s: float, to_s: float) -> Iterator[tuple[Calls, Outcomes, list[Served]]]:
         """Serve the calls of a span; yield them by the hour, in the order of their calls."""
@@ -155,7 +158,9 @@ class Gateway:
             input_tokens=int(made.input_tokens[row]),
             max_tokens=int(made.output_tokens[row]),
         )
+        begun_ns = time.thread_time_ns()
         decision = self.router.decide(plan, ask)
+        self.decided_ns.append(time.thread_time_ns() - begun_ns)
         order = [self._index[target.id] for target in (*decision.order, *decision.last_resort)]
         call = _Call(self.now_s, row, decision, list(dict.fromkeys(order))[:ATTEMPTS_MAX])
         call.shares = [0.0] * len(self.world.targets)

@@ -9,6 +9,7 @@ from typing import Any
 from schemas.event import Event
 from schemas.events.feedback import FeedbackRecorded
 from schemas.events.tables import FeedbackCursor, FeedbackRow
+from schemas.rewards import TASK_TYPES
 from streams.fold import NOTHING, Fold
 from streams.windows import Window, bucket
 
@@ -32,7 +33,7 @@ def split(event: FeedbackRecorded) -> Iterator[tuple[str, int]]:
     yield ALL, event.occurred_at_us
     if event.model_id:
         yield f"model:{event.model_id}", event.occurred_at_us
-    if event.task_type:
+    if event.task_type in TASK_TYPES:  # callers' own words may be endless
         yield f"task:{event.task_type}", event.occurred_at_us
 
 

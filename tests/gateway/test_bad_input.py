@@ -207,3 +207,12 @@ def test_a_length_that_cannot_be_counted_is_refused(worker: Worker, tokens: int)
     status, _, answer = worker.request("POST", CHAT, body, AUTH)
     assert status == 400
     assert str(tokens) in json.loads(answer)["error"]["message"]
+
+
+def test_a_task_is_a_word_not_a_text(worker: Worker) -> None:
+    body = json.dumps(GOOD).encode()
+    headers = {**AUTH, "x-weir-task-type": "poetry " * 10}
+    status, _, answer = worker.request("POST", CHAT, body, headers)
+    assert status == 400
+    assert "at most 64" in json.loads(answer)["error"]["message"]
+    assert worker.request("POST", CHAT, body, {**AUTH, "x-weir-task-type": "poetry"})[0] == 200

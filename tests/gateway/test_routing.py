@@ -242,3 +242,15 @@ def test_a_failing_target_loses_its_traffic_and_gets_it_back(
     assert share(10, 20) > 0.35
     assert share(30, 60) < 0.05
     assert share(110, 130) > 0.4
+
+
+def test_callers_own_words_for_tasks_share_what_is_computed_once() -> None:
+    state = state_of("a/one", "b/one")
+    legal = RouteTarget("b/one", task_types=["legal"])
+    put(state, route("r", RouteTarget("a/one", task_types=["code"]), legal))
+    router = Router(state, book(Clock()))
+    plan = router.plan("r")
+    assert router.decide(plan, Ask(task_type="legal")).chosen.id == "b/one"
+    for number in range(50):
+        router.decide(plan, Ask(task_type=f"word-{number}"))
+    assert len(router._odds) == 2
