@@ -296,6 +296,8 @@ class Proxy:
         body = await read_whole(connection, stall_s, self._settings.answer_bytes_max)
         try:
             answer = endpoint.dialect.read_answer(body)
+            if answer.usage is None:
+                answer = endpoint.dialect.counted(answer, connection.headers)
             body, answer = check_answer(call, endpoint.dialect, body, answer)
         except UpstreamError as error:
             raise Failed(error, connection.status) from error

@@ -341,8 +341,11 @@ def _endpoint(provider: ProviderChanged, front: ClientDialect, reference: str | 
 
 
 def _language(provider: ProviderChanged, front: ClientDialect) -> Dialect | None:
-    """The dialect to call a provider in: the client's own where the provider speaks it."""
-    spoken = [provider.dialect, *provider.speaks]
+    """The dialect to call a provider in: the one that its options name for what is asked, else the
+    client's own where the provider speaks it.
+    """
+    named = provider.options.get(front.surface)
+    spoken = [provider.dialect, *provider.speaks] if named is None else [named]
     names = [front.name, *spoken] if front.name in spoken else spoken
     found = (dialect(name, front.surface) for name in names)
     return next((language for language in found if language is not None), None)

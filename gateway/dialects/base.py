@@ -15,9 +15,12 @@ from gateway.dialects.neutral import (
     Question,
     Receipt,
     Splitter,
+    StreamReader,
+    StreamWriter,
 )
 from gateway.dialects.reading import read_object
 from gateway.dialects.sse import Frame, FrameSplitter
+from schemas.errors import InvalidRequest
 
 
 class BaseDialect:
@@ -70,6 +73,11 @@ class BaseDialect:
         del fields
         return body
 
+    def counted(self, answer: Answer, headers: Mapping[bytes, bytes]) -> Answer:
+        """Return an answer that tells no usage with what its headers tell: nothing."""
+        del headers
+        return answer
+
     def answer_here(self, fields: Fields) -> Answer | None:
         """Return the gateway's own answer where the provider offers none: there is none."""
         del fields
@@ -84,6 +92,15 @@ class BaseDialect:
         """Return the names of what `write_request` leaves out or changes: nothing."""
         del chat, model
         return []
+
+    def stream_reader(self) -> StreamReader:
+        """Start to read a stream: there is none. Raises InvalidRequest."""
+        raise InvalidRequest(f"{self.surface} come whole")
+
+    def stream_writer(self, opening: Opening) -> StreamWriter:
+        """Start to write a stream: there is none. Raises InvalidRequest."""
+        del opening
+        raise InvalidRequest(f"{self.surface} come whole")
 
     def forward_frame(self, frame: Frame, deltas: list[Delta], opening: Opening) -> bytes:
         """Return what a client of this very dialect gets of a frame: the frame as it came."""

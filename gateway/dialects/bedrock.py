@@ -18,29 +18,21 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.dialects import bedrock_request
-from gateway.dialects.base import BaseDialect
+from gateway.dialects.bedrock_base import BedrockBase, fault_of
 from gateway.dialects.bedrock_wire import (
-    EXCEPTION_STATUS,
     FINISH_IN,
     FINISH_OUT,
     MALFORMED,
-    STREAM_EXCEPTION_OF,
     Block,
     Event,
     WireReasoning,
     WireUsage,
-    exception_of,
     read_converse,
     read_error_body,
     read_event,
     read_text,
 )
-from gateway.dialects.eventstream import (
-    CONTENT_TYPE,
-    MessageSplitter,
-    write_event,
-    write_exception,
-)
+from gateway.dialects.eventstream import CONTENT_TYPE, MessageSplitter, write_event
 from gateway.dialects.neutral import (
     END,
     Answer,
@@ -61,7 +53,6 @@ from gateway.dialects.neutral import (
     Usage,
 )
 from gateway.dialects.reading import (
-    advice_of,
     classify,
     member,
     parse_arguments,
@@ -69,24 +60,21 @@ from gateway.dialects.reading import (
     text_tags,
 )
 from gateway.dialects.sse import Frame
-from schemas.errors import UpstreamError, UpstreamModelMissing, UpstreamProtocol, WeirError
+from schemas.errors import UpstreamError, UpstreamProtocol
 from schemas.identity import uuid7
 
 _encode = msgspec.json.encode
 _IN_THE_PATH = frozenset({"model", "stream"})
-_WRONG_MODEL = "model identifier is invalid"
 
 
-class BedrockConverse(BaseDialect):
+class BedrockConverse(BedrockBase):
     """The dialect ``bedrock``."""
 
-    name = "bedrock"
     client_paths: Mapping[str, Json] = {
         "/model/{model}/converse": {"stream": False},
         "/model/{model}/converse-stream": {"stream": True},
     }
     stream_type = CONTENT_TYPE
-    heartbeats = False  # its frames are binary: there are no comments
 
     def path_of(self, model: str, stream: bool) -> str:
         return f"/model/{quote(model, safe='')}/{'converse-stream' if stream else 'converse'}"
@@ -162,46 +150,10 @@ class BedrockConverse(BaseDialect):
         del opening
         return _Writer()
 
-    # --- errors ------------------------------------------------------------------------------
-
-    def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
-        kind = headers.get(b"x-amzn-errortype", b"").decode("latin-1")
-        message = ""
-        try:
-            error = read_error_body(body)
-            kind, message = kind or error.kind, error.message or error.capital
-        except msgspec.DecodeError:
-            pass  # the status and the header have to do
-        # The header may add an address (Name:http://…), the body a namespace (com.amazon#Name).
-        name = kind.partition(":")[0].rpartition("#")[2]
-        return _fault(status, name, message, headers)
-
-    def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
-        del request_id  # the header carries it
-        return _encode(
-            {"__type": exception_of(status), "message": error.message, **advice_of(error)}
-        )
-
-    def error_headers(self, status: int) -> list[tuple[bytes, bytes]]:
-        return [(b"x-amzn-errortype", exception_of(status).encode())]
-
-    def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
-        del request_id
-        name = STREAM_EXCEPTION_OF.get(status, "internalServerException")
-        return write_exception(_encode({"message": error.message, **advice_of(error)}), name)
-
 
 def _new_id() -> str:
     """Return an id for an answer: the vendor gives none, and other dialects need one."""
     return f"msg_{uuid7()}"
-
-
-def _fault(
-    status: int, name: str, message: str, headers: Mapping[bytes, bytes] | None = None
-) -> UpstreamError:
-    if _WRONG_MODEL in message:
-        return UpstreamModelMissing(message)
-    return classify(EXCEPTION_STATUS.get(name, status), name, message, headers)
 
 
 def _finish(reason: str) -> FinishReason:
@@ -332,7 +284,7 @@ def _stream_fault(kind: str, name: str, data: bytes) -> UpstreamError:
         message = read_error_body(data).message
     except msgspec.DecodeError:
         message = ""
-    return _fault(500, name[:1].upper() + name[1:], message)
+    return fault_of(500, name[:1].upper() + name[1:], message)
 
 
 class _Writer:

@@ -9,10 +9,10 @@ import msgspec
 from gateway.dialects import cohere_wire
 from gateway.dialects.base import BaseDialect
 from gateway.dialects.cohere_wire import Counted, WireUsage
-from gateway.dialects.neutral import Fields, Json, Opening, StreamReader, StreamWriter
+from gateway.dialects.neutral import Fields, Json, Opening
 from gateway.dialects.reading import advice_of
 from gateway.dialects.sse import write_frame
-from schemas.errors import InvalidRequest, UpstreamError, WeirError
+from schemas.errors import UpstreamError, WeirError
 
 _encode = msgspec.json.encode
 
@@ -42,13 +42,6 @@ class CohereBase(BaseDialect):
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
         del opening
         return _encode({**fields, "model": model})
-
-    def stream_reader(self) -> StreamReader:
-        raise InvalidRequest(f"{self.surface} come whole")
-
-    def stream_writer(self, opening: Opening) -> StreamWriter:
-        del opening
-        raise InvalidRequest(f"{self.surface} come whole")
 
     def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
         return cohere_wire.read_error(status, headers, body)

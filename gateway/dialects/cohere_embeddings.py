@@ -24,7 +24,7 @@ from gateway.dialects.neutral import (
     Receipt,
     Usage,
 )
-from gateway.dialects.reading import asks, member, required, unpacked, unread
+from gateway.dialects.reading import asks, member, required, texts_of, unpacked, unread
 from schemas.errors import InvalidRequest, UpstreamProtocol
 
 _KNOWN = frozenset(
@@ -82,14 +82,9 @@ class CohereEmbeddings(CohereBase):
 
     def write_request(self, chat: Embed, model: str, max_output_tokens: int | None) -> bytes:
         del max_output_tokens
-        if not all(isinstance(text, str) for text in chat.inputs):
-            raise InvalidRequest(
-                "this target's provider takes texts, not tokens",
-                action="Send the texts themselves, or name a target of another vendor.",
-            )
         body: Json = {
             "model": model,
-            "texts": chat.inputs,
+            "texts": texts_of(chat),
             "input_type": chat.kind or KIND_DEFAULT,
             "embedding_types": ["float"],
         }

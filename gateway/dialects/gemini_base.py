@@ -10,9 +10,9 @@ import msgspec
 from gateway.dialects import gemini_wire
 from gateway.dialects.base import BaseDialect
 from gateway.dialects.gemini_wire import STATUS_NAME
-from gateway.dialects.neutral import Json, Opening, StreamReader, StreamWriter
+from gateway.dialects.neutral import Json
 from gateway.dialects.sse import write_frame
-from schemas.errors import InvalidRequest, UpstreamError, WeirError
+from schemas.errors import UpstreamError, WeirError
 
 _RPC = "type.googleapis.com/google.rpc."
 _encode = msgspec.json.encode
@@ -32,13 +32,6 @@ class GeminiBase(BaseDialect):
 
     def authorization(self, secret: str) -> dict[str, str]:
         return {"x-goog-api-key": secret}
-
-    def stream_reader(self) -> StreamReader:
-        raise InvalidRequest(f"{self.surface} come whole")
-
-    def stream_writer(self, opening: Opening) -> StreamWriter:
-        del opening
-        raise InvalidRequest(f"{self.surface} come whole")
 
     def read_error(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
         return gemini_wire.read_error(status, headers, body)

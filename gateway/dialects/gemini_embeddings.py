@@ -24,7 +24,7 @@ from gateway.dialects.neutral import (
     Receipt,
     Usage,
 )
-from gateway.dialects.reading import member, required
+from gateway.dialects.reading import member, required, texts_of
 from schemas.errors import InvalidRequest, UpstreamProtocol
 
 _KIND = {
@@ -108,7 +108,7 @@ class GeminiEmbeddings(GeminiBase):
 
     def write_request(self, chat: Embed, model: str, max_output_tokens: int | None) -> bytes:
         del max_output_tokens
-        return _encode({"requests": [_wire(text, chat, model) for text in chat.inputs]})
+        return _encode({"requests": [_wire(text, chat, model) for text in texts_of(chat)]})
 
     def unsaid(self, chat: Embed, model: str) -> list[str]:
         del model
@@ -166,18 +166,14 @@ def _text(entry: Json) -> str:
     return "".join(texts)
 
 
-def _wire(text: str | list[int], chat: Embed, model: str) -> Json:
-    if not isinstance(text, str):
-        raise InvalidRequest(
-            "this target's provider takes texts, not tokens",
-            action="Send the texts themselves, or name a target of another vendor.",
-        )
-    wire: Json = {"model": model_place(model), "content": {"parts": [{"text": text}]}}
-    if chat.dimensions is not None:
-        wire["outputDimensionality"] = chat.dimensions
-    if chat.kind in _TASK:
-        wire["taskType"] = _TASK[chat.kind]
-    return wire
+def _wire(text: str, chat: Embed, model: str) -> Json:
+    return {"model": model_place(model), "content": {"parts": [{"text": text}]}, **wishes(chat)}
+
+
+def wishes(embed: Embed) -> Json:
+    """Return what the vectors are to be like, in the vendor's words."""
+    size = {} if embed.dimensions is None else {"outputDimensionality": embed.dimensions}
+    return {**size, "taskType": _TASK[embed.kind]} if embed.kind in _TASK else size
 
 
 def _vectors(body: bytes) -> list[list[float]]:

@@ -399,6 +399,10 @@ class Dialect(ClientDialect, Protocol):
         """Return what cuts a provider's stream into frames."""
         ...
 
+    def counted(self, answer: Answer, headers: Mapping[bytes, bytes]) -> Answer:
+        """Return an answer without usage with what the provider's headers tell of it."""
+        ...
+
     def stream_reader(self) -> StreamReader:
         """Start to read a stream."""
         ...

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.dialects.neutral import Effort, Fields, Json, Part, Reasoning, ToolCall
+from gateway.dialects.neutral import Effort, Embed, Fields, Json, Part, Reasoning, ToolCall
 from schemas.errors import (
     InvalidRequest,
     UpstreamAuthentication,
@@ -269,3 +269,14 @@ def _is_model_missing(status: int, kind: str, message: str) -> bool:
     if status == 404:
         return not _FILE.search(message)
     return kind == "model_not_found" or _NO_MODEL.search(message) is not None
+
+
+def texts_of(embed: Embed) -> list[str]:
+    """Return the inputs as texts. Raises InvalidRequest for tokens, which few vendors take."""
+    texts = [entry for entry in embed.inputs if isinstance(entry, str)]
+    if len(texts) < len(embed.inputs):
+        raise InvalidRequest(
+            "this target's provider takes texts, not tokens",
+            action="Send the texts themselves, or name a target of another vendor.",
+        )
+    return texts

@@ -200,13 +200,6 @@ class PlainRerank(OpenAIBase):
         usage = {} if tokens is None else {"usage": {"total_tokens": tokens}}
         return _encode({**written, "model": answer.model, **usage})
 
-    def stream_reader(self) -> Any:
-        raise InvalidRequest("a ranking comes whole")
-
-    def stream_writer(self, opening: Opening) -> Any:
-        del opening
-        raise InvalidRequest("a ranking comes whole")
-
 
 COHERE_RERANK = CohereRerank()
 RERANK = PlainRerank()

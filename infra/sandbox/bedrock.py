@@ -1,4 +1,4 @@
-"""Bedrock's Converse and ConverseStream: the answer, whole and as a stream."""
+"""Bedrock's Converse and ConverseStream, the answer whole and as a stream; InvokeModel for embeddings."""
 
 import base64
 import hashlib
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from infra.sandbox import bedrock_wire, calls, generation
+from infra.sandbox.bedrock_embed import serve_invoke
 from infra.sandbox.bedrock_request import ask_of, bill_of, check, parse
 from infra.sandbox.behaviour import Lane
 from infra.sandbox.calls import Bill, Frame
@@ -18,7 +19,7 @@ from infra.sandbox.models import Dialect
 from infra.sandbox.requests import BadBody
 from infra.sandbox.wire import Desk
 
-_PATH = re.compile(r"(|/.+?)/model/(.+)/(converse|converse-stream)")
+_PATH = re.compile(r"(|/.+?)/model/(.+)/(converse|converse-stream|invoke)")
 _STOP = {
     "stop": "end_turn",
     "length": "max_tokens",
@@ -47,11 +48,14 @@ class BedrockWire:
         row.model, row.stream = match[2], match[3] == "converse-stream"
         body = await exchange.body(desk.settings.body_bytes_max)
         bedrock_wire.authenticate(exchange, body, desk.settings.keys)
-        request = parse(body)
+        request = None if match[3] == "invoke" else parse(body)
         model = desk.catalogue.get(row.model, "bedrock")
         if model is None:
             raise invalid("The provided model identifier is invalid.")
         lane = desk.behaviours.lane(row.base, model)
+        if request is None:
+            await serve_invoke(exchange, body, model, lane)
+            return
         plan = lane.plan()
         if await calls.before(exchange, plan, anthropic=False):
             return

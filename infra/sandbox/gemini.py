@@ -104,7 +104,8 @@ class GeminiWire:
             await _count(exchange, body)
         else:
             lane = desk.behaviours.lane(exchange.row.base, model)
-            await serve_embed(exchange, verb, body, model, lane)
+            on_vertex = found["vertex"] is not None
+            await serve_embed(exchange, verb, body, model, lane, vertex=on_vertex)
 
     async def refuse(self, exchange: Exchange, error: ApiError, lane: Lane | None) -> None:
         """Send an error in the vendor's body."""

@@ -1,7 +1,9 @@
-"""Gemini's embeddings: `embedContent`, `batchEmbedContents`, and Vertex AI's `predict`.
+"""Gemini's embeddings: `embedContent` and `batchEmbedContents`, as the Gemini API and as Vertex AI have
+them, and Vertex AI's `predict`.
 
-Written from ai.google.dev/api/embeddings and
-cloud.google.com/vertex-ai/generative-ai/docs/model-reference/text-embeddings-api.
+Written from ai.google.dev/api/embeddings,
+cloud.google.com/vertex-ai/generative-ai/docs/model-reference/text-embeddings-api, and the vendor's client
+google-genai (`Models.embed_content`).
 """
 
 from typing import Any
@@ -33,6 +35,22 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     requests: list[EmbedRequest]
 
 
+class EmbedConfig(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    task_type: str | None = None
+    title: str | None = None
+    output_dimensionality: int | None = None
+    auto_truncate: bool = True
+
+
+class VertexRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    content: Content
+    embed_content_config: EmbedConfig = msgspec.field(default_factory=EmbedConfig)
+
+
+class VertexBatch(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    requests: list[VertexRequest]
+
+
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
     content: str
     task_type: str | None = None
@@ -51,11 +69,15 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 _ONE = msgspec.json.Decoder(EmbedRequest)
 _BATCH = msgspec.json.Decoder(BatchRequest)
+_VERTEX_ONE = msgspec.json.Decoder(VertexRequest)
+_VERTEX_BATCH = msgspec.json.Decoder(VertexBatch)
 _PREDICT = msgspec.json.Decoder(PredictRequest)
 
 
-async def serve_embed(exchange: Exchange, verb: str, body: bytes, model: Model, lane: Lane) -> None:
-    """Serve one call of any of the three.
+async def serve_embed(
+    exchange: Exchange, verb: str, body: bytes, model: Model, lane: Lane, *, vertex: bool
+) -> None:
+    """Serve one call of any of them.
 
     Raises:
         ApiError: the vendor would refuse it, or a fault says so.
@@ -65,9 +87,16 @@ async def serve_embed(exchange: Exchange, verb: str, body: bytes, model: Model, 
     plan = lane.plan()
     if await calls.before(exchange, plan, anthropic=False):
         return
-    if model.kind != "embedding":
+    gemini = model.name.startswith("gemini")
+    if (
+        model.kind != "embedding"
+        or (verb == "predict" and not vertex)
+        or (vertex and verb != "predict" and not gemini)
+    ):
         raise invalid(f"models/{model.name} does not support {verb}.")
-    wanted = _wanted(verb, body)
+    wanted = _on_vertex(verb, body) if vertex else _wanted(verb, body)
+    if verb == "predict" and gemini and len(wanted) > 1:
+        raise invalid(f"{model.name} takes one instance a call.")
     if not wanted or len(wanted) > INPUTS_MAX:
         raise invalid(f"* BatchEmbedContentsRequest.requests: at most {INPUTS_MAX} requests")
     tokens = [count(text) for text, _ in wanted]
@@ -84,17 +113,26 @@ async def serve_embed(exchange: Exchange, verb: str, body: bytes, model: Model, 
     await exchange.answer_json(_answer(verb, vectors, tokens), gemini_wire.headers(exchange))
 
 
-def _wanted(verb: str, body: bytes) -> list[tuple[str, int | None]]:
+def _on_vertex(verb: str, body: bytes) -> list[tuple[str, int | None]]:
     if verb == "predict":
         request = read(_PREDICT, body)
         size = request.parameters.output_dimensionality
         return [(instance.content, size) for instance in request.instances]
     single = verb == "embedContent"
-    requests = [read(_ONE, body)] if single else read(_BATCH, body).requests
+    requests = [read(_VERTEX_ONE, body)] if single else read(_VERTEX_BATCH, body).requests
     return [
-        ("".join(part.text or "" for part in entry.content.parts), entry.output_dimensionality)
-        for entry in requests
+        (_text(one.content), one.embed_content_config.output_dimensionality) for one in requests
     ]
+
+
+def _wanted(verb: str, body: bytes) -> list[tuple[str, int | None]]:
+    single = verb == "embedContent"
+    requests = [read(_ONE, body)] if single else read(_BATCH, body).requests
+    return [(_text(entry.content), entry.output_dimensionality) for entry in requests]
+
+
+def _text(content: Content) -> str:
+    return "".join(part.text or "" for part in content.parts)
 
 
 def _answer(verb: str, vectors: list[list[float]], tokens: list[int]) -> dict[str, Any]:

@@ -89,6 +89,17 @@ FURTHER: tuple[Model, ...] = (
     ),
     Model("embed-v4.0", "cohere", kind="embedding", context_tokens=128_000, dimensions=1_536),
     Model("rerank-v3.5", "cohere", kind="rerank", context_tokens=4_096),
+    Model("text-embedding-005", "gemini", kind="embedding", context_tokens=2_048, dimensions=768),
+    Model(
+        "amazon.titan-embed-text-v2:0",
+        "bedrock",
+        kind="embedding",
+        context_tokens=8_192,
+        dimensions=1_024,
+    ),
+    Model(
+        "cohere.embed-v4:0", "bedrock", kind="embedding", context_tokens=128_000, dimensions=1_536
+    ),
 )
 MODELS: tuple[Model, ...] = (
     Model("gpt-4o", "openai", "gpt-4o-2024-08-06", tunable=True, first_token_ms=30.0),

@@ -326,6 +326,35 @@ def listed(place: Place) -> None:
     assert {f"{place.row.name}/{model.name}" for model in place.row.models} <= found
 
 
+def vectors(place: Place) -> None:
+    """Every listed model of embeddings, by each client that asks for some."""
+    models = [one.name for one in place.row.models if "embeddings" in one.capabilities]
+    if not models:
+        pytest.skip(f"{place.row.name} lists no model of embeddings")
+    for model in models:
+        place.behave(model)
+        name = f"{place.row.name}/{model}"
+        body = {"model": name, "input": "a red car", "dimensions": 256, "encoding_format": "float"}
+        status, told, data = place.worker.request("POST", "/v1/embeddings", body)
+        assert status == 200, data
+        answer = json.loads(data)
+        assert [len(entry["embedding"]) for entry in answer["data"]] == [256]
+        response = place.told(told)
+        assert (response.surface, response.usage_basis) == ("embeddings", "reported")
+        assert response.input_tokens == answer["usage"]["prompt_tokens"] > 0
+        texts = ["a red car"] if "titan" in model else ["a red car", "the blue sea"]
+        asked = {"content": {"parts": [{"text": "a red car"}]}, "taskType": "RETRIEVAL_QUERY"}
+        path = f"/v1beta/models/{name}:batchEmbedContents"
+        status, _, data = place.worker.request("POST", path, {"requests": [asked] * len(texts)})
+        assert status == 200, data
+        assert len(json.loads(data)["embeddings"]) == len(texts)
+        body = {"model": name, "texts": texts, "input_type": "search_query"}
+        status, told, data = place.worker.request("POST", "/v2/embed", body)
+        assert status == 200, data
+        assert len(json.loads(data)["embeddings"]["float"]) == len(texts)
+        assert told.get("x-weir-dropped-params", "") in {"", "input_type"}
+
+
 CASES: list[Callable[[Place], None]] = [
     whole,
     streamed,
@@ -353,6 +382,7 @@ CASES: list[Callable[[Place], None]] = [
     connection,
     responses,
     completions,
+    vectors,
 ]
 
 

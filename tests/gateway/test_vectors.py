@@ -12,12 +12,14 @@ from cohere.v2.types.v2rerank_response import V2RerankResponse
 from google.genai import errors, types
 from openai.types import CreateEmbeddingResponse
 
+from gateway.dialects.bedrock_embeddings import BEDROCK_EMBEDDINGS
 from gateway.dialects.cohere_embeddings import COHERE_EMBEDDINGS
 from gateway.dialects.gemini_embeddings import GEMINI_EMBEDDINGS
 from gateway.dialects.neutral import Embed, Embedded, Opening
 from gateway.dialects.openai_embeddings import EMBEDDINGS
 from gateway.dialects.reading import read_object
 from gateway.dialects.rerank import COHERE_RERANK, RERANK
+from gateway.dialects.vertex_embeddings import VERTEX_EMBEDDINGS
 from schemas.errors import InvalidRequest, UpstreamProtocol
 from schemas.events.changes import PriceChanged
 from tests.gateway.strict import check
@@ -125,7 +127,7 @@ def test_what_only_the_own_vendor_can_is_refused(worker: Worker) -> None:
     picture: Any = types.Part.from_bytes(data=b"x", mime_type="image/png")
     with pytest.raises(errors.ClientError, match="text alone"):
         api.models.embed_content(model=OPENAI, contents=picture)
-    for dialect in (GEMINI_EMBEDDINGS, COHERE_EMBEDDINGS):
+    for dialect in (GEMINI_EMBEDDINGS, COHERE_EMBEDDINGS, VERTEX_EMBEDDINGS, BEDROCK_EMBEDDINGS):
         with pytest.raises(InvalidRequest, match="not tokens"):
             dialect.write_request(Embed(inputs=[[1, 2]]), "m", None)
 
@@ -155,15 +157,69 @@ def test_what_vectors_are_for_crosses_over() -> None:
     assert told.unread == ["taskType"]
 
 
-@pytest.mark.parametrize("dialect", [GEMINI_EMBEDDINGS, COHERE_EMBEDDINGS])
-def test_broken_vectors_are_a_protocol_error(dialect: Any) -> None:
-    with pytest.raises(UpstreamProtocol):
-        dialect.read_answer(b'{"nothing": []}')
-    body = b'{"embeddings": [5]}' if dialect is GEMINI_EMBEDDINGS else b'{"embeddings": 5}'
+@pytest.mark.parametrize(
+    ("dialect", "body"),
+    [
+        (GEMINI_EMBEDDINGS, b'{"embeddings": [5]}'),
+        (COHERE_EMBEDDINGS, b'{"embeddings": 5}'),
+        (VERTEX_EMBEDDINGS, b'{"predictions": [{"embeddings": {"values": 5}}]}'),
+        (VERTEX_EMBEDDINGS, b'{"embeddings": [5]}'),
+        (BEDROCK_EMBEDDINGS, b'{"embeddings": 5}'),
+        (BEDROCK_EMBEDDINGS, b'{"embedding": 5}'),
+    ],
+)
+def test_broken_vectors_are_a_protocol_error(dialect: Any, body: bytes) -> None:
+    for nothing in (b'{"nothing": []}', b"nothing"):
+        with pytest.raises(UpstreamProtocol):
+            dialect.read_answer(nothing)
     answer = dialect.read_answer(body)
     assert isinstance(answer, Embedded)
     with pytest.raises(UpstreamProtocol):
         _ = answer.vectors
+
+
+@pytest.mark.req("PROV-02")
+@pytest.mark.parametrize(
+    ("dialect", "model", "wire"),
+    [
+        (VERTEX_EMBEDDINGS, "text-embedding-005", "predict"),
+        (VERTEX_EMBEDDINGS, "gemini-embedding-001", "batchEmbedContents"),
+        (BEDROCK_EMBEDDINGS, "cohere.embed-v4:0", "cohere"),
+        (BEDROCK_EMBEDDINGS, "amazon.titan-embed-text-v2:0", "titan"),
+    ],
+)
+def test_each_model_is_asked_in_its_own_words(dialect: Any, model: str, wire: str) -> None:
+    embed = Embed(inputs=["x"], dimensions=8, kind="search_query")
+    config = {"outputDimensionality": 8, "taskType": "RETRIEVAL_QUERY"}
+    content = {"parts": [{"text": "x"}]}
+    assert (
+        json.loads(dialect.write_request(embed, model, None))
+        == {
+            "predict": {
+                "instances": [{"content": "x", "task_type": "RETRIEVAL_QUERY"}],
+                "parameters": {"outputDimensionality": 8},
+            },
+            "batchEmbedContents": {
+                "requests": [{"content": content, "embedContentConfig": config}]
+            },
+            "cohere": {
+                "texts": ["x"],
+                "input_type": "search_query",
+                "embedding_types": ["float"],
+                "output_dimension": 8,
+            },
+            "titan": {"inputText": "x", "dimensions": 8},
+        }[wire]
+    )
+    assert dialect.unsaid(embed, model) == (["input_type"] if wire == "titan" else [])
+
+
+def test_what_bedrocks_models_do_not_take_is_refused() -> None:
+    several = Embed(inputs=["x", "y"])
+    with pytest.raises(InvalidRequest, match="one text a call, this call has 2"):
+        BEDROCK_EMBEDDINGS.write_request(several, "amazon.titan-embed-text-v2:0", None)
+    with pytest.raises(InvalidRequest, match="whose form is known"):
+        BEDROCK_EMBEDDINGS.write_request(several, "amazon.nova-lite-v1:0", None)
 
 
 # --- rerank ----------------------------------------------------------------------------------
