@@ -136,20 +136,22 @@ class Owed:
             total, times = self._corrected.get(line_id, (0, 0))
             # A model that turns out to be free is priced too: by a difference of nothing.
             if due.nano_usd != total or not (due.known or times):
-                found.append(correction(due.line, due.price, due.nano_usd - total, times))
+                found.append(correction(due, due.nano_usd - total, times))
         return found
 
 
-def correction(line: CostEntry, price: PriceChanged, difference: int, times: int) -> CostEntry:
+def correction(due: Due, difference: int, times: int) -> CostEntry:
     """Return the line that adds a difference (nano-USD) to one that was corrected so often before.
 
     It has the time of the line that it corrects, whose day and month it belongs to.
     """
+    line, price = due.line, due.price
     return msgspec.structs.replace(
         line,
         event_id=str(uuid.uuid5(_NAMESPACE, f"{line.event_id}/{times}")),
         entry="corrected",
         corrects=line.event_id,
+        first_price=not (due.known or times),
         cost_nano_usd=difference,
         input_tokens=None,
         cached_input_tokens=None,

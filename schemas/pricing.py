@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from schemas.events.changes import PriceChanged
+from schemas.events.llm import CostEntry
 from schemas.money import token_cost_nano_usd
 
 ESTIMATED_SURFACES = frozenset({"chat", "embeddings"})
@@ -48,6 +49,11 @@ class Counts(Protocol):
     def output_tokens(self) -> int | None:
         """All output, reasoning included."""
         ...
+
+
+def newly_unpriced(line: CostEntry) -> int:
+    """Return by how many a ledger line changes the number of those without a price."""
+    return int(line.cost_nano_usd is None) - int(line.first_price)
 
 
 def cost_of(

@@ -139,12 +139,13 @@ class CostEntry(CallEvent, frozen=True, kw_only=True):
     million tokens, `cost_nano_usd` is null when unpriced. `price_list` is the provider whose list was
     used, `priced_at_us` when the request came in: the price of that time counts. A correction carries
     the difference to the line that `corrects` names by its event id, under that line's time, and no
-    tokens. `cache_saved_nano_usd` is what a hit of our own cache would have cost.
+    tokens; `first_price` says that its line had no price until then. `cache_saved_nano_usd` is what a
+    hit of our own cache would have cost.
     """
 
     topic = COSTS
     type = "weir.llm.cost.entered"
-    version = 2
+    version = 3
 
     entry: str
     input_tokens: int | None = None
@@ -164,6 +165,7 @@ class CostEntry(CallEvent, frozen=True, kw_only=True):
     price_list: str | None = None
     priced_at_us: int | None = None
     corrects: str | None = None
+    first_price: bool = False
 
 
 class ContentCaptured(Event, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Any
 from schemas.event import Event
 from schemas.events.llm import CostEntry
 from schemas.events.savings import SavingsCursor, SavingsDay, SavingsRow
+from schemas.pricing import newly_unpriced
 from streams.agents.spend import RESERVED
 from streams.fold import NOTHING, Fold
 from streams.windows import Window, bucket
@@ -42,7 +43,7 @@ def split(event: CostEntry) -> Iterator[tuple[str, Line]]:
     amounts = (
         int(not corrects),
         cost,
-        int(event.cost_nano_usd is None),
+        newly_unpriced(event),
         0 if counted or corrects else cost,
         0 if counted else event.cache_saved_nano_usd or 0,
         event.input_tokens or 0,

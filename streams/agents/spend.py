@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from schemas.event import Event
 from schemas.events.llm import CostEntry
 from schemas.events.tables import SpendCursor, SpendRow, SpendWindow
+from schemas.pricing import newly_unpriced
 from streams.fold import NOTHING, Fold
 from streams.windows import Window, bucket
 
@@ -49,7 +50,7 @@ def split(event: CostEntry) -> Iterator[tuple[str, Line]]:
     line = Line(
         tuple(window.index(event.occurred_at_us) for window in WINDOWS),
         event.cost_nano_usd or 0,
-        int(event.cost_nano_usd is None),
+        newly_unpriced(event),
         event.input_tokens or 0,
         event.output_tokens or 0,
     )

@@ -17,6 +17,7 @@ from schemas.events.changes import PriceChanged, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
 from schemas.identity import uuid7
 from schemas.log import Cursor
+from schemas.pricing import newly_unpriced
 
 MILLION = 1_000_000
 
@@ -76,6 +77,9 @@ def test_an_unpriced_line_gets_its_price_once() -> None:
     assert (fix.occurred_at_us, fix.request_id) == (one.occurred_at_us, one.request_id)
     assert (fix.input_tokens, fix.output_tokens, fix.budgets) == (None, None, [])
     assert fix.input_price == 2 * MILLION
+    assert newly_unpriced(one) + newly_unpriced(fix) == 0, "readers of live tables count it no more"
+    [again] = due([one, fix], [price(version=2, input_price=3 * MILLION)])
+    assert newly_unpriced(again) == 0
     assert due([one], [price()]) == [fix], "the same correction is the same event"
     assert due([one, fix], [price()]) == []
 

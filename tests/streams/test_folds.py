@@ -5,6 +5,7 @@ The folds are discovered and their events drawn by type: a new fold is held to t
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,6 +151,11 @@ def test_spend_is_summed_per_owner_and_window() -> None:
 
     noon = 1_782_907_200  # 2026-07-01T12:00:00Z
     events = [cost(noon, 10), cost(noon + 59, 5, team="t"), cost(noon - 43_201, None)]
+    late = msgspec.structs.replace(
+        cost(noon, 4), entry="corrected", input_tokens=None, first_price=True
+    )
+    priced = folded(SPEND, [records(SPEND, [cost(noon, None), late])]).rows[b"total:|0"]
+    assert {(w.entries, w.cost_nano_usd, w.unpriced) for w in priced.windows} == {(2, 4, 0)}  # type: ignore[attr-defined]
     rows = folded(SPEND, [records(SPEND, events)]).rows
     windows = {
         (w.window, w.start_s): (w.entries, w.cost_nano_usd, w.unpriced, w.input_tokens)
