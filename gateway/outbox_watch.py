@@ -1,7 +1,6 @@
 """What the outbox says of itself (EVT-05): how far Kafka is behind, and alerts.
 
-An alert opens when it is half full, four fifths full, and when the broker is away; another when many
-callers come with a wrong key.
+An alert opens when it is half full, four fifths full, and when the broker is away.
 
 They are events like any other, so they wait in the outbox for the broker that they speak of; the
 log line and `/status` tell of them at once.
@@ -14,7 +13,6 @@ import contextlib
 import itertools
 import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,8 +27,6 @@ LEVELS = ((0.5, "warning"), (0.8, "critical"))
 AWAY_SECONDS = 5.0
 """How long the broker is away before that is worth an alert."""
 CHECK_SECONDS = 1.0
-REFUSED_MAX, REFUSED_CHECKS = 50, 60
-"""So many callers with a wrong key within so many checks are worth an alert."""
 BEAT_CHECKS = 5
 """A heartbeat every so many checks; none while the broker is away, they would only pile up."""
 
@@ -50,7 +46,6 @@ class OutboxWatch:
         self._open: set[str] = set()
         self._away_checks = 0
         self._refused = refused
-        self._refusals: deque[int] = deque([refused()], maxlen=REFUSED_CHECKS)
 
     async def watch(self) -> None:
         """Check every second until cancelled."""
@@ -76,12 +71,12 @@ class OutboxWatch:
             instance=self._outbox.id,
             started_at_us=self._started_at_us,
             lag=self._outbox.written - self._outbox.acked,
+            refused=self._refused(),
         )
         self._outbox.append(event, settles=True)
 
     def check(self) -> None:
         """Compare the figures with the limits and record what changed."""
-        self._check_callers()
         share = self._outbox.share
         for limit, severity in LEVELS:
             message = f"the outboxes are {share:.0%} full"
@@ -90,15 +85,6 @@ class OutboxWatch:
         away = self._away_checks * CHECK_SECONDS
         message = "the broker is away; calls are served and recorded in the outbox"
         self._set("broker_away", "critical", away > AWAY_SECONDS, message, away, AWAY_SECONDS)
-
-    def _check_callers(self) -> None:
-        """Many unknown keys within a minute are somebody who guesses."""
-        total = self._refused()
-        self._refusals.append(total)
-        count = total - self._refusals[0]
-        limit = REFUSED_MAX if "keys_refused" not in self._open else REFUSED_MAX // 2
-        message = f"{count} calls of the last minute came with a key that is unknown or invalid"
-        self._set("keys_refused", "warning", count >= limit, message, count, REFUSED_MAX)
 
     def _set(
         self, name: str, severity: str, active: bool, message: str, value: float, limit: float

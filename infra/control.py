@@ -28,6 +28,7 @@ from infra.commercial_api import Commerce, commercial_router
 from infra.docs_page import docs_router, tell_of_all
 from infra.door import Door, Keys, install_errors
 from infra.foresight_api import Foresight, foresight_router
+from infra.heart import Heart
 from infra.kafka import KafkaLog
 from infra.metrics import metrics_router
 from infra.realtime import Live
@@ -134,16 +135,14 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     )
     live = Live(budgets, board, alerting.book, heartbeats)
     components["realtime"] = Realtime(log, live, settings.weir_home, training.status)
-    savings = SavingsBoard()
-    views += savings.views
-    commerce = Commerce()
-    views += commerce.views
-    foresight = Foresight()
-    views += foresight.views
+    savings, commerce, foresight = SavingsBoard(), Commerce(), Foresight()
+    views += [*savings.views, *commerce.views, *foresight.views]
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
-    test = SelfTest(settings.weir_home, log, components, heartbeats)
+    door = Keys(keys, operator_token(settings.weir_home), tenants)
+    heart = Heart(log, lambda: door.refused)
+    test = SelfTest(settings.weir_home, log, components, heartbeats, heart)
     app = build(
-        Keys(keys, operator_token(settings.weir_home), tenants),
+        door,
         [
             system,
             selftest_router(test, administration.desk.auditor),
@@ -160,6 +159,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     server = _server(app, settings)
     async with asyncio.TaskGroup() as group:
         group.create_task(log.follow(views, stop))
+        group.create_task(heart.run(stop))
         for component in components.values():
             group.create_task(component.run(stop))
         if any(os.environ.get(name) for name in SPANS_WANTED):

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from gateway.access import Refusals
 from infra.docs_page import PATHS as DOCS_PATHS
 from schemas.access import Access
 from schemas.errors import (
@@ -67,6 +68,20 @@ class Keys:
         self._operator = operator_token
         self._view = view
         self._access = Access(view, tenants or TableView(TenantChanged))
+        self._refusals = Refusals()
+
+    @property
+    def refused(self) -> int:
+        """How many callers had no key, or an unknown or invalid one, since the start."""
+        return self._refusals.counts[AuthenticationFailed.code]
+
+    def admit(self, headers: dict[bytes, bytes], path: str) -> KeyChanged | None:
+        """As `identify`, by the headers of a request; who is refused is counted."""
+        try:
+            return self.identify(presented_key(headers), path)
+        except WeirError as error:
+            self._refusals.note(error)
+            raise
 
     def identify(self, secret: str, path: str) -> KeyChanged | None:
         """The key behind a secret, None for the operator.
@@ -121,7 +136,7 @@ class Door:
 
         try:
             if scope["path"] not in _OPEN_PATHS:
-                state["key"] = self._keys.identify(presented_key(headers), scope["path"])
+                state["key"] = self._keys.admit(headers, scope["path"])
             if int(headers.get(b"content-length", b"0") or 0) > _BODY_BYTES_MAX:
                 raise PayloadTooLarge(f"the body exceeds {_BODY_BYTES_MAX} bytes")
             await self._app(scope, receive, noting)

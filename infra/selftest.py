@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from infra.admin_desk import PREFIXES, actor_of
 from infra.audit import Auditor
+from infra.heart import Heart
 from infra.state import load_state
 from infra.system import Reporting
 from infra.topics import ensure_topics, partition_counts
@@ -26,7 +27,6 @@ from schemas.clock import now_us
 from schemas.errors import Unavailable, WeirError
 from schemas.events import topics
 from schemas.events.operations import Heartbeat
-from schemas.identity import uuid7
 from schemas.log import Log, TableView
 
 ROUND_TRIP_S = 5.0
@@ -68,11 +68,13 @@ class SelfTest:
         log: Log,
         components: Mapping[str, Reporting],
         heartbeats: TableView[Heartbeat],
+        heart: Heart,
     ) -> None:
         self._home = home
         self._log = log
         self._components = components
         self._heartbeats = heartbeats
+        self._heart = heart
 
     async def report(self, *, initialize: bool = False) -> SelfTestReport:
         """Ask all of them, one after the other."""
@@ -94,14 +96,7 @@ class SelfTest:
 
     async def _round_trip(self) -> str:
         """A record is appended, and our own view reads it back."""
-        beat = Heartbeat(
-            event_id=uuid7(),
-            occurred_at_us=now_us(),
-            part="selftest",
-            instance="control",
-            started_at_us=now_us(),
-        )
-        await self._log.publish(beat)
+        beat = await self._heart.beat()
         deadline = time.monotonic() + ROUND_TRIP_S
         while time.monotonic() < deadline:
             seen = self._heartbeats.get(beat.key)

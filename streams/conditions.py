@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from schemas.event import Event
 from schemas.events.changes import DeploymentChanged, KeyChanged, LimitChanged
 from schemas.events.limits import LimitUsage, PaceUsage
-from schemas.events.operations import DeadLetter
+from schemas.events.operations import DeadLetter, Heartbeat
 from schemas.events.optimizer import OptimizerActed
 from schemas.events.training import StepCompleted, TriggerFired
 
@@ -26,6 +26,9 @@ SATURATED, CALM = 0.9, 0.7
 """Shares of a limit at which it counts as saturated, and as calm again."""
 CONDITIONS_MAX = 1_000
 """Of one source."""
+REFUSED_MAX = 50
+"""So many callers with a wrong key within a minute are somebody who guesses; half as many are calm."""
+_MINUTE_US = 60_000_000
 _SLOT_S, _MINUTE_S = 5, 60
 _LAST_STEP = "learn"
 _STANDING_ACTS = frozenset({"proposed", "active", "restoring"})
@@ -166,6 +169,41 @@ class Keys:
                 )
 
 
+class Strangers:
+    """Callers with a wrong key: at all workers and at control together, whichever of them are asked."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, deque[tuple[int, int]]] = {}
+        """By instance (time, Unix µs; count) of its heartbeats of the last minute and the one before."""
+
+    def apply(self, event: Event) -> None:
+        """Take in how many an instance has refused so far."""
+        if isinstance(event, Heartbeat):
+            counts = self._refused.setdefault(f"{event.part}|{event.instance}", deque())
+            counts.append((event.occurred_at_us, event.refused))
+            _forget(counts, event.occurred_at_us - _MINUTE_US)
+
+    def holds(self, at_us: int, standing: frozenset[str]) -> Iterator[Condition]:
+        """Yield that many were refused within a minute, until it is half as many."""
+        since_us = at_us - _MINUTE_US
+        for instance, counts in list(self._refused.items()):
+            _forget(counts, since_us)
+            if counts[-1][0] < since_us:
+                del self._refused[instance]
+        refused = sum(counts[-1][1] - counts[0][1] for counts in self._refused.values())
+        name = "keys_refused"
+        if refused >= (REFUSED_MAX // 2 if name in standing else REFUSED_MAX):
+            yield Condition(
+                name,
+                name,
+                "warning",
+                "keys",
+                f"{refused} calls of the last minute came with a key that is unknown or invalid",
+                float(refused),
+                float(REFUSED_MAX),
+            )
+
+
 class Limits:
     """Limits on callers that are nearly used up."""
 
@@ -283,6 +321,12 @@ class DeadLetters:
                     f"{consumer} could not take {last.source_topic}: {last.error}",
                     float(count),
                 )
+
+
+def _forget(counts: deque[tuple[int, int]], since_us: int) -> None:
+    """Leave what was counted since a time, and the last count before it to start from."""
+    while len(counts) > 1 and counts[1][0] <= since_us:
+        counts.popleft()
 
 
 def _recent(pace: PaceUsage, now: int) -> bool:

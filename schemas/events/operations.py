@@ -165,11 +165,12 @@ class Heartbeat(Event, frozen=True, kw_only=True):
     """A part is alive. `positions` maps ``topic|partition`` to the next offset it will read.
 
     `lag` counts the records that it has still to take, `lags` says so by what takes them (its folds).
+    `refused` counts the callers whose key was unknown or invalid, since the instance began.
     """
 
     topic = HEARTBEATS
     type = "weir.heartbeat"
-    version = 2
+    version = 3
 
     part: str
     instance: str
@@ -177,6 +178,7 @@ class Heartbeat(Event, frozen=True, kw_only=True):
     lag: int | None = None
     positions: dict[str, int] = msgspec.field(default_factory=dict)
     lags: dict[str, int] = msgspec.field(default_factory=dict)
+    refused: int = 0
 
     @property
     def key(self) -> str:

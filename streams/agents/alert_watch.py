@@ -28,6 +28,7 @@ from streams.conditions import (
     Opportunities,
     Runs,
     Source,
+    Strangers,
 )
 from streams.decider import Decider, Ledger, decision_id
 
@@ -45,6 +46,7 @@ class WatchLedger(Ledger):
             Runs(),
             Canaries(),
             Keys(),
+            Strangers(),
             self._limits,
             Opportunities(),
             DeadLetters(),

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ from infra.door import Keys
 from infra.telemetry import JsonFormatter
 from schemas.clock import now_us
 from schemas.codec import encode
-from schemas.errors import RateLimited
+from schemas.errors import RateLimited, WeirError
 from schemas.events.changes import IDENTITY, KeyChanged
 from schemas.identity import uuid7
 from schemas.log import Record, TableView
@@ -219,3 +220,15 @@ def test_an_application_has_the_areas_that_it_was_made_of() -> None:
 
     with_it, without = build(keys, [area]).openapi(), build(keys, []).openapi()
     assert with_it["paths"].keys() - without["paths"].keys() == {"/area"}
+
+
+@pytest.mark.req("OPS-01")
+def test_callers_without_a_good_key_are_counted_and_those_who_lack_a_scope_are_not() -> None:
+    view = TableView(KeyChanged)
+    keys = Keys(view, OPERATOR)
+    view.caught_up.set()
+    add_key(view, "analyst", scopes=["sql"])
+    for authorization in (b"Bearer guess", b"", b"Bearer analyst", f"Bearer {OPERATOR}".encode()):
+        with contextlib.suppress(WeirError):
+            keys.admit({b"authorization": authorization}, "/api/v1/admin/keys")
+    assert keys.refused == 2

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from infra import selftest
+from infra.heart import Heart
 from infra.selftest import SelfTest, SelfTestReport
 from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable
@@ -54,7 +55,10 @@ def report(
     log: Any = Echo(view, away=away)
     typed: Log = log
     parts = {"projections": Part(None), "trainer": Part("still reading")}
-    return asyncio.run(SelfTest(home, typed, parts, view).report())
+    told = asyncio.run(SelfTest(home, typed, parts, view, Heart(typed, lambda: 0)).report())
+    # What a test leaves behind must be no part that falls silent afterwards.
+    assert set(view.entries) <= {"streams", "control"}
+    return told
 
 
 @pytest.mark.req("OPS-05")

@@ -10,7 +10,7 @@ import pytest
 from schemas.event import Event
 from schemas.events.changes import DeploymentChanged, KeyChanged, LimitChanged
 from schemas.events.limits import LIMITS, LimitUsage, PaceUsage
-from schemas.events.operations import AlertChanged, DeadLetter, OutboxClosed
+from schemas.events.operations import AlertChanged, DeadLetter, Heartbeat, OutboxClosed
 from schemas.events.optimizer import OptimizerActed
 from schemas.events.training import StepCompleted, TriggerFired
 from streams.agents.alert_watch import WatchLedger
@@ -210,3 +210,36 @@ def test_alerts_of_a_worker_end_with_its_outbox() -> None:
     ledger.apply(OutboxClosed(**HEAD, outbox_id="o1", records=1, abandoned=0))
     assert looked(ledger, 4) == [("broker_away:o1", "critical", "resolved")]
     assert looked(ledger, 6) == []
+
+
+def beat(part: str, refused: int, at_s: int) -> Heartbeat:
+    return Heartbeat(
+        event_id="b",
+        occurred_at_us=(NOW + at_s) * S,
+        part=part,
+        instance=f"{part}'s",
+        started_at_us=0,
+        refused=refused,
+    )
+
+
+def test_wrong_keys_count_over_workers_and_control_until_it_is_calm() -> None:
+    ledger = WatchLedger()
+    found = []
+    for second in range(0, 200, 5):
+        guesses = max(0, min(second, 60) - 30)  # one a second at each of three, for half a minute
+        for part in ("gateway-0", "gateway-1", "control"):
+            ledger.apply(beat(part, 1_000 + guesses, second))
+        found += [(second, *it) for it in looked(ledger, second)]
+    assert found == [
+        (50, "keys_refused", "warning", "open"),
+        (115, "keys_refused", "warning", "resolved"),
+    ]
+
+
+def test_an_instance_that_is_gone_takes_its_wrong_keys_along() -> None:
+    ledger = WatchLedger()
+    ledger.apply(beat("gateway-0", 0, 0))
+    ledger.apply(beat("gateway-0", 500, 5))
+    assert looked(ledger, 6) == [("keys_refused", "warning", "open")]
+    assert looked(ledger, 80) == [("keys_refused", "warning", "resolved")]
