@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
@@ -21,11 +21,13 @@ from schemas.events.traffic import TrafficRow
 from schemas.log import Record, TableView
 from schemas.money import to_usd
 from schemas.optimizer import LIVE, PROPOSED
-from schemas.traffic import HOURS, TrafficTable
-from streams.optimizer.scene import Memory, Sums, total
+from schemas.traffic import FINE, HOURS, NO_SUMS, TOTAL, TrafficTable, added
+from schemas.traffic import Sums as TrafficSums
+from streams.optimizer.scene import Memory, Sums
 from trainer.journal import Journal
 
-DAY_S, HOUR_S = 86_400, 3_600
+DAY_S, NOW_S = 86_400, 900
+"""What a day was like, and what is now: long enough to count calls, short enough to forget what is over."""
 HISTORY_MAX = 1_000
 LOOKS_AWAY_S = 120.0
 DEGRADED, UNHEALTHY = 0.95, 0.8
@@ -110,20 +112,21 @@ class SteeringBoard:
     def health(self, insights: list[forms.Insight]) -> forms.AiHealth:
         """Return the state of the whole."""
         providers = self.providers()
-        hour = total(self._of(target, HOUR_S) for target in self._targets())
-        day = total(self._of(target, DAY_S) for target in self._targets())
-        reasons = self._reasons(providers, hour)
+        end_s = self._clock_us() // 1_000_000 + 1
+        lately = self._traffic.total(TOTAL, FINE, end_s - NOW_S, end_s)
+        rate = _share_good(lately.calls, lately.failures)
+        reasons = self._reasons(providers, rate, lately.calls)
         bad = [one for one in providers if one.status == "unhealthy"]
         serving = [one for one in providers if one.status not in {"disabled", "idle"}]
-        down = _rate(hour) is not None and (_rate(hour) or 0.0) < UNHEALTHY
+        down = rate is not None and rate < UNHEALTHY and lately.calls >= CALLS_MIN
         unhealthy = down or (bool(serving) and len(bad) == len(serving))
         return forms.AiHealth(
             status="unhealthy" if unhealthy else "degraded" if reasons else "healthy",
             reasons=reasons,
             as_of=moment(self._clock_us()),
-            success_rate=_rate(hour),
-            total_cost_usd=to_usd(day.cost_nano_usd),
-            average_latency_ms=_mean_ms(hour),
+            success_rate=rate,
+            total_cost_usd=to_usd(self._traffic.total(TOTAL, HOURS, *self._day()).cost_nano_usd),
+            average_latency_ms=_mean_ms(lately.latency_us, lately.successes),
             providers=providers,
             tasks=self._tasks(),
             budgets=self.budgets(),
@@ -146,11 +149,12 @@ class SteeringBoard:
             ],
         )
 
-    def _reasons(self, providers: list[forms.ProviderHealth], hour: Sums) -> list[str]:
+    def _reasons(
+        self, providers: list[forms.ProviderHealth], rate: float | None, calls: int
+    ) -> list[str]:
         found = [f"{one.name} is {one.status}" for one in providers if one.status in _BAD]
-        rate = _rate(hour)
-        if rate is not None and hour.calls >= CALLS_MIN and rate < DEGRADED:
-            found.append(f"{rate:.1%} of the last hour's calls succeeded")
+        if rate is not None and calls >= CALLS_MIN and rate < DEGRADED:
+            found.append(f"{rate:.1%} of the calls of the last 15 minutes succeeded")
         if not self.streams_alive:
             found.append("the stream processor is silent")
         worst = [it for it in self._from.alerts.standing if it.severity in {"error", "critical"}]
@@ -166,38 +170,44 @@ class SteeringBoard:
 
     def providers(self) -> list[forms.ProviderHealth]:
         """Return every provider that is set up or was called within a day."""
-        day: dict[str, Sums] = {}
-        hour: dict[str, Sums] = {}
-        for target in self._targets():
+        day: dict[str, TrafficSums] = {}
+        for target, sums in self._traffic.members("target", HOURS, *self._day()).items():
             name = target.partition("/")[0]
-            day.setdefault(name, Sums()).add(self._of(target, DAY_S))
-            hour.setdefault(name, Sums()).add(self._of(target, HOUR_S))
+            day[name] = added(day.get(name, NO_SUMS), sums)
+        lately: dict[str, Sums] = {}
+        now_us = self._clock_us()
+        for target in self.memory.targets:
+            tried = self.memory.recent(target, now_us - NOW_S * 1_000_000, now_us + 1)
+            lately.setdefault(target.partition("/")[0], Sums()).add(tried)
         everything = sum(sums.calls for sums in day.values())
         circuits: dict[str, str] = {}
         for one in self._from.circuits.states():
             worst = circuits.get(one.provider, "closed")
             circuits[one.provider] = max(worst, one.state, key=_WORSE.__getitem__)
         set_up = {row.name for row in self._from.providers.entries.values()}
-        names = sorted(set_up | set(day))
         return [
             self._provider(
-                name, day.get(name, Sums()), hour.get(name, Sums()), circuits, everything
+                name,
+                day.get(name, NO_SUMS),
+                lately.get(name, Sums()),
+                circuits.get(name, "closed"),
+                everything,
             )
-            for name in names
+            for name in sorted((set_up | set(day)) - {""})
         ]
 
     def _provider(
-        self, name: str, day: Sums, hour: Sums, circuits: dict[str, str], everything: int
+        self, name: str, day: TrafficSums, lately: Sums, circuit: str, everything: int
     ) -> forms.ProviderHealth:
-        circuit, rate = circuits.get(name, "closed"), _rate(hour)
+        rate = _share_good(lately.calls, lately.failures)
         configured = self._from.providers.get(f"provider:{name}")
         if configured is None or not configured.enabled:
             status = "disabled"
         elif rate is None:
             status = "idle" if circuit == "closed" else "degraded"
-        elif rate < UNHEALTHY and hour.calls >= CALLS_MIN:
+        elif rate < UNHEALTHY and lately.calls >= CALLS_MIN:
             status = "unhealthy"
-        elif circuit != "closed" or (rate < DEGRADED and hour.calls >= CALLS_MIN):
+        elif circuit != "closed" or (rate < DEGRADED and lately.calls >= CALLS_MIN):
             status = "degraded"
         else:
             status = "healthy"
@@ -206,22 +216,20 @@ class SteeringBoard:
             status=status,
             circuit=circuit,
             success_rate=rate,
-            latency_ms=_mean_ms(hour),
+            latency_ms=_mean_ms(lately.busy_us, lately.calls),
             cost_usd=to_usd(day.cost_nano_usd),
-            tasks=day.completed,
+            tasks=day.successes,
             share=round(day.calls / everything, 4) if everything else 0.0,
         )
 
-    def _targets(self) -> Iterable[str]:
-        return self._performance.memory.targets
-
-    def _of(self, target: str, seconds: int) -> Sums:
-        return self._performance.memory.hours(target, self._clock_us(), seconds)
+    def _day(self) -> tuple[int, int]:
+        """Return the last 24 hours as [from, to) in Unix s; the hour that they begin in counts whole."""
+        end_s = self._clock_us() // 1_000_000 + 1
+        return HOURS.bucket_start_s(end_s - DAY_S), end_s
 
     def _tasks(self) -> forms.Tasks:
-        end_s = self._clock_us() // 1_000_000 + 1
-        tasks = self._traffic.members("task", HOURS, end_s - DAY_S, end_s)
-        hours = self._traffic.series("total:", HOURS, end_s - DAY_S, end_s)
+        tasks = self._traffic.members("task", HOURS, *self._day())
+        hours = self._traffic.series(TOTAL, HOURS, *self._day())
         return forms.Tasks(
             distribution={name: sums.calls for name, sums in sorted(tasks.items())},
             history=[
@@ -375,9 +383,9 @@ def moment(at_us: int) -> datetime:
     return datetime.fromtimestamp(at_us / 1e6, UTC)
 
 
-def _rate(sums: Sums) -> float | None:
-    return round(1.0 - sums.failed, 5) if sums.calls else None
+def _share_good(calls: int, failures: int) -> float | None:
+    return round(1.0 - failures / calls, 5) if calls else None
 
 
-def _mean_ms(sums: Sums) -> float | None:
-    return round(sums.busy_us / sums.calls / 1000, 1) if sums.calls else None
+def _mean_ms(total_us: int, count: int) -> float | None:
+    return round(total_us / count / 1000, 1) if count else None

@@ -7,14 +7,16 @@ from pydantic import BaseModel, Field
 
 
 class ProviderHealth(BaseModel):
-    """A provider over the last 24 hours; rates are null without calls."""
+    """A provider now, over the last 15 minutes, and what it did in 24 hours; rates are null without calls."""
 
     name: str = Field(examples=["openai"])
     status: str = Field(description="healthy, degraded, unhealthy, idle or disabled")
     circuit: str = Field(description="the worst of its targets: closed, half_open or open")
-    success_rate: float | None = Field(description="of the last hour", examples=[0.998])
-    latency_ms: float | None = Field(description="mean duration of a call, last hour")
-    cost_usd: str = Field(description="exact, of 24 hours", examples=["1.25"])
+    success_rate: float | None = Field(
+        description="of what it was asked in the last 15 minutes, retries too", examples=[0.998]
+    )
+    latency_ms: float | None = Field(description="mean of the same")
+    cost_usd: str = Field(description="of its calls of 24 hours, as settled", examples=["1.25"])
     tasks: int = Field(description="calls that it answered in 24 hours")
     share: float = Field(description="of all calls of 24 hours", examples=[0.4])
 
@@ -121,9 +123,13 @@ class AiHealth(BaseModel):
     reasons: list[str] = Field(description="why it is not healthy")
     as_of: datetime
     refresh_seconds: int = 30
-    success_rate: float | None = Field(description="of the last hour")
-    total_cost_usd: str = Field(description="of 24 hours")
-    average_latency_ms: float | None = Field(description="mean duration of a call, last hour")
+    success_rate: float | None = Field(
+        description="of the calls of the last 15 minutes: what callers saw, after failover"
+    )
+    total_cost_usd: str = Field(description="of 24 hours, as settled")
+    average_latency_ms: float | None = Field(
+        description="mean duration of the calls of the last 15 minutes that succeeded"
+    )
     providers: list[ProviderHealth]
     tasks: Tasks
     budgets: list[BudgetState]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from infra.steering.board import CALLS_MIN, UNHEALTHY, SteeringBoard
-from infra.steering.forms import Insight
+from decimal import Decimal
 
-LIMIT_ROOM = 1.2
-"""A budget that is short is proposed with so many times its limit."""
+from infra.budgets_api import BudgetWindow
+from infra.steering.board import SteeringBoard
+from infra.steering.forms import Insight
+from schemas.money import from_usd, to_usd
+
+LIMIT_ROOM_PERCENT = 20
+"""A budget that is short is proposed with so much more than its limit, or than what was spent of it."""
 
 
 def insights(board: SteeringBoard) -> list[Insight]:
@@ -42,7 +46,10 @@ def _proposals(board: SteeringBoard) -> list[Insight]:
 
 
 def _providers(board: SteeringBoard) -> list[Insight]:
-    """Providers that fail so much that they had better not be called."""
+    """Providers that fail so much that they had better not be called, while another serves."""
+    every = board.providers()
+    if all(one.status != "healthy" for one in every):
+        return []
     return [
         Insight(
             id=f"provider:{one.name}",
@@ -53,34 +60,34 @@ def _providers(board: SteeringBoard) -> list[Insight]:
             action="set_provider_enabled",
             params={"provider": one.name, "enabled": False},
         )
-        for one in board.providers()
-        if one.status == "unhealthy"
-        and one.success_rate is not None
-        and one.success_rate < UNHEALTHY
-        and one.tasks + 1 >= CALLS_MIN
+        for one in every
+        if one.status == "unhealthy" and one.success_rate is not None
     ]
 
 
 def _budgets(board: SteeringBoard) -> list[Insight]:
-    """Budgets whose limit is reached, or nearly so."""
+    """Budgets whose limit is reached, or nearly so; their effect is by how much they are too small."""
     found = []
     for one in board.whole_budgets():
-        if one.status == "ok":
+        short = [it for it in one.owners[0].windows if it.status != "ok" and Decimal(it.limit)]
+        if not short:
             continue
-        limits = {
-            name: str(round(float(value) * LIMIT_ROOM, 2))
-            for name in ("daily_limit_usd", "monthly_limit_usd", "total_limit_usd")
-            if (value := getattr(one, name)) is not None
-        }
+        limits = {f"{it.window}_limit_usd": _raised(it) for it in short}
+        over = max(Decimal(it.projected or it.spent) / Decimal(it.limit) - 1 for it in short)
         found.append(
             Insight(
                 id=f"budget:{one.id}",
                 kind="budget",
                 title=f"Raise the budget {one.id}: {one.percent:.0f}% of it is spent",
-                effect=round(one.percent / 100 - 1.0, 4),
+                effect=round(min(1.0, max(0.0, float(over))), 4),
                 data={"limit": one.limit, "spent": one.spent, "projected": one.projected},
                 action="update_budget",
                 params={"budget_id": one.id, **limits},
             )
         )
     return found
+
+
+def _raised(window: BudgetWindow) -> str:
+    base = max(from_usd(window.limit), from_usd(window.spent))
+    return to_usd(base + base * LIMIT_ROOM_PERCENT // 100)

@@ -1,6 +1,7 @@
 """The state of the whole and what people may do about it: pure views, a log in memory."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ from schemas.events.changes import (
     ProviderChanged,
 )
 from schemas.events.circuits import CircuitChanged
+from schemas.events.escrow import BudgetTerms, EscrowDay, EscrowRow
 from schemas.events.operations import AlertChanged, Heartbeat
 from schemas.events.optimizer import (
     OptimizationRequested,
@@ -40,8 +42,11 @@ from schemas.events.optimizer import (
     OptimizerRuleChanged,
     PerformanceRow,
 )
+from schemas.events.traffic import TrafficRow
 from schemas.events.training import TriggerFired
 from schemas.log import Log, Position, Record, TableView
+from schemas.traffic import FINE, HOURS, Level, row_name, slot_of
+from streams.agents.performance import RECENT_S
 from trainer.journal import Journal
 
 HOUR_S = 3600
@@ -119,6 +124,7 @@ class Place:
         )
         router = steering_router(self.board, acts, lambda: {"lag": 0})
         app = build(Keys(TableView(KeyChanged), "token"), [router])
+        self.served: dict[tuple[str, int], tuple[int, int]] = {}
         self.client = TestClient(app, headers={"Authorization": "Bearer token"})
         for name in ("a", "b"):
             self.log.tell(
@@ -136,15 +142,57 @@ class Place:
         self.log.tell(OptimizerRan(**META, targets=2, acted=0, modes=modes))
 
     def called(self, target: str, calls: int, failures: int, hours_ago: int = 0) -> None:
-        start_s = (NOW_S // HOUR_S - hours_ago) * HOUR_S
+        """Calls of an hour; those of this hour were made lately, too."""
+        hour_s = (NOW_S // HOUR_S - hours_ago) * HOUR_S
+        self.told_of(target, calls, failures, HOUR_S, hour_s)
+        self.served[target, hours_ago] = (calls, failures)
+        self.log.tell(self.traffic(HOURS, hour_s, f"target:{target}"))
+        self.log.tell(self.traffic(HOURS, hour_s, "total:"))
+        if not hours_ago:
+            self.told_of(target, calls, failures, RECENT_S, NOW_S // RECENT_S * RECENT_S - RECENT_S)
+            self.log.tell(self.traffic(FINE, NOW_S - 60, "total:"))
+
+    def traffic(self, level: Level, at_s: int, name: str) -> TrafficRow:
+        """Return the row of all that was called in the hour of a moment."""
+        dimension, _, member = name.partition(":")
+        ago = NOW_S // HOUR_S - at_s // HOUR_S
+        calls, failures = map(
+            sum,
+            zip(
+                *(
+                    sums
+                    for (target, hours_ago), sums in self.served.items()
+                    if hours_ago == ago and member in ("", target)
+                ),
+                strict=True,
+            ),
+        )
+        return TrafficRow(
+            **META,
+            entity=row_name(dimension, level, slot_of(dimension, member), at_s),
+            partition=ago,
+            offset=1,
+            members=[member],
+            member=[0],
+            bucket=[at_s % level.block_s // level.bucket_s],
+            calls=[calls],
+            failures=[failures],
+            successes=[calls - failures],
+            latency_us=[(calls - failures) * 200_000],
+            cost_nano_usd=[10**7 * calls],
+            input_tokens=[0],
+            output_tokens=[0],
+        )
+
+    def told_of(self, target: str, calls: int, failures: int, seconds: int, start_s: int) -> None:
         self.log.tell(
             PerformanceRow(
                 **META,
-                entity=f"3600:{hours_ago}:{target}",
+                entity=f"{seconds}:{start_s}:{target}",
                 partition=0,
                 offset=1,
                 target=target,
-                seconds=HOUR_S,
+                seconds=seconds,
                 start_s=start_s,
                 calls=calls,
                 failures=failures,
@@ -194,15 +242,34 @@ def test_the_whole_is_healthy_degraded_or_unhealthy() -> None:
     body = place.health()
     assert (body["status"], body["reasons"], body["success_rate"]) == ("healthy", [], 1.0)
     assert body["refresh_seconds"] == 30
-    assert body["total_cost_usd"] == "3"
+    assert body["total_cost_usd"] == "2"
     assert body["average_latency_ms"] == 200.0
     a, b = body["providers"]
     assert (a["name"], a["status"], a["tasks"], a["share"]) == ("a", "healthy", 60, 0.3)
-    assert (b["tasks"], b["cost_usd"], b["circuit"]) == (140, "2", "closed")
+    assert (b["tasks"], b["cost_usd"], b["circuit"]) == (140, "1.4", "closed")
     place.called("b/m", 40, 20)
     assert place.health()["status"] == "degraded"
     place.called("a/m", 60, 50)
     assert place.health()["status"] == "unhealthy"
+
+
+@pytest.mark.req("ANA-13")
+def test_one_call_that_failed_makes_nothing_unhealthy() -> None:
+    place = Place()
+    place.called("a/m", 1, 1)
+    body = place.health()
+    assert (body["status"], body["success_rate"]) == ("healthy", 0.0)
+
+
+@pytest.mark.req("ANA-13", "RT-08")
+def test_a_provider_that_fails_is_told_though_callers_were_answered_by_another() -> None:
+    place = Place()
+    place.called("a/m", 100, 0)
+    place.told_of("b/m", 40, 40, RECENT_S, NOW_S // RECENT_S * RECENT_S - RECENT_S)
+    body = place.health()
+    assert (body["status"], body["success_rate"]) == ("degraded", 1.0)
+    assert body["reasons"] == ["b is unhealthy"]
+    assert [one["id"] for one in body["recommendations"]] == ["provider:b"]
 
 
 @pytest.mark.req("ANA-13", "RT-09")
@@ -314,10 +381,11 @@ def test_what_cannot_be_done_is_said() -> None:
 def test_insights_are_ranked_and_applied() -> None:
     place = Place()
     place.acted("proposed", before=0.12)
+    place.called("a/m", 100, 0)
     place.called("b/m", 100, 60)
     body = place.client.get("/admin/analytics/insights").json()
     assert [(one["id"], one["effect"]) for one in body["items"]] == [
-        ("provider:b", 0.6),
+        ("provider:b", 0.3),
         ("proposal:a/m", 0.2),
     ]
     answer = place.client.post("/admin/analytics/insights/proposal:a/m/apply")
@@ -358,3 +426,39 @@ def test_a_canary_stands_beside_its_baseline() -> None:
     assert (slow.verdict, disliked.verdict) == ("undecided", "undecided")
     deployments.entries["d1"] = msgspec.structs.replace(canary, state="promoted")
     assert board.states() == []
+
+
+@pytest.mark.req("ANA-12")
+def test_a_budget_that_is_too_small_is_proposed_with_room_over_what_was_spent() -> None:
+    place = Place()
+    spent = 3 * 10**9
+    limits: dict[str, Any] = {
+        "daily_limit_nano_usd": 2 * 10**9,
+        "total_limit_nano_usd": 100 * 10**9,
+    }
+    budget = BudgetChanged(
+        **META, entity_version=1, actor="x", budget_id="b1", scope="global", **limits
+    )
+    day = datetime.fromtimestamp(NOW_S, UTC).strftime("%Y-%m-%d")
+    row = EscrowRow(
+        **META,
+        entity="b1",
+        partition=0,
+        offset=1,
+        terms=BudgetTerms(1, 2 * 10**9, None, 100 * 10**9, 800_000),
+        days=[EscrowDay(day, spent, spent, 0, [])],
+        months={},
+        before_nano_usd=0,
+        alerts=[],
+        turn=1,
+    )
+    place.log.tell(budget)
+    place.log.tell(row)
+    (insight,) = place.health()["recommendations"]
+    assert (insight["id"], insight["effect"]) == ("budget:b1", 1.0)
+    assert insight["params"] == {"budget_id": "b1", "daily_limit_usd": "3.6"}
+    place.client.post("/admin/analytics/insights/budget:b1/apply")
+    raised = place.log.events[-1]
+    assert isinstance(raised, BudgetChanged)
+    assert raised.daily_limit_nano_usd == 3_600_000_000
+    assert raised.total_limit_nano_usd == 100 * 10**9
