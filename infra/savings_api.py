@@ -61,7 +61,10 @@ class Savings(BaseModel):
     by_day: list[Saving]
     projection: Projection
     unpriced_calls: int = Field(description="without a price yet: their cost counts as 0")
-    uncounted: str = Field(description="spent on what has no tokens: no saving is claimed of it")
+    uncounted: str = Field(
+        description="spent on vectors, images, sound and the like, which the baseline does not offer: no saving is "
+        "claimed of it"
+    )
     method: str
 
 

@@ -21,8 +21,8 @@ class SavingsDay(msgspec.Struct, frozen=True):
     """Sums of the ledger's lines of one UTC day (`start_s`, Unix s).
 
     `input_tokens` include cached and cache-written ones. `unpriced` lines have no cost yet.
-    `uncounted` is the cost of lines without tokens (images, seconds): the baseline cannot be asked
-    what they would have cost. `cache_saved_nano_usd` is what hits of our cache without tokens saved.
+    `uncounted` is the cost of lines without tokens and of what is no chat (vectors, images, seconds): the
+    baseline cannot be asked what they would have cost. `cache_saved_nano_usd` is what hits of our cache without tokens saved.
     """
 
     start_s: int

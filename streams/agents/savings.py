@@ -20,6 +20,7 @@ from streams.windows import Window, bucket
 
 DAYS = Window("day", keep=92, seconds=86_400)
 _CORRECTED = "corrected"
+_CHAT = "chat"
 _COLUMNS = 9
 
 Line = tuple[int, tuple[int, ...]]
@@ -39,17 +40,22 @@ def split(event: CostEntry) -> Iterator[tuple[str, Line]]:
         rule = "tuned_model"
     cost = event.cost_nano_usd or 0
     corrects = event.entry == _CORRECTED
-    counted = bool(event.input_tokens or event.output_tokens)
+    # Another model for chats would have made no vector, picture or ranking: nothing is claimed of those.
+    chats = event.surface == _CHAT
+    counted = chats and bool(event.input_tokens or event.output_tokens)
+    tokens = (
+        event.input_tokens or 0,
+        event.cached_input_tokens or 0,
+        event.cache_write_input_tokens or 0,
+        event.output_tokens or 0,
+    )
     amounts = (
         int(not corrects),
         cost,
         newly_unpriced(event),
         0 if counted or corrects else cost,
         0 if counted else event.cache_saved_nano_usd or 0,
-        event.input_tokens or 0,
-        event.cached_input_tokens or 0,
-        event.cache_write_input_tokens or 0,
-        event.output_tokens or 0,
+        *(tokens if chats else (0, 0, 0, 0)),
     )
     yield f"{rule}|{event.route}|{event.target or ''}", (DAYS.index(event.occurred_at_us), amounts)
 

@@ -122,6 +122,12 @@ def test_what_has_no_tokens_saves_nothing_and_hits_save_what_they_would_have_cos
     assert {it.name for it in told.by_rule} == {"routing", "cache"}
 
 
+@pytest.mark.parametrize("surface", ["embeddings", "rerank", "count_tokens"])
+def test_what_the_baseline_does_not_offer_saves_nothing(surface: str) -> None:
+    told = board(entry(MONTH, "a/small", 0.02, surface=surface)).savings(None, None, None)
+    assert (told.total.calls, told.total.saved, told.uncounted) == (1, "0", "0.02")
+
+
 def test_a_correction_is_no_call_but_its_money_counts() -> None:
     fields = {"entry": "corrected", "input_tokens": None, "output_tokens": None}
     told = board(entry(MONTH, "a/small", 1), entry(MONTH, "a/small", 0.5, **fields))
