@@ -129,14 +129,14 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     views += board.views
     budgets = BudgetBoard()
     views += budgets.views
-    boards, training = (board, budgets), components["trainer"]
+    savings, commerce, foresight = SavingsBoard(), Commerce(), Foresight()
+    views += [*savings.views, *commerce.views, *foresight.views]
+    boards, training = (board, budgets, savings), components["trainer"]
     components["steering"] = Steering(
         log, administration, alerting, training, boards, heartbeats, projected.status
     )
     live = Live(budgets, board, alerting.book, heartbeats)
     components["realtime"] = Realtime(log, live, settings.weir_home, training.status)
-    savings, commerce, foresight = SavingsBoard(), Commerce(), Foresight()
-    views += [*savings.views, *commerce.views, *foresight.views]
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
     door = Keys(keys, operator_token(settings.weir_home), tenants)
     heart = Heart(log, lambda: door.refused)

@@ -12,8 +12,10 @@ from typing import Any
 from infra.alerting.book import AlertBook
 from infra.budgets_api import BudgetBoard, BudgetStatus
 from infra.circuits_api import CircuitBoard
+from infra.savings_api import Saving, SavingsBoard
 from infra.steering import forms
 from schemas.clock import now_us
+from schemas.errors import NotFound
 from schemas.events.changes import ModelVersionChanged, ProviderChanged
 from schemas.events.operations import Heartbeat
 from schemas.events.optimizer import OptimizerActed, OptimizerRan, PerformanceRow
@@ -71,6 +73,7 @@ class Sources:
 
     circuits: CircuitBoard
     budgets: BudgetBoard
+    savings: SavingsBoard
     alerts: AlertBook
     heartbeats: TableView[Heartbeat]
     providers: TableView[ProviderChanged]
@@ -313,6 +316,13 @@ class SteeringBoard:
             gain=gains,
         )
 
+    def _saved(self) -> Saving | None:
+        """Return what this month has saved; None while no model that is listed has a price."""
+        try:
+            return self._from.savings.savings(None, None, None).total
+        except NotFound:
+            return None
+
     def phase3(self, monitoring: dict[str, Any]) -> forms.Phase3Status:
         """Return the state of what acts by itself."""
         acts = list(self.history.entries.values())
@@ -333,6 +343,7 @@ class SteeringBoard:
             fine_tuning=self.fine_tuning(),
             cost=forms.CostStatus(
                 budgets=self.budgets(),
+                month=self._saved(),
                 savings={
                     act.target: round(
                         1

@@ -12,6 +12,7 @@ from infra.administration import Administration
 from infra.alerting.component import Alerting
 from infra.budgets_api import BudgetBoard
 from infra.circuits_api import CircuitBoard
+from infra.savings_api import SavingsBoard
 from infra.steering.acts import SteeringActs
 from infra.steering.api import steering_router
 from infra.steering.board import Sources, SteeringBoard
@@ -31,16 +32,17 @@ class Steering:
         administration: Administration,
         alerting: Alerting,
         training: object,
-        boards: tuple[CircuitBoard, BudgetBoard],
+        boards: tuple[CircuitBoard, BudgetBoard, SavingsBoard],
         heartbeats: TableView[Heartbeat],
         monitoring: Callable[[], dict[str, Any]],
     ) -> None:
         self._log = log
         assert isinstance(training, TrainingDesk)
-        circuits, budgets = boards
+        circuits, budgets, savings = boards
         sources = Sources(
             circuits,
             budgets,
+            savings,
             alerting.book,
             heartbeats,
             administration.commands.view_of(ProviderChanged),

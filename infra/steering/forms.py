@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from infra.savings_api import Saving
+
 
 class ProviderHealth(BaseModel):
     """A provider now, over the last 15 minutes, and what it did in 24 hours; rates are null without calls."""
@@ -153,9 +155,12 @@ class OptimizerStatus(BaseModel):
 
 
 class CostStatus(BaseModel):
-    """Budgets and what preferring cheaper targets brought."""
+    """Budgets, and what was saved: by all means this month, and by preferring cheaper targets now."""
 
     budgets: list[BudgetState]
+    month: Saving | None = Field(
+        description="this UTC month against the dearest model that is listed, as `/admin/cost/savings` has it"
+    )
     savings: dict[str, float] = Field(
         description="by target: what a call costs less at the alternative, relative"
     )
