@@ -13,7 +13,7 @@ import logging
 import os
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +23,7 @@ from gateway.access import Refusals
 from gateway.freshness import Freshness
 from gateway.runs import Runs
 from schemas import codec
-from schemas.access import Access, Grant
+from schemas.access import Access, Grant, KeyView
 from schemas.clock import now_us
 from schemas.errors import LogError, LogTruncated, WeirError, WrongLog
 from schemas.events.batches import BatchChanged, FileChanged
@@ -31,7 +31,6 @@ from schemas.events.changes import (
     BudgetChanged,
     DeploymentChanged,
     GuardrailChanged,
-    KeyChanged,
     LimitChanged,
     PriceChanged,
     ProviderChanged,
@@ -73,7 +72,7 @@ class CachedView(msgspec.Struct, array_like=True):
 
     event_type: str
     cursor: bytes
-    entries: dict[str, bytes]
+    entries: Mapping[str, bytes]
     unread: list[bytes] = []
 
 
@@ -110,7 +109,7 @@ class GatewayState:
 
     def __init__(self, cache_file: Path | None = None, freshness: Freshness | None = None) -> None:
         self.freshness = freshness or Freshness()
-        self.keys = TableView(KeyChanged)
+        self.keys = KeyView()
         self._tenants = TableView(TenantChanged)
         self.refusals = Refusals()
         self.access = Access(self.keys, self._tenants)
@@ -381,7 +380,7 @@ class GatewayState:
                 CachedView(
                     view.event_type.type,
                     view.cursor.dump(),
-                    {key: codec.encode(event) for key, event in view.entries.items()},
+                    view.records(),
                     sorted(view.unread),
                 )
                 for view in self.durable_views
@@ -409,7 +408,7 @@ class GatewayState:
             return False
         start = len(_CACHE_MAGIC) + 4
         checksum = data[len(_CACHE_MAGIC) : start]
-        body = data[start:]
+        body = memoryview(data)[start:]
         if not data.startswith(_CACHE_MAGIC) or zlib.crc32(body) != int.from_bytes(
             checksum, "little"
         ):
@@ -417,22 +416,19 @@ class GatewayState:
             return False
         try:
             cached = msgspec.msgpack.decode(body, type=list[CachedView])
-            loaded = {
-                view.event_type: (
-                    Cursor.load(view.cursor),
-                    {key: codec.decode(value) for key, value in view.entries.items()},
-                    set(view.unread),
-                )
-                for view in cached
-                # What an older version could not read, this one reads from the start.
-                if codec.writers().keys().isdisjoint(view.unread)
-            }
+            # What an older version could not read, this one reads from the start.
+            readable = [it for it in cached if codec.writers().keys().isdisjoint(it.unread)]
+            kept = {it.event_type: it for it in readable}
+            loaded = [
+                (view, view.entries_of(it.entries), Cursor.load(it.cursor), set(it.unread))
+                for view in self.durable_views
+                if (it := kept.get(view.event_type.type)) is not None
+            ]
         except (msgspec.DecodeError, LogError) as error:
             _log.warning("the view cache %s is of another version: %s", self._cache_file, error)
             return False
-        for view in self.durable_views:
-            if view.event_type.type in loaded:
-                view.cursor, view.entries, view.unread = loaded[view.event_type.type]
-                view.generation += 1
+        for view, entries, cursor, unread in loaded:
+            view.entries, view.cursor, view.unread = entries, cursor, unread
+            view.generation += 1
         self.freshness.began(heard_ns // 1_000)
         return True

@@ -42,8 +42,8 @@ from infra.steering.component import Steering
 from infra.system import system_router
 from infra.words import settings_of
 from schemas import __version__
+from schemas.access import KeyView
 from schemas.events.changes import (
-    KeyChanged,
     ProviderChanged,
     TargetChanged,
     TenantChanged,
@@ -117,7 +117,7 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     components["alerts"] = alerting = Alerting(log, settings.alerts, administration.desk.auditor)
     components["repricing"] = Repricing(log, settings.weir_home / "repricing.json")
     keys, tenants, heartbeats = (
-        TableView(KeyChanged),
+        KeyView(),
         TableView(TenantChanged),
         TableView(Heartbeat),
     )

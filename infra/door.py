@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.access import Refusals
 from infra.docs_page import PATHS as DOCS_PATHS
-from schemas.access import Access
+from schemas.access import Access, KeyView
 from schemas.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -61,7 +61,7 @@ class Keys:
 
     def __init__(
         self,
-        view: TableView[KeyChanged],
+        view: KeyView,
         operator_token: str,
         tenants: TableView[TenantChanged] | None = None,
     ) -> None:

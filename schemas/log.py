@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from schemas.codec import HEADER_BYTES, Headers, decode_as
+from schemas.codec import HEADER_BYTES, Headers, decode_as, encode
 from schemas.errors import CorruptRecord, UnknownSchema
 from schemas.event import Event, Topic
 
@@ -148,10 +148,10 @@ class TableView(Generic[E]):
     schema is not known here, as while a newer version is rolled out: whoever knows it must read anew.
     """
 
-    def __init__(self, event_type: type[E]) -> None:
+    def __init__(self, event_type: type[E], entries: MutableMapping[str, E] | None = None) -> None:
         self.event_type = event_type
         self.topic: Topic = event_type.topic
-        self.entries: dict[str, E] = {}
+        self.entries: MutableMapping[str, E] = {} if entries is None else entries
         self.cursor = Cursor()
         self.generation = 0
         self.refused = 0
@@ -166,6 +166,15 @@ class TableView(Generic[E]):
     def get(self, key: str) -> E | None:
         """Return the current event under a key."""
         return self.entries.get(key)
+
+    def records(self) -> Mapping[str, bytes]:
+        """Return the current events as record values; they must not be changed."""
+        return {key: encode(event) for key, event in self.entries.items()}
+
+    def entries_of(self, records: Mapping[str, bytes]) -> MutableMapping[str, E]:
+        """Return what `records` gave, as this view holds it. Raises as `schemas.codec.decode`."""
+        found = ((key, decode_as(value, self.event_type)) for key, value in records.items())
+        return {key: event for key, event in found if event is not None}
 
     def apply(self, record: Record) -> None:
         """Fold one (already deduplicated) record in. Raises as `schemas.codec.decode`."""

@@ -7,7 +7,7 @@ import anthropic
 import openai
 import pytest
 
-from schemas.access import Access
+from schemas.access import Access, KeyEntries, KeyView
 from schemas.clock import now_us
 from schemas.errors import AuthenticationFailed, PermissionDenied
 from schemas.events.changes import KeyChanged, RouteTarget, TenantChanged
@@ -23,7 +23,7 @@ def tenant(place: str, **fields: Any) -> TenantChanged:
 
 
 def access(*events: KeyChanged | TenantChanged) -> Access:
-    keys, tenants = TableView(KeyChanged), TableView(TenantChanged)
+    keys, tenants = KeyView(), TableView(TenantChanged)
     for event in events:
         view: TableView[Any] = keys if isinstance(event, KeyChanged) else tenants
         view.entries[event.key] = event
@@ -154,7 +154,7 @@ def test_after_a_rotation_both_secrets_work_until_the_overlap_ends() -> None:
     during = key("new", previous_secret_hash=old, previous_expires_at_us=now_us() + hour_us)
     after = key("new", previous_secret_hash=old, previous_expires_at_us=now_us() - 1)
     for secret in ("old", "new"):
-        assert access(during).grant(secret).key is during
+        assert access(during).grant(secret).key == during
     assert access(after).grant("new")
     with pytest.raises(AuthenticationFailed, match="replaced"):
         access(after).grant("old")
@@ -182,3 +182,24 @@ def test_a_tenant_that_is_enabled_again_lets_its_keys_in() -> None:
     closed._tenants.entries["tenant:project:p"] = tenant("project:p")
     closed._tenants.generation += 1
     assert closed.grant("k")
+
+
+def test_keys_are_held_as_records_and_found_by_their_secrets() -> None:
+    entries = KeyEntries()
+    first, rotated = key("a"), key("b", key_id="two", previous_secret_hash=key("a0").secret_hash)
+    entries[first.key_id], entries["two"] = first, rotated
+    assert dict(entries) == {first.key_id: first, "two": rotated}
+    assert entries.id_of(key("a0").secret_hash) == "two"
+    later = key("a", key_id="three")  # a secret belongs to the key that said it last
+    entries["three"] = later
+    del entries[first.key_id]
+    assert entries.id_of(later.secret_hash) == "three"
+    entries["two"] = key("c", key_id="two")
+    assert [entries.id_of(key(secret).secret_hash) for secret in ("a0", "b", "c")] == [
+        None,
+        None,
+        "two",
+    ]
+    entries.clear()
+    assert not entries
+    assert entries.id_of(later.secret_hash) is None

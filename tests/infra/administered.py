@@ -15,7 +15,8 @@ from infra.broker import free_port
 from infra.control import _Server, build
 from infra.door import Keys
 from infra.kafka import KafkaLog
-from schemas.events.changes import KeyChanged, TenantChanged
+from schemas.access import KeyView
+from schemas.events.changes import TenantChanged
 from schemas.log import Connection, TableView
 
 OPERATOR = "the-operators-token"
@@ -65,7 +66,7 @@ async def control(bootstrap: str) -> AsyncIterator[Control]:
     stop = asyncio.Event()
     async with KafkaLog(Connection(bootstrap), "/control/test") as log, ClientSession() as session:
         administration = Administration(log)
-        keys, tenants = TableView(KeyChanged), TableView(TenantChanged)
+        keys, tenants = KeyView(), TableView(TenantChanged)
         app = build(Keys(keys, OPERATOR, tenants), administration.routers)
         port = free_port()
         server = _Server(Config(app, "127.0.0.1", port, log_config=None))

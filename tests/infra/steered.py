@@ -19,11 +19,11 @@ from infra.savings_api import SavingsBoard
 from infra.steering.acts import SteeringActs
 from infra.steering.api import steering_router
 from infra.steering.board import Sources, SteeringBoard
+from schemas.access import KeyView
 from schemas.circuits import RULES
 from schemas.codec import encode
 from schemas.event import Event
 from schemas.events.changes import (
-    KeyChanged,
     ModelVersionChanged,
     ProviderChanged,
 )
@@ -114,7 +114,7 @@ class Place:
             AlertActs(typed, self.alerts, self.audit),
         )
         router = steering_router(self.board, acts, lambda: {"lag": 0})
-        app = build(Keys(TableView(KeyChanged), "token"), [router])
+        app = build(Keys(KeyView(), "token"), [router])
         self.served: dict[tuple[str, int], tuple[int, int]] = {}
         self.client = TestClient(app, headers={"Authorization": "Bearer token"})
         for name in ("a", "b"):

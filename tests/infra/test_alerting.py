@@ -25,12 +25,12 @@ from infra.broker import Broker, free_port
 from infra.control import _Server, build
 from infra.door import Keys
 from infra.kafka import KafkaLog
+from schemas.access import KeyView
 from schemas.clock import now_us
 from schemas.events.alerts import AlertChannelChanged
-from schemas.events.changes import KeyChanged
 from schemas.events.operations import AlertChanged
 from schemas.identity import uuid7
-from schemas.log import Connection, TableView
+from schemas.log import Connection
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.req("OPS-01")]
 OPERATOR = {"Authorization": "Bearer the-operators-token"}
@@ -76,7 +76,7 @@ async def control(broker: Broker) -> AsyncIterator[Desk]:
     async with KafkaLog(connection, "/control/test") as log, aiohttp.ClientSession() as session:
         auditor = Auditor(log)
         alerting = Alerting(log, FAST, auditor)
-        keys = TableView(KeyChanged)
+        keys = KeyView()
         app = build(Keys(keys, "the-operators-token"), alerting.routers)
         port = free_port()
         server = _Server(Config(app, "127.0.0.1", port, log_config=None))

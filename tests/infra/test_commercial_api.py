@@ -9,7 +9,8 @@ from fastapi.testclient import TestClient
 from infra.commercial_api import MODELS_PATHS, TEST_PATHS, Commerce, commercial_router
 from infra.control import build
 from infra.door import Keys
-from schemas.events.changes import KeyChanged, TenantChanged
+from schemas.access import KeyView
+from schemas.events.changes import TenantChanged
 from schemas.log import TableView
 from tests.gateway.worker import provider, target
 from tests.sandbox.served import Served, sandbox
@@ -39,7 +40,7 @@ def client(sandbox: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCli
     ]
     for event in events:
         views[type(event)].entries[event.key] = event
-    known = TableView(KeyChanged)
+    known = KeyView()
     known.caught_up.set()
     keys = Keys(known, "operator", TableView(TenantChanged))
     app = build(keys, [commercial_router(commerce)])

@@ -16,6 +16,7 @@ from infra.control import _Server, build
 from infra.docs_page import PATHS, docs_router
 from infra.door import Keys
 from infra.telemetry import JsonFormatter
+from schemas.access import KeyView
 from schemas.clock import now_us
 from schemas.codec import encode
 from schemas.errors import RateLimited, WeirError
@@ -75,7 +76,7 @@ def add_key(view: TableView[KeyChanged], secret: str, **fields: Any) -> None:
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    view = TableView(KeyChanged)
+    view = KeyView()
     keys = Keys(view, OPERATOR)
     view.caught_up.set()
     add_key(view, "admin")
@@ -212,7 +213,7 @@ async def test_the_api_as_a_page_needs_nothing_from_elsewhere(url: str) -> None:
 
 @pytest.mark.req("GW-17")
 def test_an_application_has_the_areas_that_it_was_made_of() -> None:
-    keys, area = Keys(TableView(KeyChanged), "token"), APIRouter()
+    keys, area = Keys(KeyView(), "token"), APIRouter()
 
     @area.get("/area")
     def told() -> str:

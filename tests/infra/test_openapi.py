@@ -18,9 +18,8 @@ from infra.audit import Auditor
 from infra.control import build
 from infra.door import Keys
 from infra.openapi_calls import EXAMPLES, error_form, form_of
+from schemas.access import KeyView
 from schemas.errors import InvalidRequest, Unavailable
-from schemas.events.changes import KeyChanged
-from schemas.log import TableView
 
 SPOKEN: list[ClientDialect] = [*dialects(), GENERATE]
 FRONTS = [front for front in SPOKEN if front.client_paths]
@@ -28,7 +27,7 @@ FRONTS = [front for front in SPOKEN if front.client_paths]
 
 @pytest.fixture(scope="module")
 def document() -> Any:
-    return build(Keys(TableView(KeyChanged), "token"), []).openapi()
+    return build(Keys(KeyView(), "token"), []).openapi()
 
 
 @pytest.mark.req("GEN-06", "BEY-12")
@@ -98,7 +97,7 @@ def test_a_form_is_what_all_samples_share() -> None:
 def test_a_stream_of_news_is_told_like_every_answer() -> None:
     log: Any = Mock()
     alerting = Alerting(log, DELIVERY, Auditor(log))
-    document = build(Keys(TableView(KeyChanged), "token"), alerting.routers).openapi()
+    document = build(Keys(KeyView(), "token"), alerting.routers).openapi()
     answers = document["paths"]["/api/v1/admin/alerts/stream"]["get"]["responses"]
     assert "text/event-stream" in answers["200"]["content"]
     assert not {"402", "502", "504"} & set(answers)

@@ -17,7 +17,7 @@ from infra.control import build
 from infra.door import Keys
 from infra.system import system_router
 from infra.workers import COLUMNS, summary, worker_figures
-from schemas.events.changes import KeyChanged
+from schemas.access import KeyView
 from schemas.events.operations import Heartbeat
 from schemas.log import Connection, TableView
 
@@ -86,7 +86,7 @@ def test_status_gathers_the_living_workers(tmp_path: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(said))
     (folder / "gateway-2.json").write_text("{")
     router = system_router(tmp_path, Connection("127.0.0.1:1"), {}, [], TableView(Heartbeat))
-    app = build(Keys(TableView(KeyChanged), "the-operators-token"), [router])
+    app = build(Keys(KeyView(), "the-operators-token"), [router])
     headers = {"authorization": "Bearer the-operators-token"}
     found = TestClient(app).get("/status", headers=headers).json()
     (worker,) = found["workers"]

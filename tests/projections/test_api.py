@@ -17,10 +17,10 @@ from infra.door import Keys
 from infra.kafka import KafkaLog
 from projections.api import Projections, component
 from projections.settings import ProjectionsSettings
-from schemas.events.changes import KeyChanged
+from schemas.access import KeyView
 from schemas.events.operations import PRIVACY_KEYS
 from schemas.identity import uuid7
-from schemas.log import Connection, TableView
+from schemas.log import Connection
 from schemas.privacy import MasterKey, Sealer
 from tests.projections.records import admitted, event, settled
 
@@ -69,7 +69,7 @@ async def client(broker: Broker, tmp_path: Path) -> AsyncIterator[Client]:
     port = free_port()
     async with KafkaLog(connection) as log:
         owner = component(settings, log, lambda: KafkaLog(connection, "/projections"))
-        keys = Keys(TableView(KeyChanged), "the-operators-token")
+        keys = Keys(KeyView(), "the-operators-token")
         config = Config(build(keys, owner.routers), "127.0.0.1", port, log_config=None)
         server = _Server(config)
         tasks = [asyncio.create_task(owner.run(stop)), asyncio.create_task(server.serve())]

@@ -12,11 +12,10 @@ from infra.broker import free_port
 from infra.control import build
 from infra.door import Keys
 from infra.kafka import KafkaLog
+from schemas.access import KeyView
 from schemas.clock import now_us
-from schemas.events.changes import KeyChanged
 from schemas.events.training import StepCompleted
 from schemas.identity import uuid7
-from schemas.log import TableView
 from tests.trainer import support
 from trainer.api import TrainingDesk, component
 from trainer.registry import moved
@@ -40,7 +39,7 @@ async def desk(log: KafkaLog, tmp_path: Path) -> AsyncIterator[TrainingDesk]:
 
 @pytest.fixture
 async def session(desk: TrainingDesk) -> AsyncIterator[aiohttp.ClientSession]:
-    app, port = build(Keys(TableView(KeyChanged), TOKEN), desk.routers), free_port()
+    app, port = build(Keys(KeyView(), TOKEN), desk.routers), free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve())
     while not server.started:
