@@ -225,7 +225,7 @@ def test_an_application_has_the_areas_that_it_was_made_of() -> None:
 
 @pytest.mark.req("OPS-01")
 def test_callers_without_a_good_key_are_counted_and_those_who_lack_a_scope_are_not() -> None:
-    view = TableView(KeyChanged)
+    view = KeyView()
     keys = Keys(view, OPERATOR)
     view.caught_up.set()
     add_key(view, "analyst", scopes=["sql"])
