@@ -94,6 +94,27 @@ class Cursor(msgspec.Struct):
         return msgspec.json.decode(data, type=cls)
 
 
+Mark = tuple[str, int]
+"""The outbox that a record comes from, and its sequence there."""
+
+
+def mark_of(record: Record) -> Mark | None:
+    """Return a record's mark, None for one that no outbox of ours sent.
+
+    A sequence that is no number belongs to none: one foreign record must not stop every reader of
+    its topic.
+    """
+    outbox = sequence = None
+    for name, value in record.headers:  # one pass: this runs for every record of every reader
+        if name == OUTBOX_HEADER:
+            outbox = value
+        elif name == SEQUENCE_HEADER:
+            sequence = value
+    if outbox is None or sequence is None or not sequence.isdigit():
+        return None
+    return outbox.decode("ascii", "replace"), int(sequence)
+
+
 class Deduplicator:
     """Advances a cursor over records and says which of them are new.
 
@@ -107,27 +128,21 @@ class Deduplicator:
         self.dropped = 0
 
     def admit(self, record: Record) -> bool:
-        """Advance the cursor; return False for a record that was seen before.
+        """Advance the cursor; return False for a record that was seen before."""
+        return self.admit_marked(record, mark_of(record))
 
-        A sequence that is no number belongs to no outbox of ours: one foreign record must not
-        stop every reader of its topic.
-        """
+    def admit_marked(self, record: Record, mark: Mark | None) -> bool:
+        """As `admit`, for who knows the record's mark already."""
         positions = self.cursor.positions.setdefault(record.topic, {})
         if record.offset < positions.get(record.partition, 0):
             self.dropped += 1
             return False
         positions[record.partition] = record.offset + 1
-        outbox = sequence = None
-        for name, value in record.headers:  # one pass: this runs for every record of every reader
-            if name == OUTBOX_HEADER:
-                outbox = value
-            elif name == SEQUENCE_HEADER:
-                sequence = value
-        if outbox is None or sequence is None or not sequence.isdigit():
+        if mark is None:
             return True
         partitions = self.cursor.watermarks.setdefault(record.topic, {})
         marks = partitions.setdefault(record.partition, {})
-        outbox_id, number = outbox.decode("ascii", "replace"), int(sequence)
+        outbox_id, number = mark
         if number <= marks.get(outbox_id, -1):
             self.dropped += 1
             return False

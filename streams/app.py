@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from schemas.clock import now_us
 from schemas.discovery import discover
@@ -18,8 +18,10 @@ from schemas.log import Log
 from streams import READY_FILE
 from streams.decider import Decider, decide
 from streams.fold import AnyFold, Fold
-from streams.runtime import FoldRunner
+from streams.runtime import SourceRunner
 from streams.settings import StreamsSettings
+from streams.table import FoldRunner
+from streams.writer import TableWriter
 
 _log = logging.getLogger(__name__)
 
@@ -41,18 +43,62 @@ async def run(settings: StreamsSettings, log: Log, stop: asyncio.Event) -> None:
     topic_ids = await _topic_ids(folds, log, stop)
     if stop.is_set():
         return
-    runners = [FoldRunner(fold, settings, log, topic_ids.get(fold.source.name)) for fold in folds]
     try:
-        async with asyncio.TaskGroup() as group:
-            for runner in runners:
-                group.create_task(runner.run(stop))
-                for decider in discover("streams.agents", Decider):
-                    if decider.leads is runner.fold:
-                        group.create_task(decide(decider, settings, log, runner.leads, stop))
-            group.create_task(_beat(runners, settings, log, stop))
-            group.create_task(_tell_ready(runners, settings))
+        async with (
+            TableWriter(log.connection, log.source) as writer,
+            asyncio.TaskGroup() as group,
+        ):
+            runners = [FoldRunner(fold, settings.batch_wait_s, log, writer) for fold in folds]
+            sources = _by_source(runners, settings, log, topic_ids)
+            for source in sources:
+                group.create_task(source.run(stop))
+            beginning = group.create_task(_begin(sources, runners, settings, log, stop))
+            group.create_task(_beat(sources, runners, settings, log, stop))
+            await stop.wait()
+            beginning.cancel()
     except BaseExceptionGroup as failures:
         raise _first(failures) from failures
+
+
+def _by_source(
+    runners: Sequence[FoldRunner],
+    settings: StreamsSettings,
+    log: Log,
+    topic_ids: Mapping[str, str],
+) -> list[SourceRunner]:
+    by_source: dict[str, list[FoldRunner]] = {}
+    for runner in runners:
+        by_source.setdefault(runner.fold.source.name, []).append(runner)
+    return [
+        SourceRunner(together, settings, log, topic_ids.get(name))
+        for name, together in by_source.items()
+    ]
+
+
+async def _begin(
+    sources: Sequence[SourceRunner],
+    runners: Sequence[FoldRunner],
+    settings: StreamsSettings,
+    log: Log,
+    stop: asyncio.Event,
+) -> None:
+    """Say once that everything is folded from now on, and only then read tables to decide.
+
+    A process that lives may wait for minutes, for its partitions for example.
+    """
+    for source in sources:
+        await source.assigned.wait()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    (settings.data_dir / READY_FILE).write_text(str(os.getpid()))
+    deciders = discover("streams.agents", Decider)
+    seats = [
+        (decider, runner.leads)
+        for runner in runners
+        for decider in deciders
+        if decider.leads is runner.fold
+    ]
+    if seats:
+        await decide(seats, settings, log, stop)
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -85,26 +131,27 @@ async def _topic_ids(folds: Sequence[AnyFold], log: Log, stop: asyncio.Event) ->
     return {}
 
 
-async def _tell_ready(runners: Sequence[FoldRunner], settings: StreamsSettings) -> None:
-    """Say once that everything is folded from now on: a process that lives may wait for minutes."""
-    for runner in runners:
-        await runner.assigned.wait()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    (settings.data_dir / READY_FILE).write_text(str(os.getpid()))
-
-
 async def _beat(
-    runners: Sequence[FoldRunner], settings: StreamsSettings, log: Log, stop: asyncio.Event
+    sources: Sequence[SourceRunner],
+    runners: Sequence[FoldRunner],
+    settings: StreamsSettings,
+    log: Log,
+    stop: asyncio.Event,
 ) -> None:
     """Publish a heartbeat every second, and end the process when a fold has stalled.
 
     The beat stops with the folds: a gateway that no longer hears it relies on its own breakers.
     """
     started_at_us = now_us()
-    watchdogs = [Watchdog(runner.fold.name, settings.stalled_s) for runner in runners]
+    watchdogs = {
+        runner.fold.name: Watchdog(runner.fold.name, settings.stalled_s) for runner in runners
+    }
     while not stop.is_set():
         try:
-            positions, lags = await _look(runners, watchdogs)
+            lags = await _lags(sources)
+            for runner in runners:
+                name, position = runner.fold.name, sum(runner.positions().values())
+                watchdogs[name].look(position, lags[name], time.monotonic())
             await log.publish(
                 Heartbeat(
                     event_id=uuid7(),
@@ -113,30 +160,33 @@ async def _beat(
                     instance=str(settings.worker),
                     started_at_us=started_at_us,
                     lag=sum(lags.values()),
-                    positions=positions,
+                    positions=_positions(runners),
                     lags=lags,
                 )
             )
         except BrokerUnavailable as error:
             _log.warning("no heartbeat: %s", error.message)
-            for watchdog in watchdogs:
+            for watchdog in watchdogs.values():
                 watchdog.forget()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), settings.heartbeat_s)
 
 
-async def _look(
-    runners: Sequence[FoldRunner], watchdogs: Sequence[Watchdog]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the positions ({``topic|partition``: next offset}) and the lag of each fold."""
-    positions: dict[str, int] = {}
+async def _lags(sources: Sequence[SourceRunner]) -> dict[str, int]:
     lags: dict[str, int] = {}
-    for runner, watchdog in zip(runners, watchdogs, strict=True):
-        at, lag = runner.positions(), await runner.lag()
-        watchdog.look(sum(at.values()), lag, time.monotonic())
-        lags[runner.fold.name] = lag
-        positions |= {f"{runner.fold.source.name}|{part}": to for part, to in at.items()}
-    return positions, lags
+    for source in sources:
+        lags |= await source.lags()
+    return lags
+
+
+def _positions(runners: Sequence[FoldRunner]) -> dict[str, int]:
+    """Return {``topic|partition``: the offset before which every fold of ours has everything}."""
+    positions: dict[str, int] = {}
+    for runner in runners:
+        for partition, at in runner.positions().items():
+            name = f"{runner.fold.source.name}|{partition}"
+            positions[name] = min(at, positions.get(name, at))
+    return positions
 
 
 class Watchdog:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.clock import now_us
@@ -26,6 +27,7 @@ from streams.letters import dead_letter
 from streams.settings import StreamsSettings
 
 _BATCH_RECORDS = 5_000
+_PAUSE_S = 0.05
 _RETRY_S = 0.5
 _NAMESPACE = uuid.UUID("a1c5a2de-55d5-5a0e-8a3c-0b6b0d8a7c51")
 _log = logging.getLogger(__name__)
@@ -83,7 +85,7 @@ class Decider:
     """
 
     wait_s: float = 0.5
-    """How long to wait for records before the clock is looked at again."""
+    """How long to wait before it is looked again whether something is due."""
 
     @property
     def topics(self) -> list[Topic]:
@@ -91,54 +93,135 @@ class Decider:
         return list(dict.fromkeys([*self.reads, self.decisions]))
 
 
+Seat = tuple[Decider, Callable[[], bool]]
+"""A decider, and whether this process is the one, as of now, that decides for it."""
+
+
 async def decide(
-    decider: Decider,
-    settings: StreamsSettings,
-    log: Log,
-    mine: Callable[[], bool],
-    stop: asyncio.Event,
+    seats: Sequence[Seat], settings: StreamsSettings, log: Log, stop: asyncio.Event
 ) -> None:
     """Publish each decision once, until `stop`; waits out a broker that is away.
 
-    `mine` says whether this process is the one to decide. Raises LogTruncated or WrongLog.
+    All deciders share one reader, so that a row is read and decoded once.
+    Raises LogTruncated or WrongLog.
     """
+    topics = list(dict.fromkeys(topic for decider, _ in seats for topic in decider.topics))
     while not stop.is_set():
         try:
-            async with log.reader(decider.topics) as reader:
-                await _decide(decider, decider.ledger(settings), log, reader, mine, stop)
+            async with log.reader(topics) as reader:
+                # What a table says is only true once it was read to the end: half looks like calm.
+                ends = await reader.end_positions()
+                deciding = [
+                    _Deciding(decider, mine, decider.ledger(settings), ends)
+                    for decider, mine in seats
+                ]
+                await _decide(deciding, log, reader, stop)
         except BrokerUnavailable as error:
             # Whether the last event arrived is unknown: read everything back before the next.
-            _log.warning("%s decides nothing for now: %s", decider.name, error.message)
+            _log.warning("nothing is decided for now: %s", error.message)
             await asyncio.sleep(_RETRY_S)
 
 
-async def _decide(
-    decider: Decider,
-    ledger: Ledger,
-    log: Log,
-    reader: Reader,
-    mine: Callable[[], bool],
-    stop: asyncio.Event,
-) -> None:
-    awaited: list[Event] = []
-    # What a table says is only true once it was read to the end: half of it looks like calm.
-    beginning = dict(await reader.end_positions())
-    settled = {topic.name for topic in (decider.decisions, *decider.settled)}
-    while not stop.is_set():
-        for record in await reader.batch(_BATCH_RECORDS, decider.wait_s):
-            await _take(decider, ledger, log, record)
-        beginning = {
-            topic: ends for topic, ends in beginning.items() if not _read(reader, topic, ends)
+class _Deciding:
+    """A decider with its ledger, between two starts."""
+
+    def __init__(
+        self,
+        decider: Decider,
+        mine: Callable[[], bool],
+        ledger: Ledger,
+        ends: Mapping[str, Mapping[int, int]],
+    ) -> None:
+        self.decider = decider
+        self.ledger = ledger
+        self._mine = mine
+        self._beginning = {topic.name: ends[topic.name] for topic in decider.topics}
+        self._settled = {topic.name for topic in (decider.decisions, *decider.settled)}
+        self._awaited: list[Event] = []
+        self._looked_s = 0.0
+
+    async def take(self, log: Log, record: Record, event: Event | None) -> None:
+        """Take in what was read, `event` None for a tombstone."""
+        try:
+            if event is None:
+                self.ledger.removed(record.topic, record.key or b"")
+            else:
+                self.ledger.apply(event)
+        except LogError as error:
+            await self.refuse(log, record, error)
+
+    async def refuse(self, log: Log, record: Record, error: LogError) -> None:
+        """Publish the dead letter of a record."""
+        consumer = f"streams:{self.decider.name}"
+        name = f"{consumer}|{record.topic}|{record.partition}@{record.offset}"
+        event_id = str(uuid.uuid5(_NAMESPACE, name))
+        await log.publish(dead_letter(record, consumer, error, event_id))
+
+    async def look(self, log: Log, reader: Reader) -> None:
+        """Publish what is due, unless it was looked just now."""
+        if time.monotonic() - self._looked_s < self.decider.wait_s:
+            return
+        self._beginning = {
+            topic: ends for topic, ends in self._beginning.items() if not _read(reader, topic, ends)
         }
-        awaited = [decision for decision in awaited if not ledger.knows(decision)]
-        if beginning or awaited or not mine() or not (due := ledger.due(now_us())):
-            continue
-        if await _behind(reader, settled):
-            continue
+        self._awaited = [event for event in self._awaited if not self.ledger.knows(event)]
+        if self._beginning or self._awaited:
+            return
+        self._looked_s = time.monotonic()
+        if not self._mine() or not (due := self.ledger.due(now_us())):
+            return
+        if await _behind(reader, self._settled):
+            self._looked_s = 0.0
+            return
         for event in due:
             await log.publish(event, correlation_id=event.event_id)
-            if event.topic is decider.decisions:
-                awaited.append(event)
+            if event.topic is self.decider.decisions:
+                self._awaited.append(event)
+
+
+async def _decide(
+    deciding: Sequence[_Deciding], log: Log, reader: Reader, stop: asyncio.Event
+) -> None:
+    by_topic: dict[str, list[_Deciding]] = {}
+    for one in deciding:
+        for topic in one.decider.topics:
+            by_topic.setdefault(topic.name, []).append(one)
+    compacted = {t.name for one in deciding for t in one.decider.topics if t.cleanup == "compact"}
+    wait_s = min(one.decider.wait_s for one in deciding)
+    while not stop.is_set():
+        records = await reader.batch(_BATCH_RECORDS, wait_s)
+        for record in _newest(records, compacted):
+            await _hand_out(record, by_topic[record.topic], log)
+        for one in deciding:
+            await one.look(log, reader)
+        if len(records) < _BATCH_RECORDS:
+            await asyncio.sleep(_PAUSE_S)  # rows come all the time: what gathers is read at once
+
+
+def _newest(records: Sequence[Record], compacted: set[str]) -> Iterable[Record]:
+    """Return the records but those of compacted topics that a later one here makes void."""
+    last = {
+        (record.topic, record.partition, record.key): record.offset
+        for record in records
+        if record.topic in compacted
+    }
+    for record in records:
+        if last.get((record.topic, record.partition, record.key), record.offset) == record.offset:
+            yield record
+
+
+async def _hand_out(record: Record, readers: Sequence[_Deciding], log: Log) -> None:
+    event, error = None, None
+    if record.value is not None:
+        try:
+            event = decode(record.value)
+        except LogError as found:
+            error = found
+    for one in readers:
+        if error is None:
+            await one.take(log, record, event)
+        else:
+            await one.refuse(log, record, error)
 
 
 async def _behind(reader: Reader, topics: set[str]) -> bool:
@@ -152,19 +235,6 @@ def _read(reader: Reader, topic: str, ends: Mapping[int, int]) -> bool:
     return all(
         reader.cursor.next_offset(topic, partition) >= end for partition, end in ends.items()
     )
-
-
-async def _take(decider: Decider, ledger: Ledger, log: Log, record: Record) -> None:
-    try:
-        if record.value is None:
-            ledger.removed(record.topic, record.key or b"")
-        else:
-            ledger.apply(decode(record.value))
-    except LogError as error:
-        consumer = f"streams:{decider.name}"
-        name = f"{consumer}|{record.topic}|{record.partition}@{record.offset}"
-        event_id = str(uuid.uuid5(_NAMESPACE, name))
-        await log.publish(dead_letter(record, consumer, error, event_id))
 
 
 def decision_id(namespace: str, name: str) -> str:

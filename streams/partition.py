@@ -19,17 +19,19 @@ from __future__ import annotations
 
 import heapq
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from schemas.codec import decode, decode_as, encode
-from schemas.errors import CorruptRecord, LogError, WrongLog
+from schemas.codec import decode, encode
+from schemas.errors import LogError, WrongLog
 from schemas.event import Event
 from schemas.events.tables import CursorRow, TableRow
-from schemas.log import OUTBOX_HEADER, Cursor, Deduplicator, Record
+from schemas.log import Cursor, Deduplicator, Record
+from streams.arrival import Arrival, read
 from streams.fold import AnyFold
 from streams.letters import dead_letter
 
@@ -40,6 +42,9 @@ OFFSET_HEADER = "weir-offset"
 
 OUTBOXES_MAX = 256
 """Watermarks kept per partition; an outbox not heard of while 256 others were is closed."""
+
+STATES_MAX = 32_768
+"""States kept in memory per partition; those that were made first are read back from their rows."""
 
 AHEAD_US_MAX = 300_000_000
 """How far an event's time may be ahead of the broker's clock, microseconds.
@@ -142,6 +147,12 @@ class PartitionFold:
         self._topic_id = topic_id
         self._entries: dict[str, _Entry] = {}
         self._dirty: dict[str, _Entry] = {}
+        self._pending: list[Arrival] = []
+        """What was folded since the last step."""
+        self._poison: dict[int, Exception] = {}
+        self._emissions: list[Event] = []
+        self._marked = 0
+        """The offset up to which the last step went."""
         self._expiries: list[tuple[int, str]] = []
         """A heap of (when a row expires, its entity), of all rows, published or not yet."""
         self._swept: dict[str, int] = {}
@@ -157,58 +168,74 @@ class PartitionFold:
         """Return the source offset to read next."""
         return self._cursor.next_offset(self.fold.source.name, self.partition)
 
+    @property
+    def changed(self) -> int:
+        """Return how many rows the next step writes."""
+        return len(self._dirty)
+
     def take(self, records: Sequence[Record]) -> Step:
-        """Fold records in, which must follow `next_offset` without gaps, and say what to write.
+        """Fold records in and say what to write: `add` and `step` in one."""
+        self.add(read(records, self.fold.event))
+        return self.step()
+
+    def add(self, arrivals: Sequence[Arrival]) -> None:
+        """Fold records in, which must follow `next_offset` without gaps.
 
         What cannot be decoded or folded becomes a dead letter among the emissions and leaves no
         trace in any row.
         """
-        poison: dict[int, Exception] = {}
+        self._pending.extend(arrivals)
         while True:
             try:
-                return self._take(records, poison)
+                self._fold(arrivals)
+                return
             except _Poisonous as failure:
                 # Other entities may have counted the event before one refused it: begin again
                 # from what is published, without that event.
-                poison[failure.offset] = failure.error
+                self._poison[failure.offset] = failure.error
                 self._restore()
+                arrivals = self._pending
+
+    def step(self) -> Step:
+        """Say what must be written for what was added; `published` is due before the next `add`."""
+        swept = [Tombstone(self._key(entity), offset) for entity, offset in self._swept.items()]
+        emissions, pending = self._emissions, self._pending
+        self._emissions, self._pending = [], []
+        self._poison.clear()
+        if self.next_offset == self._marked:
+            return Step(emissions, [], None, swept)
+        self._marked = self.next_offset
+        self._forget_outboxes(pending)
+        rows = [self._row(*dirty) for dirty in self._dirty.items()]
+        self._dirty.clear()
+        return Step(emissions, rows, self._mark(), swept)
 
     def published(self, step: Step) -> None:
-        """Hear that a step's rows and cursor are in the log; due before the next `take`."""
+        """Hear that a step's rows and cursor are in the log."""
         self._stored.update((row.key, row.value) for row in step.rows)
         if step.cursor is not None:
             self._stored[step.cursor.key] = step.cursor.value
         for key, _ in step.swept:
             self._stored.pop(key, None)
         self._swept.clear()
+        for entity in list(islice(self._entries, max(0, len(self._entries) - STATES_MAX))):
+            del self._entries[entity]  # its row says the same
 
-    def _take(self, records: Sequence[Record], poison: Mapping[int, Exception]) -> Step:
-        emissions: list[Event] = []
-        self._dirty.clear()
-        before = self.next_offset
-        for record in records:
+    def _fold(self, arrivals: Sequence[Arrival]) -> None:
+        for arrival in arrivals:
+            record = arrival.record
             try:
-                if not self._deduplicator.admit(record):
+                if not self._deduplicator.admit_marked(record, arrival.mark):
                     continue
-                if error := poison.get(record.offset):
+                if arrival.error is not None:
+                    raise arrival.error
+                if error := self._poison.get(record.offset):
                     raise FoldFailed(f"{type(error).__name__}: {error}") from error
-                event = self._decode(record)
-                if event is not None:
-                    emissions.extend(self._apply(record, event))
+                if arrival.event is not None:
+                    self._emissions.extend(self._apply(record, arrival.event))
             except LogError as error:
                 event_id = self._event_id(record.offset, "dead-letter")
-                emissions.append(dead_letter(record, self.consumer, error, event_id))
-        swept = [Tombstone(self._key(entity), offset) for entity, offset in self._swept.items()]
-        if self.next_offset == before:
-            return Step(emissions, [], None, swept)
-        self._forget_outboxes(records)
-        rows = [self._row(*dirty) for dirty in self._dirty.items()]
-        return Step(emissions, rows, self._mark(), swept)
-
-    def _decode(self, record: Record) -> Event | None:
-        if record.value is None:
-            raise CorruptRecord(f"a record of {record.topic} has no value")
-        return cast("Event | None", decode_as(record.value, self.fold.event))
+                self._emissions.append(dead_letter(record, self.consumer, error, event_id))
 
     def _apply(self, record: Record, event: Event) -> Iterator[Event]:
         """Add the event to every entity that it concerns; yield what that emits."""
@@ -331,6 +358,8 @@ class PartitionFold:
     def _restore(self) -> None:
         """Begin from the published rows; states are read back when they are needed."""
         self._entries.clear()
+        self._dirty.clear()
+        self._emissions.clear()
         self._swept.clear()
         self._watermark_us = 0
         self._cursor = Cursor()
@@ -342,6 +371,7 @@ class PartitionFold:
             if (expires_us := self._expires_us(entity)) is not None
         ]
         heapq.heapify(self._expiries)
+        self._marked = self.next_offset
         self._sweep(self.next_offset - 1)
 
     def _restore_cursor(self) -> None:
@@ -367,11 +397,10 @@ class PartitionFold:
             if entity != CURSOR_ENTITY:
                 yield entity
 
-    def _forget_outboxes(self, records: Sequence[Record]) -> None:
+    def _forget_outboxes(self, arrivals: Sequence[Arrival]) -> None:
         """Keep the watermarks of the outboxes heard of last, and the cursor row small."""
         marks = self._watermarks
-        for outbox in dict.fromkeys(record.header(OUTBOX_HEADER) for record in records):
-            name = (outbox or b"").decode("ascii", "replace")
+        for name in dict.fromkeys(arrival.mark[0] for arrival in arrivals if arrival.mark):
             if name in marks:
                 marks[name] = marks.pop(name)
         while len(marks) > OUTBOXES_MAX:

@@ -1,4 +1,4 @@
-"""Runs a fold as a Faust agent over a table in Kafka. All of Faust is in here, one trap per function.
+"""Runs folds as Faust agents, one per source. All of Faust is in here, one trap per function.
 
 Faust shares out partitions and feeds the agent. Its guarantees are not enough (it loses and
 doubles events over restarts), so exactness comes from `streams.partition`: rows say what they
@@ -20,53 +20,57 @@ from aiokafka.errors import KafkaError
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
 
-from schemas.codec import Headers, headers
 from schemas.errors import BrokerUnavailable, LogTruncated
 from schemas.event import Topic
-from schemas.log import Connection, Cursor, Log, Record
-from streams.fold import AnyFold
-from streams.partition import OFFSET_HEADER, PartitionFold, Row, Tombstone, recovered
+from schemas.log import Connection, Cursor, Log, Reader, Record
+from streams.arrival import read
+from streams.partition import PartitionFold, recovered
 from streams.settings import StreamsSettings
+from streams.table import FoldRunner
 
 _log = logging.getLogger(__name__)
 
 _CHUNKS_MAX = 8
-"""Chunks folded at once, each at most a fetch of one partition."""
+"""Chunks that wait for a source's folds, each at most a fetch of one partition."""
 
-_STEP_RECORDS = 2_000
-"""Records folded without giving way: with a row for each, a tenth of a second or two.
+_STEP_RECORDS = 500
+"""Records decoded without giving way: the members of a consumer group must answer the broker."""
 
-The members of a consumer group must answer the broker meanwhile.
-"""
+_PAUSE_S_MAX = 0.1
+"""So long nothing is taken after a fetch: one per record costs more than folding it."""
 
 _REREAD_RECORDS = 5_000
 _REREAD_WAIT_S = 0.5
 
-Span = tuple[int | None, int | None]
-"""Offsets from, and to but not including; None is a partition's beginning, or its end as of now."""
 
+class SourceRunner:
+    """The folds of one source, fed by one Faust app in the current event loop.
 
-class FoldRunner:
-    """One fold, run by a Faust app of its own, in the current event loop.
-
-    An app, and so a consumer group, per fold: folds then share no rebalance and no failure, and
-    can be shared out over processes.
+    They share what is read and decoded, the rebalances and the group, which is named after them
+    all: a process that runs other folds of the source is then no member of it.
     """
 
     def __init__(
-        self, fold: AnyFold, settings: StreamsSettings, log: Log, topic_id: str | None
+        self,
+        folds: Sequence[FoldRunner],
+        settings: StreamsSettings,
+        log: Log,
+        topic_id: str | None,
     ) -> None:
-        self.fold = fold
-        self._settings = settings
+        self.folds = folds
+        self.source: Topic = folds[0].fold.source
+        self.assigned = asyncio.Event()
         self._log = log
         self._topic_id = topic_id
-        self._partitions: dict[int, PartitionFold] = {}
-        self.assigned = asyncio.Event()
-        self._busy = asyncio.Lock()
+        self._next: dict[int, int] = {}
+        """What is read next, by partition: before it, every fold has everything."""
+        self._openings = 0
+        """Counts assignments and their ends: what was begun under another one is left alone."""
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._app = faust.App(f"weir-{fold.name}", **_options(fold, settings, log.connection))
-        source = _raw_topic(self._app, fold.source)
-        self._app.agent(source, name=f"weir-{fold.name}", concurrency=1)(self._consume)
+        self._app = faust.App(_group(folds), **_options(folds, settings, log.connection))
+        self._app.agent(_raw_topic(self._app, self.source), name=_group(folds), concurrency=1)(
+            self._consume
+        )
         self._app.on_rebalance_complete.connect(self._open_partitions)
         self._app.on_partitions_revoked.connect(self._close_partitions)
 
@@ -75,12 +79,13 @@ class FoldRunner:
         app = self._app
         _quiet_loggers()
         app.finalize()
-        _read_from_cursors(app, self._positions)
-        _hand_over_chunks(app)
+        _read_from_cursors(app, self.positions)
+        _hand_over_chunks(app, min(_PAUSE_S_MAX, *(fold.wait_s / 2 for fold in self.folds)))
         await app.start()
         waits: list[asyncio.Future[Any]] = [
             asyncio.create_task(stop.wait()),
             asyncio.create_task(_crash_of(app)),
+            *(asyncio.create_task(fold.run()) for fold in self.folds),
             self._failure,
         ]
         try:
@@ -92,189 +97,176 @@ class FoldRunner:
                 wait.cancel()
             await app.stop()
 
-    def positions(self) -> dict[int, int]:
-        """Return the next source offset by partition, of the partitions that this process has."""
-        return {number: part.next_offset for number, part in self._partitions.items()}
+    def positions(self) -> dict[TP, int]:
+        """Return the next offset that is read, of the partitions that this process has."""
+        return {TP(self.source.name, number): at for number, at in self._next.items()}
 
-    def leads(self) -> bool:
-        """Return whether this process is the one, among those of its fold, that decides."""
-        return 0 in self._partitions
-
-    async def lag(self) -> int:
-        """Return how many source records of our partitions are not folded yet.
+    async def lags(self) -> dict[str, int]:
+        """Return how many source records of our partitions each fold has not folded yet.
 
         Raises LogTruncated when the source ends below a cursor: never an automatic reset.
         Raises BrokerUnavailable.
         """
-        positions = self.positions()
-        ends = await self._ends(self.fold.source, positions)
-        lag = 0
-        for tp, end in ends.items():
-            behind = end - positions[tp.partition]
-            if behind < 0:
-                raise LogTruncated(
-                    f"{tp.topic}|{tp.partition} ends at {end}, "
-                    f"the {self.fold.name} table already includes {-behind} records more"
-                )
-            lag += behind
-        return lag
+        positions = {runner.fold.name: runner.positions() for runner in self.folds}
+        ends = (await self._ends())[self.source.name]
+        lags = dict.fromkeys(positions, 0)
+        for name, at in positions.items():
+            for number in at.keys() & ends.keys():
+                behind = ends[number] - at[number]
+                if behind < 0:
+                    raise LogTruncated(
+                        f"{self.source.name}|{number} ends at {ends[number]}, "
+                        f"the {name} table already includes {-behind} records more"
+                    )
+                lags[name] += behind
+        return lags
 
-    async def _ends(self, topic: Topic, partitions: Iterable[int]) -> Mapping[TP, int]:
-        tps = [TP(topic.name, partition) for partition in partitions]
-        if not tps:
-            return {}
+    async def _ends(self) -> dict[str, dict[int, int]]:
+        """Return {source: {partition: end offset}}."""
+        name = self.source.name
+        if not self._next:
+            return {name: {}}
+        tps = [TP(name, number) for number in range(self.source.partitions)]
         try:
-            ends: Mapping[TP, int] = await self._app.consumer.highwaters(*tps)
+            ends = await self._app.consumer.highwaters(*tps)
         except KafkaError as error:
             raise BrokerUnavailable("the broker does not tell the log's end") from error
-        return ends
+        return {name: {tp.partition: end for tp, end in ends.items()}}
 
     # --- partitions come and go ----------------------------------------------------------------
 
     async def _open_partitions(self, *_: Any, **__: Any) -> None:
         """Recover the partitions of a new assignment, before Faust seeks and feeds them.
 
-        Until here a batch finds no partition open and is left alone: it will be read again from
-        the cursor.
+        Until here what comes finds no partition open and is left alone: it will be read again
+        from the cursors.
         """
-        self._partitions.clear()
-        source = self.fold.source.name
-        mine = [tp.partition for tp in self._app.consumer.assignment() if tp.topic == source]
+        self._next.clear()
+        self._openings = opening = self._openings + 1
+        name = self.source.name
+        mine = [tp.partition for tp in self._app.consumer.assignment() if tp.topic == name]
         rows = await self._recover(mine)
-        self._partitions.update(
-            (number, PartitionFold(self.fold, number, rows[number], self._topic_id))
-            for number in mine
+        if self._openings != opening:
+            return  # another assignment has taken the place of this one
+        for runner in self.folds:
+            found = rows[runner.fold.table.name]
+            runner.open(
+                {
+                    number: PartitionFold(runner.fold, number, found[number], self._topic_id)
+                    for number in mine
+                }
+            )
+        self._next.update(
+            (number, min(runner.positions()[number] for runner in self.folds)) for number in mine
         )
         self.assigned.set()
-        _log.info("%s reads on from %s", self.fold.name, self.positions())
+        _log.info("%s read on from %s", _group(self.folds), self._next)
 
     async def _close_partitions(self, *_: Any, **__: Any) -> None:
         """Let go of all partitions, when what is under way is written: no late write follows."""
-        async with self._busy:
-            self._partitions.clear()
+        self._next.clear()
+        self._openings += 1
+        await asyncio.gather(*(runner.close() for runner in self.folds))
 
-    async def _recover(self, partitions: Sequence[int]) -> dict[int, dict[bytes, bytes]]:
-        records = await self._reread(self.fold.table, dict.fromkeys(partitions, (None, None)))
-        return recovered(records, partitions)
+    async def _recover(self, partitions: Sequence[int]) -> dict[str, dict[int, dict[bytes, bytes]]]:
+        """Return the rows of every table by topic and partition.
 
-    def _positions(self) -> dict[TP, int]:
-        return {TP(self.fold.source.name, part): at for part, at in self.positions().items()}
+        A reader learns of all topics at once; Faust's consumer, asked where they end, would learn of
+        one after the other, with a second and a half between.
+        """
+        tables = [runner.fold.table for runner in self.folds]
+        async with self._log.reader(tables) as reader:
+            until = _flat(await reader.end_positions())
+            records: dict[str, list[Record]] = {table.name: [] for table in tables}
+            for record in await _read_until(reader, until):
+                records[record.topic].append(record)
+        return {name: recovered(found, partitions) for name, found in records.items()}
 
     # --- records -------------------------------------------------------------------------------
 
-    async def _consume(self, stream: AsyncIterable[Any]) -> None:
-        wait_s = self._settings.batch_wait_s if self.fold.wait_s is None else self.fold.wait_s
-        batches = stream.take(  # type: ignore[attr-defined]  # faust brings no types
-            _CHUNKS_MAX, within=wait_s
-        )
-        async for chunks in batches:
+    async def _consume(self, stream: AsyncIterable[list[Record]]) -> None:
+        async for chunk in stream:
             try:
-                await self._fold(chunks)
+                await self._take(chunk)
             except Exception as error:  # noqa: BLE001 - ends the process
                 await self._fail(error)
 
     async def _fail(self, error: Exception) -> None:
-        """End the process, and take no further batch until then.
-
-        Faust would skip the batch for good and go on with the next, whose cursor would then
-        vouch for rows that were never written.
-        """
+        """End the process, and take nothing further until then: Faust would skip it for good."""
         if not self._failure.done():
             self._failure.set_exception(error)
-        self._partitions.clear()
+        self._next.clear()
         await asyncio.Event().wait()
 
-    async def _fold(self, chunks: Iterable[list[Record]]) -> None:
-        by_partition: dict[int, list[Record]] = {}
-        for chunk in chunks:
-            by_partition.setdefault(chunk[0].partition, []).extend(chunk)
-        async with self._busy:
-            await asyncio.gather(*(self._fold_partition(*part) for part in by_partition.items()))
-
-    async def _fold_partition(self, partition: int, records: Sequence[Record]) -> None:
-        part = self._partitions.get(partition)
-        if part is None:
+    async def _take(self, chunk: Sequence[Record]) -> None:
+        """Decode what came of a partition and give it to every fold, when all have room."""
+        partition, opening = chunk[0].partition, self._openings
+        if partition not in self._next:
             return
-        whole = await self._without_gaps(part, records)
+        whole = await self._without_gaps(partition, chunk)
         for at in range(0, len(whole), _STEP_RECORDS):
-            await self._step(part, whole[at : at + _STEP_RECORDS])
+            records = whole[at : at + _STEP_RECORDS]
+            arrivals = read(records, self.folds[0].fold.event)
+            for runner in self.folds:
+                await runner.has_room()
+            await asyncio.sleep(0)
+            if self._openings != opening:
+                return
+            for runner in self.folds:
+                runner.put(partition, arrivals)
+            self._next[partition] = records[-1].offset + 1
 
-    async def _step(self, part: PartitionFold, records: Sequence[Record]) -> None:
-        """Fold and publish: emissions, rows, the cursor, tombstones, each acknowledged."""
-        step = part.take(records)
-        for emission in step.emissions:
-            await self._log.publish(emission)
-        await self._publish(part.partition, step.rows)
-        if step.cursor is not None:
-            await self._publish(part.partition, [step.cursor])
-        await self._publish(part.partition, step.swept)
-        part.published(step)
-
-    async def _without_gaps(
-        self, part: PartitionFold, records: Sequence[Record]
-    ) -> Sequence[Record]:
-        """Return the records from the partition's cursor on, with those that Faust left out.
+    async def _without_gaps(self, partition: int, records: Sequence[Record]) -> Sequence[Record]:
+        """Return the records from where we are, with those that Faust left out.
 
         Faust resumes its streams before it seeks them, and commits may have passed an event in
         flight, so that records may come twice, or from too far on.
         """
-        expected = part.next_offset
+        expected = self._next[partition]
         whole: list[Record] = []
         for record in records:
             if record.offset < expected:
                 continue
             if record.offset > expected:
-                whole.extend(await self._reread_gap(record.partition, expected, record.offset))
+                whole.extend(await self._reread(partition, expected, record.offset))
             whole.append(record)
             expected = record.offset + 1
         return whole
 
-    async def _reread_gap(self, partition: int, start: int, end: int) -> list[Record]:
-        source = self.fold.source
-        _log.warning("%s reads %s|%d again from %d", self.fold.name, source.name, partition, start)
-        return await self._reread(source, {partition: (start, end)})
-
-    async def _reread(self, topic: Topic, spans: Mapping[int, Span]) -> list[Record]:
-        """Read spans of a topic with a plain reader. Raises LogTruncated when one is gone."""
-        ends = await self._ends(topic, range(topic.partitions))
-        at = {tp.partition: offset for tp, offset in ends.items()}
-        until = {number: at[number] if end is None else end for number, (_, end) in spans.items()}
-        for number, (start, _) in spans.items():
-            if start is None:
-                del at[number]
-            else:
-                at[number] = start
-        found: list[Record] = []
-        async with self._log.reader([topic], Cursor(positions={topic.name: at})) as reader:
-            next_offset = reader.cursor.next_offset
-            while any(next_offset(topic.name, number) < end for number, end in until.items()):
-                found.extend(
-                    record
-                    for record in await reader.batch(_REREAD_RECORDS, _REREAD_WAIT_S)
-                    if record.offset < until.get(record.partition, 0)
-                )
-        return found
-
-    async def _publish(self, partition: int, rows: Sequence[Row | Tombstone]) -> None:
-        """Append rows to the table's topic and wait until all in-sync replicas have them.
-
-        One producer and one partition, so rows keep their order even where a send is repeated.
-        """
-        producer, topic, source = self._app.producer, self.fold.table.name, self._log.source
-        sent = [
-            await producer.send(topic, row.key, value, partition, None, told)
-            for row in rows
-            for value, told in [_value_and_headers(row, source)]
-        ]
-        await asyncio.gather(*sent)
+    async def _reread(self, partition: int, start: int, end: int) -> list[Record]:
+        """Read what is missing with a plain reader. Raises LogTruncated when it is gone."""
+        name = self.source.name
+        _log.warning("%s: %s|%d again from %d", _group(self.folds), name, partition, start)
+        until = _flat(await self._ends())
+        at = {number: start if number == partition else until[name, number] for _, number in until}
+        until[name, partition] = end
+        async with self._log.reader([self.source], Cursor(positions={name: at})) as reader:
+            found = await _read_until(reader, until)
+        return [record for record in found if record.partition == partition]
 
 
-def _value_and_headers(row: Row | Tombstone, source: str) -> tuple[bytes | None, Headers]:
-    """Return what a row or tombstone says; both say by how much of the source."""
-    if isinstance(row, Tombstone):
-        return None, [(OFFSET_HEADER, str(row.offset).encode())]
-    offset = str(row.event.offset).encode()
-    return row.value, [*headers(row.event, source), (OFFSET_HEADER, offset)]
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+def _flat(offsets: Mapping[str, Mapping[int, int]]) -> dict[Place, int]:
+    return {(name, at): end for name, found in offsets.items() for at, end in found.items()}
+
+
+async def _read_until(reader: Reader, until: Mapping[Place, int]) -> list[Record]:
+    """Read on up to these offsets, and nothing beyond."""
+    found: list[Record] = []
+    while any(reader.cursor.next_offset(*place) < end for place, end in until.items()):
+        found.extend(
+            record
+            for record in await reader.batch(_REREAD_RECORDS, _REREAD_WAIT_S)
+            if record.offset < until[record.topic, record.partition]
+        )
+    return found
+
+
+def _group(folds: Sequence[FoldRunner]) -> str:
+    return "weir-" + ".".join(runner.fold.name for runner in folds)
 
 
 def _raw_topic(app: faust.App, topic: Topic) -> Any:
@@ -311,11 +303,12 @@ def _read_from_cursors(app: faust.App, positions: Callable[[], Mapping[TP, int]]
     consumer.seek_to_committed = seek_to_cursors
 
 
-def _hand_over_chunks(app: faust.App) -> None:
+def _hand_over_chunks(app: faust.App, pause_s: float) -> None:
     """Make Faust pass on what a fetch brought of a partition as one message, a list of records.
 
     Faust spends over 100 µs of processor time on each message that it delivers to an agent,
-    three times what decoding and folding cost.
+    three times what decoding and folding cost, and more than that on each fetch: so it rests for
+    `pause_s` after one, while the next gathers.
     """
     consumer = app.consumer
 
@@ -331,6 +324,7 @@ def _hand_over_chunks(app: faust.App) -> None:
                 yield tp, _chunk(tp, records, generation)
         if not consumer.flow_active:
             await consumer.perform_seek()
+        await asyncio.sleep(pause_s)
 
     consumer.getmany = getmany
 
@@ -374,7 +368,9 @@ async def _crash_of(app: faust.App) -> None:
     raise app.crash_reason or RuntimeError("Faust crashed without a reason")
 
 
-def _options(fold: AnyFold, settings: StreamsSettings, connection: Connection) -> dict[str, Any]:
+def _options(
+    folds: Sequence[FoldRunner], settings: StreamsSettings, connection: Connection
+) -> dict[str, Any]:
     """Return the settings of the Faust app; what is not said here is Faust's default."""
     return {
         "broker": [f"kafka://{address}" for address in connection.bootstrap.split(",")],
@@ -383,14 +379,10 @@ def _options(fold: AnyFold, settings: StreamsSettings, connection: Connection) -
         "store": "memory://",
         "web_enabled": False,
         "stream_wait_empty": False,
-        "producer_acks": -1,
-        "producer_linger": 0.0,  # a step's rows are sent together; waiting would only add up
-        "producer_compression_type": "zstd",
-        "producer_max_request_size": 16 * 1024 * 1024,
         **_deaf_to_the_environment(),
-        **_folder(fold, settings),
-        **_no_topics_of_its_own(fold),
-        **_static_member(fold, settings),
+        **_folder(folds, settings),
+        **_no_topics_of_its_own(folds),
+        **_static_member(folds, settings),
         **_bounded(settings),
     }
 
@@ -400,30 +392,30 @@ def _deaf_to_the_environment() -> dict[str, Any]:
     return {"env_prefix": "WEIR_FAUST_"}
 
 
-def _folder(fold: AnyFold, settings: StreamsSettings) -> dict[str, Any]:
+def _folder(folds: Sequence[FoldRunner], settings: StreamsSettings) -> dict[str, Any]:
     """Return the folder that Faust wants, whose parent it does not make."""
-    folder = settings.data_dir / fold.name
+    folder = settings.data_dir / _group(folds)
     folder.parent.mkdir(parents=True, exist_ok=True)
     return {"datadir": str(folder)}
 
 
-def _no_topics_of_its_own(fold: AnyFold) -> dict[str, Any]:
+def _no_topics_of_its_own(folds: Sequence[FoldRunner]) -> dict[str, Any]:
     """Keep Faust from declaring topics: it would make a missing source with its own settings."""
     return {
         "topic_allow_declare": False,
         "topic_disable_leader": True,
-        "topic_partitions": fold.source.partitions,
+        "topic_partitions": folds[0].fold.source.partitions,
         "table_standby_replicas": 0,
     }
 
 
-def _static_member(fold: AnyFold, settings: StreamsSettings) -> dict[str, Any]:
+def _static_member(folds: Sequence[FoldRunner], settings: StreamsSettings) -> dict[str, Any]:
     """Give the process a name in its group, and so its partitions back at once after a death.
 
     Else they wait until the session of the dead one has timed out.
     """
     return {
-        "consumer_group_instance_id": f"weir-{fold.name}-{settings.worker}",
+        "consumer_group_instance_id": f"{_group(folds)}-{settings.worker}",
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": settings.session_timeout_s / 5,
         "broker_request_timeout": max(30.0, settings.session_timeout_s),

@@ -24,6 +24,9 @@ class StreamsSettings:
     ``model:…`` or ``task:…``) arrived within `feedback_window_s`; the next one no sooner than
     `feedback_cooldown_s` later, and it counts only what came after.
 
+    A fold whose rows nobody waits for gathers `batch_wait_s` long, so that an entity has one row of
+    all that came meanwhile.
+
     After `session_timeout_s` the partitions of a worker that went silent go to others. A fold
     that is behind and has not moved for `stalled_s` has lost its consumer: the process ends.
     """
@@ -36,7 +39,7 @@ class StreamsSettings:
     feedback_cooldown_s: int = 86_400
     feedback_scope: str = ALL
     batch_records_max: int = 4_000
-    batch_wait_s: float = 0.5
+    batch_wait_s: float = 1.0
     heartbeat_s: float = 1.0
     stalled_s: float = 60.0
     lag_records_max: int = 20_000

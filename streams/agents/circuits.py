@@ -14,6 +14,7 @@ from schemas.circuits import BUCKET_S, BUCKETS_KEPT, OUTCOMES_KEPT, verdict
 from schemas.event import Event
 from schemas.events.circuits import CircuitBucket, CircuitCursor, CircuitOutcome, CircuitRow
 from schemas.events.llm import ResponseCompleted
+from streams.agents.health import WAIT_S
 from streams.fold import NOTHING, Fold
 from streams.windows import Window, bucket
 
@@ -98,4 +99,5 @@ CIRCUITS = Fold(
     apply=apply,
     freeze=freeze,
     thaw=thaw,
+    wait_s=WAIT_S,
 )

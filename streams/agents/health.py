@@ -16,6 +16,9 @@ from streams.windows import Window, bucket
 
 WINDOW = Window("health", keep=12, seconds=BUCKET_SECONDS)
 
+WAIT_S = 0.2
+"""Routing follows these rows."""
+
 CALLERS_OWN = frozenset({"request", "context", "filter"})
 """Error classes with which a healthy target refuses what the caller sent."""
 
@@ -108,4 +111,5 @@ HEALTH = Fold(
     apply=apply,
     freeze=freeze,
     thaw=thaw,
+    wait_s=WAIT_S,
 )

@@ -123,5 +123,4 @@ PERFORMANCE = Fold(
     apply=apply,
     freeze=freeze,
     thaw=thaw,
-    wait_s=1.0,
 )

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 
+from infra.kafka import KafkaLog
 from schemas.codec import encode
 from schemas.event import Event
 from schemas.events.tables import CursorRow, TableRow
 from schemas.log import Record
 from streams.fold import AnyFold
 from streams.partition import PartitionFold, Row, Step, Tombstone
+from streams.runtime import SourceRunner
+from streams.settings import StreamsSettings
+from streams.table import FoldRunner
+from streams.writer import TableWriter
 
 
 def records(
@@ -94,3 +102,20 @@ def folded(fold: AnyFold, batches: Sequence[Sequence[Record]], partition: int = 
     for batch in batches:
         table.take(part, batch)
     return table
+
+
+@asynccontextmanager
+async def served(fold: AnyFold, log: KafkaLog, data_dir: Path) -> AsyncIterator[FoldRunner]:
+    """Run a fold on a broker, from when it has its partitions."""
+    stop = asyncio.Event()
+    async with TableWriter(log.connection, "/test") as writer:
+        runner = FoldRunner(fold, 0.1, log, writer)
+        source = SourceRunner([runner], StreamsSettings(data_dir), log, None)
+        running = asyncio.create_task(source.run(stop))
+        try:
+            async with asyncio.timeout(40):
+                await source.assigned.wait()
+            yield runner
+        finally:
+            stop.set()
+            await running

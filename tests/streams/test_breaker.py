@@ -143,14 +143,14 @@ async def test_on_a_broker_each_change_is_published_once(log: KafkaLog) -> None:
         return [one for one in found if isinstance(one, CircuitChanged) and one.target == target]
 
     first = asyncio.create_task(
-        decide(BREAKER, StreamsSettings(Path("unused")), log, lambda: True, stop)
+        decide([(BREAKER, lambda: True)], StreamsSettings(Path("unused")), log, stop)
     )
     async with asyncio.timeout(20):
         while not (found := await changes()):
             await asyncio.sleep(0.1)
     # Another that takes over reads it back instead of deciding it anew.
     second = asyncio.create_task(
-        decide(BREAKER, StreamsSettings(Path("unused")), log, lambda: True, stop)
+        decide([(BREAKER, lambda: True)], StreamsSettings(Path("unused")), log, stop)
     )
     await asyncio.sleep(1.5)
     stop.set()

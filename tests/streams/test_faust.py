@@ -20,14 +20,28 @@ from schemas.log import Connection, partition_of
 from streams import runtime
 from streams.agents.feedback import FEEDBACK
 from streams.fold import AnyFold
-from streams.runtime import FoldRunner
 from streams.settings import StreamsSettings
+from streams.table import FoldRunner
+from streams.writer import TableWriter
+from tests.streams.harness import served
 
 SOURCE = FEEDBACK.source.name
 
 
+class NoWriter(TableWriter):
+    """A writer that has no broker."""
+
+    def __init__(self) -> None:
+        """Connect to nothing."""
+
+
+def runners(fold: AnyFold = FEEDBACK) -> list[FoldRunner]:
+    log = SimpleNamespace(connection=Connection("here:1"))
+    return [FoldRunner(fold, 0.1, log, NoWriter())]  # type: ignore[arg-type]
+
+
 def options(tmp_path: Path) -> dict[str, Any]:
-    return runtime._options(FEEDBACK, StreamsSettings(tmp_path / "streams"), Connection("here:1"))
+    return runtime._options(runners(), StreamsSettings(tmp_path / "streams"), Connection("here:1"))
 
 
 @pytest.fixture
@@ -55,7 +69,7 @@ def test_the_folder_of_the_data_exists(tmp_path: Path) -> None:
 async def test_no_topic_is_made_with_settings_that_are_not_ours(tmp_path: Path) -> None:
     ours = options(tmp_path)
     alone = {
-        name: ours[name] for name in ours.keys() - runtime._no_topics_of_its_own(FEEDBACK).keys()
+        name: ours[name] for name in ours.keys() - runtime._no_topics_of_its_own(runners()).keys()
     }
 
     async def declared(words: dict[str, Any]) -> list[str]:
@@ -79,7 +93,7 @@ async def _nothing() -> None:
 
 def test_each_process_is_a_member_by_name_and_what_waits_is_bounded(tmp_path: Path) -> None:
     apps = [
-        faust.App("member", **runtime._options(FEEDBACK, settings, Connection("here:1")))
+        faust.App("member", **runtime._options(runners(), settings, Connection("here:1")))
         for settings in (StreamsSettings(tmp_path, worker=0), StreamsSettings(tmp_path, worker=1))
     ]
     names = [app.conf.consumer_group_instance_id for app in apps]
@@ -135,7 +149,7 @@ class Fetching:
 
 async def handed_over(consumer: Fetching, *, rebalance_after: int | None = None) -> list[Any]:
     app = SimpleNamespace(consumer=consumer, consumer_generation_id=1)
-    runtime._hand_over_chunks(app)  # type: ignore[arg-type]
+    runtime._hand_over_chunks(app, 0.0)  # type: ignore[arg-type]
     messages: AsyncIterator[Any] = consumer.getmany(1.0)
     taken = []
     async for tp, chunk in messages:
@@ -206,21 +220,13 @@ async def test_what_the_group_committed_does_not_count(
     await commit(fresh_log.connection, f"weir-{fold.name}", partition, ends[partition])
     if left_alone:
         monkeypatch.setattr(runtime, "_read_from_cursors", lambda *_: None)
-    stop = asyncio.Event()
-    runner = FoldRunner(fold, StreamsSettings(tmp_path), fresh_log, None)
-    running = asyncio.create_task(runner.run(stop))
-    try:
-        async with asyncio.timeout(40):
-            await runner.assigned.wait()
-            for _ in range(15 if left_alone else 400):
-                await asyncio.sleep(0.1)
-                if runner.positions()[partition] == ends[partition]:
-                    break
+    async with served(fold, fresh_log, tmp_path) as runner:
+        for _ in range(15 if left_alone else 400):
+            await asyncio.sleep(0.1)
+            if runner.positions()[partition] == ends[partition]:
+                break
         folded = runner.positions()[partition] - (ends[partition] - 3)
-        assert folded == (0 if left_alone else 3)
-    finally:
-        stop.set()
-        await running
+    assert folded == (0 if left_alone else 3)
 
 
 async def commit(connection: Connection, group: str, partition: int, offset: int) -> None:

@@ -13,6 +13,7 @@ from schemas.events.operations import DeadLetter
 from schemas.events.tables import FeedbackCursor, FeedbackRow
 from schemas.events.training import TriggerFired
 from schemas.log import Record
+from streams import partition
 from streams.agents.feedback import FEEDBACK
 from streams.letters import VALUE_BYTES_MAX
 from streams.partition import OFFSET_HEADER, OUTBOXES_MAX, PartitionFold, Step, recovered
@@ -205,6 +206,22 @@ def test_watermarks_are_bounded_and_forget_the_outbox_heard_of_longest_ago() -> 
     assert len(marks.watermarks) == OUTBOXES_MAX
     assert "faithful" in marks.watermarks
     assert "gone" not in marks.watermarks
+
+
+@pytest.mark.req("EVT-04")
+def test_states_in_memory_are_bounded_and_read_back_from_their_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(partition, "STATES_MAX", 3)
+    part = PartitionFold(FEEDBACK, 2, {})
+    rows: dict[bytes, Any] = {}
+    for offset in range(40):
+        step = part.take([record(offset, encode(feedback(f"m{offset % 8}")))])
+        part.published(step)
+        rows |= {row.key: row.event for row in step.rows}
+        assert len(part._entries) <= 3
+    assert {row.total for key, row in rows.items() if key != b"all|2"} == {5}
+    assert rows[b"all|2"].total == 40
 
 
 def test_a_source_that_was_created_anew_stops_the_fold() -> None:

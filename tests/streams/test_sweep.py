@@ -18,10 +18,8 @@ from schemas.log import Record, TableView, partition_of
 from streams.agents.feedback import FEEDBACK
 from streams.fold import AnyFold
 from streams.partition import AHEAD_US_MAX, OFFSET_HEADER, PartitionFold, Tombstone, recovered
-from streams.runtime import FoldRunner
-from streams.settings import StreamsSettings
 from streams.windows import Window
-from tests.streams.harness import Written, contents, cut, folded, records
+from tests.streams.harness import Written, contents, cut, folded, records, served
 
 START_S = 1_790_000_000 // 60 * 60
 MINUTES = Window("minutes", keep=3, seconds=60)
@@ -233,19 +231,17 @@ async def test_the_topic_gets_tombstones_that_recovery_understands(
     fresh_log: KafkaLog, tmp_path: Path
 ) -> None:
     partition = partition_of(feedback(0).key.encode(), BLOCKS.source.partitions)
-    stop, first = asyncio.Event(), f"{block(0)}|{partition}".encode()
-    runner = FoldRunner(BLOCKS, StreamsSettings(tmp_path), fresh_log, None)
-    running = asyncio.create_task(runner.run(stop))
+    first = f"{block(0)}|{partition}".encode()
     read: list[Record] = []
-    try:
-        async with fresh_log.reader([BLOCKS.table]) as reader, asyncio.timeout(40):
-            for second, alive in ((5, True), (200, False)):
-                await fresh_log.publish(feedback(second))
-                while (first, alive) not in {(r.key, r.value is not None) for r in read}:
-                    read += await reader.batch(100, 0.2)
-    finally:
-        stop.set()
-        await running
+    async with (
+        served(BLOCKS, fresh_log, tmp_path),
+        fresh_log.reader([BLOCKS.table]) as reader,
+        asyncio.timeout(40),
+    ):
+        for second, alive in ((5, True), (200, False)):
+            await fresh_log.publish(feedback(second))
+            while (first, alive) not in {(r.key, r.value is not None) for r in read}:
+                read += await reader.batch(100, 0.2)
     rows = recovered(read, [partition])[partition]
     assert first not in rows
     assert f"{block(180)}|{partition}".encode() in rows
