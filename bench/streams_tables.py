@@ -45,14 +45,14 @@ class Tables:
         """(table, partition) → (source offset included, when the row was appended, ms)."""
 
         self._first_ms = self._last_ms = 0
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap,
-                "group.id": "tables",
-                "enable.auto.commit": False,
-                "log_level": 2,
-            }
-        )
+        words = {
+            "bootstrap.servers": bootstrap,
+            "group.id": "tables",
+            "enable.auto.commit": False,
+            "log_level": 2,
+        }
+        self._consumer, self._asking = Consumer(words), Consumer(words)
+        # Asked of a consumer that reads, the end of each partition waits behind a fetch.
         self._consumer.assign(
             [
                 TopicPartition(fold.table, partition, 0)
@@ -64,6 +64,7 @@ class Tables:
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
+        self._asking.close()
 
     def read(self) -> None:
         """Take in what there is."""
@@ -104,7 +105,7 @@ class Tables:
                 continue
             for partition in range(PARTITIONS):
                 where = TopicPartition(fold.source, partition)
-                _, end = self._consumer.get_watermark_offsets(where, timeout=10)
+                _, end = self._asking.get_watermark_offsets(where, timeout=10)
                 cursors = self.cursors.get((fold.table, partition), [(-1, 0)])
                 missing += end - 1 - cursors[-1][0]
         return missing
