@@ -13,6 +13,7 @@ from schemas.events.changes import BudgetChanged
 from schemas.events.forecasts import ForecastMade, ForecastPoint
 from schemas.events.operations import AlertChanged
 from schemas.traffic import HOURS, TOTAL, Sums
+from streams.forecasts.candidates import candidates
 from streams.forecasts.ledger import DAY_S, ForecastLedger, exhausted_at_s
 from streams.forecasts.models import Forecast, forecast
 from tests.streams.test_anomalies import rows
@@ -54,6 +55,43 @@ def test_a_short_history_has_no_week_and_a_shorter_one_no_forecast() -> None:
     assert (found.widths[0.95] > 0).all()
     with pytest.raises(ValueError, match="too few"):
         forecast([1.0, 2.0, 3.0, 4.0], 3, [0.95])
+
+
+@pytest.mark.req("COST-07")
+def test_one_strange_day_changes_little() -> None:
+    history = week(63, np.random.default_rng(2), 0.05, growth=0.005)
+    calm = forecast(history, 14, [0.95]).predicted
+    history[[40, 58]] *= [8.0, 0.1]
+    assert np.allclose(forecast(history, 14, [0.95]).predicted, calm, rtol=0.15)
+
+
+@pytest.mark.req("COST-07")
+@pytest.mark.parametrize(
+    "history",
+    [
+        np.zeros(40),
+        np.full(40, 7.0),
+        np.array([0.0, 0.0, 0.0, 0.0, 3.0]),
+        np.where(np.arange(63) % 7 < 5, 100.0, 0.0) + np.arange(63) % 3,
+        np.exp(np.arange(20) * 0.4),
+        np.concatenate([np.full(69, 1e15), [1e18]]),
+    ],
+    ids=["nothing", "constant", "short", "idle weekends", "takeoff", "leap"],
+)
+def test_whatever_the_series_what_is_predicted_is_a_possible_value(history: np.ndarray) -> None:
+    found = forecast(history, 90, [0.5, 0.95])
+    assert np.isfinite(found.predicted).all()
+    assert found.predicted.min() >= 0
+    assert found.predicted.max() <= 3.001 * history.max()
+    assert found.error <= found.naive_error
+    assert all(np.isfinite(width).all() for width in found.widths.values())
+
+
+@pytest.mark.req("COST-07")
+def test_the_best_few_together_have_one_name() -> None:
+    found = forecast(week(63, np.random.default_rng(4), 0.25, growth=0.01), 14, [0.95])
+    assert set(found.model.split("+")) <= set(candidates(7))
+    assert found.error < 0.9 * found.naive_error
 
 
 def test_exhaustion_of_days_and_months() -> None:
