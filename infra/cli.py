@@ -24,6 +24,7 @@ from infra.cli_budget import commands as budget_commands
 from infra.cli_config import app as config_commands
 from infra.cli_config import export_commands, import_commands
 from infra.cli_data import app as data_commands
+from infra.cli_foresight import app as foresight_commands
 from infra.cli_optimizer import commands as optimizer_commands
 from infra.cli_providers import commands as provider_commands
 from infra.cli_route import route_commands
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.add_typer(data_commands)
 app.add_typer(selftest_commands)
 app.add_typer(config_commands)
+app.add_typer(foresight_commands)
 app.add_typer(key_commands, name="keys")
 app.add_typer(budget_commands, name="budget")
 app.add_typer(alert_commands, name="alerts")

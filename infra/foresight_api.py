@@ -14,14 +14,20 @@ from schemas.events.forecasts import LEVELS, ForecastMade, ForecastPoint
 from schemas.events.operations import AnomalyChanged
 from schemas.log import TableView
 from schemas.money import to_usd
+from schemas.traffic import TOTAL
 
 COST = "cost_nano_usd"
+DAY_S = 86_400
 _NANO = 1e9
 
-Granularity = Literal["day", "week", "month"]
+Granularity = Literal["hour", "day", "week", "month"]
 Metric = Literal["usage", "tokens", "cost", "capacity"]
+AnomalyMetric = Literal["calls", "cost", "tokens", "failure_rate", "latency_us"]
+Kind = Literal["spike", "drop", "level_shift", "trend", "new_value"]
+SCOPES = ("team", "project", "provider", "model", "key", "budget")
 _METRICS: dict[str, str] = {"usage": "calls", "tokens": "tokens", "cost": COST, "capacity": "calls"}
 _STARTS: dict[str, Callable[[datetime], datetime]] = {
+    "hour": lambda hour: hour,
     "day": lambda day: day,
     "week": lambda day: day - timedelta(days=day.weekday()),
     "month": lambda day: day.replace(day=1),
@@ -92,18 +98,22 @@ class Exhausted(BaseModel):
     """A budget that spending will exhaust if it goes on like this."""
 
     budget_id: str
-    period: str = Field(description="day or month")
+    owner: str | None = Field(description="whose, where the budget holds for each by himself")
+    period: str = Field(description="day, month or total")
     limit_usd: str
     exhausted_at: datetime
     flagged: bool = Field(description="in less than 14 days")
 
 
 class ForecastAnswer(BaseModel):
-    """A forecast. Cost is in USD; points of weeks and months hold the days that are within the horizon."""
+    """A forecast. Cost is in USD; points of weeks and months hold the days that are within the horizon.
+
+    There are hours for the next seven days.
+    """
 
     metric: str
     scope: str
-    model: str
+    model: str = Field(description="several, with + between, when it is their mean")
     made_at: datetime
     confidence: float
     granularity: str
@@ -114,7 +124,7 @@ class ForecastAnswer(BaseModel):
     exhaustion: list[Exhausted]
     peak_per_minute: float | None = Field(
         None,
-        description="capacity: the highest upper bound of a day's calls, spread over its busy 8 hours",
+        description="capacity: the highest upper bound of a day's calls, at the pace of the week's busiest hour",
     )
 
 
@@ -142,24 +152,26 @@ class Foresight:
     def forecast(
         self, metric: str, scope: str, horizon: int, granularity: str, confidence: float
     ) -> ForecastAnswer:
-        """Return a forecast. Raises NotFound while there is none, ValidationFailed for a confidence."""
+        """Return a forecast. Raises NotFound while there is none, ValidationFailed for what cannot be."""
         if confidence not in LEVELS:
             raise ValidationFailed(
-                f"there are no bands for a confidence of {confidence}",
+                f"there are no bands for a confidence of {confidence:g}",
                 action=f"Ask for one of {', '.join(map(str, LEVELS))}.",
             )
-        made = self._forecasts.get(f"{_METRICS[metric]}|{scope}")
-        if made is None:
-            raise NotFound(
-                f"there is no forecast of {metric} for {scope}",
-                action="Wait for five whole days of traffic, and name a scope that has some: total:, team:NAME, "
-                "project:NAME, or key:ID of a key with a budget.",
-            )
+        made = self._made(metric, scope)
         unit = _NANO if made.metric == COST else 1.0
-        today_s = self._clock_us() // 1_000_000 // 86_400 * 86_400
+        today_s = self._clock_us() // 1_000_000 // DAY_S * DAY_S
         days = [point for point in made.points if point.start_s >= today_s][:horizon]
         place = made.levels.index(confidence)
-        peak = max((day.predicted + day.widths[place] for day in days), default=0.0)
+        points = _points(days, granularity, place, unit)
+        if granularity == "hour":
+            if not made.hours:
+                raise ValidationFailed(
+                    f"{scope} is known by the day alone", action="Ask for granularity=day."
+                )
+            until_s = today_s + horizon * DAY_S
+            hours = [point for point in made.hours if today_s <= point.start_s < until_s]
+            points = _points(hours, granularity, place, unit)
         return ForecastAnswer(
             metric=metric,
             scope=scope,
@@ -167,7 +179,7 @@ class Foresight:
             made_at=_moment(made.occurred_at_us),
             confidence=confidence,
             granularity=granularity,
-            points=_points(days, granularity, place, unit),
+            points=points,
             backtest=Backtest(
                 mape=made.error,
                 naive_mape=made.naive_error,
@@ -179,6 +191,7 @@ class Foresight:
             exhaustion=[
                 Exhausted(
                     budget_id=one.budget_id,
+                    owner=one.owner,
                     period=one.period,
                     limit_usd=to_usd(one.limit_nano_usd),
                     exhausted_at=datetime.fromtimestamp(one.at_s, UTC),
@@ -186,8 +199,36 @@ class Foresight:
                 )
                 for one in made.exhaustions
             ],
-            peak_per_minute=round(peak / 480, 4) if metric == "capacity" else None,
+            peak_per_minute=_peak(made, days, place) if metric == "capacity" else None,
         )
+
+    def _made(self, metric: str, scope: str) -> ForecastMade:
+        dimension, colon, name = scope.partition(":")
+        if not colon or (scope != TOTAL and (dimension not in SCOPES or not name)):
+            named = ", ".join(f"{one}:NAME" for one in SCOPES)
+            raise ValidationFailed(
+                f"there is no scope {scope!r}", action=f"Name total: or {named}."
+            )
+        made = self._forecasts.get(f"{_METRICS[metric]}|{scope}")
+        if made is None:
+            raise NotFound(
+                f"there is no forecast of {metric} for {scope}",
+                action="Wait for five whole days (UTC) of traffic; the total, keys with a budget and the busiest "
+                "teams, projects, providers and models have one, and of cost each budget: budget:ID or budget:ID/OWNER.",
+            )
+        return made
+
+
+def _peak(made: ForecastMade, days: Sequence[ForecastPoint], place: int) -> float | None:
+    """Return the calls per minute of the busiest hour, were a day as busy as the bands allow."""
+    by_day: dict[int, list[float]] = {}
+    for hour in made.hours:
+        by_day.setdefault(hour.start_s // DAY_S, []).append(hour.predicted)
+    busiest = max((max(day) / sum(day) for day in by_day.values() if sum(day)), default=None)
+    if busiest is None:
+        return None
+    most = max((day.predicted + day.widths[place] for day in days), default=0.0)
+    return round(most * busiest / 60, 4)
 
 
 def _points(
@@ -246,7 +287,11 @@ def _moment(time_us: int) -> datetime:
 
 
 Scope = Annotated[
-    str, Query(description="total:, team:NAME, project:NAME, key:ID", examples=["total:"])
+    str,
+    Query(
+        description="total:, team:NAME, project:NAME, provider:NAME, model:NAME, key:ID, budget:ID, budget:ID/OWNER",
+        examples=["total:"],
+    ),
 ]
 Horizon = Annotated[int, Query(ge=1, le=90, description="days")]
 Status = Annotated[Literal["open", "ended"] | None, Query(description="only these")]
@@ -265,8 +310,8 @@ def foresight_router(board: Foresight) -> APIRouter:
 
     async def anomalies(
         status: Status = None,
-        metric: Text = None,
-        kind: Text = None,
+        metric: Annotated[AnomalyMetric | None, Query(description="only these")] = None,
+        kind: Annotated[Kind | None, Query(description="only these")] = None,
         dimension: Text = None,
         limit: Limit = 100,
         offset: Offset = 0,

@@ -96,11 +96,13 @@ class EscrowRow(TableRow, frozen=True, kw_only=True):
     """What became of the budget `entity`. `days` are the last ones, oldest first.
 
     What was spent on the days before them is in `months` ({month: nano-USD}), and before those in
-    `before_nano_usd`. `alerts` are those open, ``window|level``. `turn` counts asks.
+    `before_nano_usd`. `alerts` are those open, ``window|level``. `turn` counts asks. `past` ({day:
+    nano-USD}) repeats from `months` what forecasts need, day by day.
     """
 
     topic = ESCROW_TABLE
     type = "weir.budgets.escrow.row"
+    version = 2
 
     terms: BudgetTerms | None
     days: list[EscrowDay]
@@ -108,6 +110,7 @@ class EscrowRow(TableRow, frozen=True, kw_only=True):
     before_nano_usd: int
     alerts: list[str]
     turn: int
+    past: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class EscrowCursor(CursorRow, frozen=True, kw_only=True):

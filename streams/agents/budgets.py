@@ -32,6 +32,8 @@ DAYS = 3
 DAYS_MAX = 31
 """So many are kept for the sake of nodes that never gave back what they hold."""
 MONTHS_MAX = 13
+PAST_MAX = 70
+"""Days before them of which it is known what each spent: ten weeks, as of all traffic."""
 OPEN_DAYS = 2
 """Days on which nodes may still ask; on older ones a node that holds nothing is forgotten."""
 WAIT_S = 0.02
@@ -88,6 +90,7 @@ class State:
     before: int = 0
     alerts: set[str] = field(default_factory=set)
     turn: int = 0
+    past: dict[str, int] = field(default_factory=dict)
 
     def free(self, name: str) -> int | None:
         """Return what may be granted on a day, None when nothing limits it."""
@@ -105,7 +108,11 @@ class State:
         ]
 
     def keep(self, name: str, spent: int) -> None:
-        """Add to the sum of a day's month; the oldest months are one sum."""
+        """Add to the day's sum and to that of its month; the oldest months are one sum."""
+        if spent:
+            self.past[name] = self.past.get(name, 0) + spent
+            while len(self.past) > PAST_MAX:
+                del self.past[min(self.past)]
         month = name[:7]
         self.months[month] = self.months.get(month, 0) + spent
         while len(self.months) > MONTHS_MAX:
@@ -289,6 +296,7 @@ def freeze(state: State) -> dict[str, Any]:
         "before_nano_usd": state.before,
         "alerts": sorted(state.alerts),
         "turn": state.turn,
+        "past": dict(sorted(state.past.items())),
     }
 
 
@@ -312,7 +320,15 @@ def thaw(row: EscrowRow) -> State:
         )
         for day in row.days
     }
-    return State(row.terms, days, dict(row.months), row.before_nano_usd, set(row.alerts), row.turn)
+    return State(
+        row.terms,
+        days,
+        dict(row.months),
+        row.before_nano_usd,
+        set(row.alerts),
+        row.turn,
+        dict(row.past),
+    )
 
 
 BUDGETS = Fold(

@@ -121,7 +121,7 @@ def widths(residuals: Sequence[Array], horizon: int, level: float) -> Array:
     """
     found = np.empty(horizon)
     for ahead in range(horizon):
-        found[ahead] = _conformal(_near(residuals, ahead), level)
+        found[ahead] = conformal(_near(residuals, ahead), level)
     return np.maximum.accumulate(found)
 
 
@@ -137,7 +137,8 @@ def _near(residuals: Sequence[Array], ahead: int) -> Array:
 _NEAR_MIN = 20
 
 
-def _conformal(errors: Array, level: float) -> float:
+def conformal(errors: Array, level: float) -> float:
+    """Return the quantile of absolute errors that covers the next one as often as `level` says."""
     count = len(errors)
     rank = math.ceil((count + 1) * level)
     ordered = np.sort(errors)

@@ -3,7 +3,9 @@
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
+from infra import cli_foresight
 from infra.foresight_api import Foresight, foresight_router
 from schemas.errors import NotFound, ValidationFailed
 from schemas.events.forecasts import LEVELS, Exhaustion, ForecastMade, ForecastPoint
@@ -61,6 +63,10 @@ def client() -> TestClient:
             month_total=7e9,
             exhaustions=[Exhaustion("all", "month", 5 * 10**9, TODAY_S + DAY_S, flagged=True)],
             number=1,
+            hours=[
+                ForecastPoint(TODAY_S + hour * 3_600, 1e8 * (1 + hour % 3), [5e7] * 5)
+                for hour in range(168)
+            ],
         )
         forecasts.entries[made.key] = made
     app = FastAPI()
@@ -94,7 +100,15 @@ def test_forecasts_begin_today_and_have_bands() -> None:
     weeks = web.get("/admin/cost/forecast?granularity=week&horizon_days=10&confidence=0.5").json()
     assert [point["predicted"] for point in weeks["points"]] == [14.0, 6.0]
     capacity = web.get("/admin/analytics/forecast?metric=capacity").json()
-    assert capacity["peak_per_minute"] == 6e9 / 480
+    assert capacity["peak_per_minute"] == pytest.approx(6e9 * 3 / 48 / 60)
+
+
+@pytest.mark.req("COST-07")
+def test_hours_of_the_next_days() -> None:
+    hours = client().get("/admin/cost/forecast?granularity=hour&horizon_days=2").json()["points"]
+    assert len(hours) == 48
+    assert hours[1]["timestamp"].startswith("2026-09-21T01:00")
+    assert (hours[1]["predicted"], hours[1]["lower"], hours[1]["upper"]) == (0.2, 0.15, 0.25)
 
 
 def test_what_is_not_there_is_told_with_the_way_out() -> None:
@@ -104,3 +118,27 @@ def test_what_is_not_there_is_told_with_the_way_out() -> None:
     with pytest.raises(ValidationFailed) as refused:
         board.forecast("cost", "total:", 30, "day", 0.7)
     assert "0.95" in refused.value.advice
+    for scope in ("total", "team", "team:", "user:ada"):
+        with pytest.raises(ValidationFailed, match="no scope"):
+            board.forecast("cost", scope, 30, "day", 0.95)
+
+
+def test_the_commands_say_it_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    web = client()
+    monkeypatch.setattr(
+        cli_foresight, "_get", lambda path, query: web.get(path, params=query).json()
+    )
+    run = CliRunner()
+    told = run.invoke(cli_foresight.app, ["forecast", "--days", "3"]).output
+    assert "2026-09-23" in told
+    assert "budget all (5 $ a month) is exhausted on 2026-09-22 00:00" in told
+    assert (
+        "by seasonal_mean from 40 days; on days not seen wrong by 10% (seasonal naive 20%)" in told
+    )
+    hours = run.invoke(
+        cli_foresight.app, ["forecast", "--granularity", "hour", "--days", "1"]
+    ).output
+    assert "2026-09-21 23:00" in hours
+    told = run.invoke(cli_foresight.app, ["anomalies", "--all", "--limit", "2"]).output
+    assert told.count("spike") == 2
+    assert "1 more" in told

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
 
 from schemas.event import Event
 from schemas.events.changes import BudgetChanged
+from schemas.events.escrow import EscrowDay, EscrowRow
 from schemas.events.forecasts import ForecastMade, ForecastPoint
 from schemas.events.operations import AlertChanged
 from schemas.traffic import HOURS, TOTAL, Sums
+from streams.forecasts.budgets import DAY_S, date_of, exhausted_at_s
 from streams.forecasts.candidates import candidates
-from streams.forecasts.ledger import DAY_S, ForecastLedger, exhausted_at_s
-from streams.forecasts.models import Forecast, forecast
+from streams.forecasts.hours import hours_ahead
+from streams.forecasts.ledger import ForecastLedger, Made
+from streams.forecasts.models import forecast
 from tests.streams.test_anomalies import rows
 
 S = 1_000_000
@@ -104,21 +108,47 @@ def test_exhaustion_of_days_and_months() -> None:
     assert october >= TODAY_S + 10 * DAY_S
 
 
-def at_once(work: Callable[[], Forecast]) -> Future[Forecast]:
-    done: Future[Forecast] = Future()
+def at_once(work: Callable[[], Made]) -> Future[Made]:
+    done: Future[Made] = Future()
     done.set_result(work())
     return done
 
 
-def budget(limit: int, version: int = 1) -> BudgetChanged:
+def budget(limit: int, version: int = 1, **fields: Any) -> BudgetChanged:
+    given: dict[str, Any] = {"budget_id": "all", "scope": "global"} | fields
     return BudgetChanged(
         event_id=f"b{version}",
         occurred_at_us=0,
         entity_version=version,
         actor="t",
-        budget_id="all",
-        scope="global",
         monthly_limit_nano_usd=limit,
+        **given,
+    )
+
+
+def spent(entity: str, per_day: int, days: int) -> EscrowRow:
+    """The row of a budget that spent evenly; the last two days are not closed yet, today is half over."""
+    past = {date_of(TODAY_S - day * DAY_S): per_day for day in range(2, days + 1)}
+    months: dict[str, int] = {}
+    for day, amount in past.items():
+        months[day[:7]] = months.get(day[:7], 0) + amount
+    last = [
+        EscrowDay(date_of(TODAY_S - DAY_S), per_day, per_day, None, []),
+        EscrowDay(date_of(TODAY_S), per_day // 2, per_day // 2, None, []),
+    ]
+    return EscrowRow(
+        event_id="e",
+        occurred_at_us=0,
+        entity=entity,
+        partition=0,
+        offset=0,
+        terms=None,
+        days=last,
+        months=months,
+        before_nano_usd=0,
+        alerts=[],
+        turn=0,
+        past=past,
     )
 
 
@@ -166,3 +196,65 @@ def test_forecasts_are_made_of_hours_once_and_anew_and_flag_a_budget() -> None:
     later = run(again, TODAY_S * S + 3_700 * S)
     assert [event.status for event in later if isinstance(event, AlertChanged)] == ["resolved"]
     assert [e.number for e in later if isinstance(e, ForecastMade)] == [2]
+
+
+@pytest.mark.req("COST-07")
+def test_budgets_of_every_scope_have_a_day_on_which_they_are_exhausted() -> None:
+    ledger = ForecastLedger(at_once)
+    hours = {
+        TODAY_S - (day + 1) * DAY_S + hour * 3_600: {
+            TOTAL: Sums(20, 0, 20, 20, USD // 6, 100, 50),
+            "team:search": Sums(10, 0, 10, 10, USD // 12, 50, 25),
+            "target:acme/large": Sums(10, 0, 10, 10, USD // 12, 50, 25),
+            "target:acme/small": Sums(10, 0, 10, 10, USD // 12, 50, 25),
+        }
+        for day in range(28)
+        for hour in range(24)
+    }
+    told = [
+        *rows(HOURS, hours),
+        budget(46 * USD, budget_id="search", scope="team", scope_id="search"),
+        budget(92 * USD, budget_id="acme", scope="provider", scope_id="acme"),
+        budget(23 * USD, budget_id="each", scope="user"),
+        spent("each/ada", USD, 28),
+        spent("each/bob", USD // 100, 28),
+        budget(46 * USD, budget_id="sales", scope="cost_center", scope_id="sales"),
+        spent("sales", 2 * USD, 28),
+        budget(
+            10**15,
+            budget_id="whole",
+            scope="organization",
+            scope_id="o",
+            total_limit_nano_usd=60 * USD,
+        ),
+        spent("whole", 2 * USD, 28),
+    ]
+    for event in told:
+        ledger.apply(event)
+    found = {
+        (one.budget_id, one.owner, one.period): (one.at_s - TODAY_S) / DAY_S
+        for event in run(ledger, TODAY_S * S)
+        if isinstance(event, ForecastMade)
+        for one in event.exhaustions
+    }
+    assert found == {
+        ("search", None, "month"): pytest.approx(3, abs=0.2),
+        ("acme", None, "month"): pytest.approx(3, abs=0.2),
+        ("each", "ada", "month"): pytest.approx(3, abs=0.2),
+        ("sales", None, "month"): pytest.approx(3, abs=0.2),
+        ("whole", None, "total"): pytest.approx(2, abs=0.2),
+    }
+
+
+@pytest.mark.req("COST-07")
+def test_hours_are_spread_as_those_of_such_days_were_and_their_bands_hold() -> None:
+    rng = np.random.default_rng(3)
+    wave = 1 + 0.6 * np.cos((np.arange(24) - 14) * 2 * np.pi / 24)
+    days = week(70, rng, 0.1) * 50
+    hours = rng.poisson(days[:, None] * wave / 24)
+    daily = forecast(hours[:56].sum(axis=1), 7, [0.95])
+    predicted, widths = hours_ahead(hours[:56], daily.predicted, daily.widths)
+    assert predicted.reshape(7, 24).sum(axis=1) == pytest.approx(daily.predicted)
+    inside = np.abs(hours[56:63].ravel() - predicted) <= widths[0.95]
+    assert 0.9 <= inside.mean() <= 1.0
+    assert widths[0.95].max() < predicted.max()
