@@ -1,5 +1,7 @@
 """Anomalies and forecasts as the administration tells them."""
 
+from typing import Any
+
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -125,9 +127,7 @@ def test_what_is_not_there_is_told_with_the_way_out() -> None:
 
 def test_the_commands_say_it_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     web = client()
-    monkeypatch.setattr(
-        cli_foresight, "_get", lambda path, query: web.get(path, params=query).json()
-    )
+    monkeypatch.setattr(cli_foresight, "_get", lambda path, query: _asked(web, path, query))
     run = CliRunner()
     told = run.invoke(cli_foresight.app, ["forecast", "--days", "3"]).output
     assert "2026-09-23" in told
@@ -142,3 +142,8 @@ def test_the_commands_say_it_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     told = run.invoke(cli_foresight.app, ["anomalies", "--all", "--limit", "2"]).output
     assert told.count("spike") == 2
     assert "1 more" in told
+
+
+def _asked(web: TestClient, path: str, query: dict[str, Any]) -> Any:
+    given = {name: value for name, value in query.items() if value is not None}
+    return web.get(path, params=given).json()
