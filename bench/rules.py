@@ -22,6 +22,8 @@ from schemas.events.optimizer import OptimizerActed
 from schemas.optimizer import LIVE, RULES, OptimizerRules
 
 RATE_PER_S = 0.7
+FEEDBACK = 0.25
+"""Of so many calls somebody says something: enough for a change for the worse to show in minutes."""
 LASTING_S = 40 * 60.0
 UNDONE_S = 60 * 60.0
 """So long after an incident everything must be as before: its window, and three steps back."""
@@ -44,6 +46,7 @@ class Expected:
 def scenario(seed: int) -> tuple[World, list[Expected]]:
     """Return a world and its truth: incidents every three hours of the eighth day, from eight on."""
     world = drawn_world(seed, targets=3, rate_per_s=RATE_PER_S)
+    world = msgspec.structs.replace(world, feedback=FEEDBACK)
     rng = np.random.default_rng([seed, 21])
     # Alike in quality and price, so that nothing is a reason to prefer one until a price falls.
     alike = [
@@ -76,6 +79,7 @@ def scenario(seed: int) -> tuple[World, list[Expected]]:
     at(2, "degradation", "slow", 1.45, names[steady])
     at(3, "high_latency", "slow", 5.0, drawn[2], harmful=True)
     at(4, "load", "surge", 5.0, names[0])
+    at(5, "degradation", "quality", 0.4, drawn[3])
     at(6, "cost", None, 0.0, names[1])
     alike[steady] = msgspec.structs.replace(alike[steady], drift=0.03)
     return msgspec.structs.replace(world, targets=tuple(alike), incidents=tuple(incidents)), found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +25,49 @@ from schemas.events.changes import (
     RouteTarget,
     TargetChanged,
 )
+from schemas.events.feedback import FeedbackRecorded
 from schemas.events.llm import Attempt, ResponseCompleted
-from schemas.events.optimizer import OptimizerActed, PerformanceRow
+from schemas.events.optimizer import OptimizerActed
 from schemas.optimizer import OptimizerRules, in_force
+from streams.agents.opinions import OPINIONS
 from streams.agents.optimizer import OptimizerLedger
-from streams.agents.performance import PERFORMANCE, Block
+from streams.agents.performance import PERFORMANCE
+from streams.fold import AnyFold
 
 STEP_S = 30
 Spoil = Callable[[Outcomes, int, float], np.ndarray]
 """What else happens to calls of a step, of what the optimizer did: factors of targets' latency."""
+
+
+@dataclass
+class Table:
+    """A fold with the states of its entities."""
+
+    fold: AnyFold
+    states: dict[str, Any] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+
+    def take(self, event: Event) -> None:
+        """Fold one event."""
+        for name, given in self.fold.split(event):
+            state = self.states.get(name)
+            if state is None:
+                state = self.states[name] = self.fold.new()
+            self.fold.apply(state, given)
+            self.touched.add(name)
+
+    def rows(self, at_us: int, offset: int) -> Iterator[Event]:
+        """Yield the rows that changed since the last time."""
+        for name in self.touched:
+            yield self.fold.row(
+                event_id="row",
+                occurred_at_us=at_us,
+                entity=name,
+                partition=0,
+                offset=offset,
+                **self.fold.freeze(self.states[name]),
+            )
+        self.touched.clear()
 
 
 @dataclass
@@ -45,18 +80,12 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.ledger = OptimizerLedger(self.rules)
-        self._states: dict[str, Block] = {}
-        self._touched: set[str] = set()
+        self._tables = {fold.event: Table(fold) for fold in (PERFORMANCE, OPINIONS)}
         self._offset = 0
 
-    def take(self, event: ResponseCompleted) -> None:
+    def take(self, event: ResponseCompleted | FeedbackRecorded) -> None:
         """Fold one event."""
-        for name, given in PERFORMANCE.split(event):
-            state = self._states.get(name)
-            if state is None:
-                state = self._states[name] = PERFORMANCE.new()
-            PERFORMANCE.apply(state, given)
-            self._touched.add(name)
+        self._tables[type(event)].take(event)
 
     def tell(self, event: Event) -> None:
         """Let the decider read an event of the log."""
@@ -65,18 +94,9 @@ class Loop:
     def look(self, at_us: int) -> list[OptimizerActed]:
         """Publish what was folded, let the decider look, and read its decisions back."""
         self._offset += 1
-        for name in self._touched:
-            self.ledger.apply(
-                PerformanceRow(
-                    event_id="row",
-                    occurred_at_us=at_us,
-                    entity=name,
-                    partition=0,
-                    offset=self._offset,
-                    **PERFORMANCE.freeze(self._states[name]),
-                )
-            )
-        self._touched.clear()
+        for table in self._tables.values():
+            for row in table.rows(at_us, self._offset):
+                self.ledger.apply(row)
         acts = [it for it in self.ledger.due(at_us) if isinstance(it, OptimizerActed)]
         for act in acts:
             self.ledger.apply(act)
@@ -115,6 +135,9 @@ def drive(
                 loop.take(
                     _completed(world, made, found, int(row), int(target), float(factors[target]))
                 )
+                if made.judged[row] and found.good[row, target]:
+                    liked = bool(found.liked[row, target])
+                    loop.take(_judged(world, float(made.at_s[row]), int(target), liked=liked))
             loop.look(at_us + STEP_S * 1_000_000)
 
 
@@ -154,6 +177,23 @@ def _completed(
         stream=False,
         latency_us=latency_us,
         cost_nano_usd=int(found.cost_nano_usd[row, chosen]) if good else None,
+    )
+
+
+def _judged(world: World, at_s: float, chosen: int, *, liked: bool) -> FeedbackRecorded:
+    return FeedbackRecorded(
+        event_id="f",
+        occurred_at_us=int((world.start_s + at_s) * 1e6),
+        feedback_id="f",
+        key_id="k",
+        user_id="u",
+        feedback_type="thumbs_up" if liked else "thumbs_down",
+        satisfaction_score=1.0 if liked else -1.0,
+        has_correction=False,
+        model_id=world.targets[chosen].target,
+        data_key_id="d",
+        nonce=b"",
+        ciphertext=b"",
     )
 
 

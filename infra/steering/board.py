@@ -361,7 +361,7 @@ class SteeringBoard:
         )
 
 
-RISING = frozenset({"success_rate"})
+RISING = frozenset({"success_rate", "liked_share"})
 """Metrics of which more is better."""
 _BAD = frozenset({"degraded", "unhealthy"})
 

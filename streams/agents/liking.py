@@ -26,9 +26,14 @@ def split(event: FeedbackRecorded) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield the block and the satisfaction under the target's task and under all tasks."""
     if event.model_id is None or "/" not in event.model_id:
         return
-    liked = round((min(1.0, max(-1.0, event.satisfaction_score)) + 1.0) / 2.0 * BEST)
+    liked = satisfaction_of(event)
     for entity in sorted(entities_of(event.task_type, event.model_id)):
         yield entity, (WINDOW.index(event.occurred_at_us), liked)
+
+
+def satisfaction_of(event: FeedbackRecorded) -> int:
+    """Return how satisfied somebody was, in thousandths: 0 the worst, 1000 the best."""
+    return round((min(1.0, max(-1.0, event.satisfaction_score)) + 1.0) / 2.0 * BEST)
 
 
 def apply(state: State, contribution: tuple[int, int]) -> Sequence[Event]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from schemas.discovery import discover
 from schemas.event import Event
 from schemas.events.changes import DEPLOYMENTS, PRICES, ROUTING
+from schemas.events.opinions import OpinionRow
 from schemas.events.optimizer import (
     OPTIMIZER,
     OptimizationRequested,
@@ -16,6 +17,7 @@ from schemas.events.optimizer import (
 )
 from schemas.identity import uuid7
 from schemas.optimizer import LIVE, OFF, RULE_NAMES, OptimizerRules
+from streams.agents.opinions import OPINIONS
 from streams.agents.performance import PERFORMANCE
 from streams.decider import Decider, Ledger
 from streams.optimizer.course import next_act
@@ -40,7 +42,7 @@ class OptimizerLedger(Ledger):
 
     def apply(self, event: Event) -> None:
         """Take in a row, a change of the configuration, or a decision."""
-        if isinstance(event, PerformanceRow):
+        if isinstance(event, PerformanceRow | OpinionRow):
             self._memory.take(event)
         elif isinstance(event, OptimizerActed):
             self.acted[event.target] = event
@@ -93,7 +95,7 @@ class OptimizerLedger(Ledger):
 OPTIMIZER_DECIDER = Decider(
     name="optimizer",
     leads=PERFORMANCE,
-    reads=(PERFORMANCE.table, ROUTING, PRICES, DEPLOYMENTS),
+    reads=(PERFORMANCE.table, OPINIONS.table, ROUTING, PRICES, DEPLOYMENTS),
     decisions=OPTIMIZER,
     ledger=lambda settings: OptimizerLedger(settings.optimizer),
     settled=(ROUTING, PRICES, DEPLOYMENTS),

@@ -30,11 +30,18 @@ class Answered(NamedTuple):
     cost_nano_usd: int | None
 
 
+class Slot(NamedTuple):
+    """A target's block of `seconds` that begins at a Unix second."""
+
+    target: str
+    seconds: int
+    start_s: int
+
+
 class Contribution(NamedTuple):
     """An attempt, and the block that it counts in."""
 
-    seconds: int
-    start_s: int
+    slot: Slot
     attempt: Attempt
     answered: Answered | None
 
@@ -57,26 +64,31 @@ class Block:
     cost_nano_usd: int = 0
 
 
+def slots(target: str, time_us: int) -> Iterator[tuple[str, Slot]]:
+    """Yield the slots of the rings that a moment (Unix µs) of a target falls into, by their names."""
+    time_s = time_us // 1_000_000
+    for seconds, count in RINGS:
+        index = time_s // seconds
+        yield f"{seconds}:{index % count}:{target}", Slot(target, seconds, index * seconds)
+
+
 def split(event: ResponseCompleted) -> Iterator[tuple[str, Contribution]]:
     """Yield each attempt under the slots of its target that its call's end falls into."""
-    end_s = event.occurred_at_us // 1_000_000
     for attempt in event.attempts:
         answered = None
         if attempt.outcome == "success" and attempt.target == event.target:
             answered = Answered(event.input_tokens, event.output_tokens, event.cost_nano_usd)
-        for seconds, slots in RINGS:
-            index = end_s // seconds
-            name = f"{seconds}:{index % slots}:{attempt.target}"
-            yield name, Contribution(seconds, index * seconds, attempt, answered)
+        for name, slot in slots(attempt.target, event.occurred_at_us):
+            yield name, Contribution(slot, attempt, answered)
 
 
 def apply(state: Block, given: Contribution) -> Sequence[Event]:
     """Count one attempt, unless a later block has taken its slot."""
-    seconds, start_s, attempt, answered = given
-    if state.start_s is not None and start_s < state.start_s:
+    slot, attempt, answered = given
+    if state.start_s is not None and slot.start_s < state.start_s:
         return NOTHING
-    if start_s != state.start_s:
-        empty = Block(attempt.target, seconds, start_s)
+    if slot.start_s != state.start_s:
+        empty = Block(*slot)
         for name in Block.__slots__:
             setattr(state, name, getattr(empty, name))
     if attempt.outcome == "cancelled" or attempt.error_class in CALLERS_OWN:

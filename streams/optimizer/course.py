@@ -106,7 +106,7 @@ def _begin(
         step=1,
         started_at_us=scene.at_us,
         stepped_at_us=scene.at_us,
-        window_s=int(scene.rules.window_s),
+        window_s=finding.window_s or int(scene.rules.window_s),
         share_before=round(share, 4),
         share_after=round(share * factor, 4),
         evidence={

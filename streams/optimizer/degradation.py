@@ -1,6 +1,7 @@
 """RT-14: a target that is worse than in the last seven days gives calls away, down to a probe.
 
-Worse by at least 15%, beyond what chance explains, and, in latency, beyond what its hours usually differ.
+Worse by at least 15% in success, latency or what people say of its answers, beyond what chance explains,
+and, in latency, beyond what its hours usually differ.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from schemas.statistics import exceeds, upper_share
 from streams.optimizer.rule import Finding, Reading, Rule, any_better, failures
 from streams.optimizer.scene import WEEK_S, Scene, Sums, milliseconds
 
-SUCCESS, LATENCY = "success_rate", "latency_p50_ms"
+SUCCESS, LATENCY, LIKED = "success_rate", "latency_p50_ms", "liked_share"
+OPINIONS_S = 1800
+"""People speak seldom: they are heard over the shortest time with enough of them, up to this."""
 CLEARED = 1.07
 """The reason has gone when the metric lies clearly on the good side of its line."""
 
 
 def find(scene: Scene, target: str, since_us: int) -> Finding | None:
-    """Look at success, then at the median of latency."""
+    """Look at success, then at the median of latency, then at feedback."""
     sums, usual = scene.now(target, since_us), scene.usual(target, WEEK_S)
     if sums.calls < scene.rules.calls_min or usual is None:
         return None
-    return _success(scene, target, sums, usual.every) or _latency(
-        scene, target, sums, usual.every, usual.worst_us(0.5, scene.rules)
+    return (
+        _success(scene, target, sums, usual.every)
+        or _latency(scene, target, sums, usual.every, usual.worst_us(0.5, scene.rules))
+        or _liked(scene, target, usual.every, since_us)
     )
 
 
@@ -68,8 +73,40 @@ def _latency(
     )
 
 
+def _liked(scene: Scene, target: str, usual: Sums, since_us: int) -> Finding | None:
+    rules = scene.rules
+    if usual.opinions < rules.baseline_calls_min:
+        return None
+    window_s, begin_us = int(rules.window_s), scene.window_us(since_us)
+    while (
+        heard := scene.sums([target], begin_us)
+    ).opinions < rules.calls_min and window_s < OPINIONS_S:
+        window_s = min(OPINIONS_S, 2 * window_s)
+        begin_us = scene.window_us(since_us, window_s)
+    worse = 1.0 - (1.0 - rules.degradation) * (1.0 - usual.displeased)
+    line = max(worse, upper_share(usual.disliked, usual.opinions))
+    if heard.opinions < rules.calls_min or not exceeds(
+        heard.disliked, heard.opinions, line, rules.alpha
+    ):
+        return None
+    others = [scene.sums([peer], begin_us) for peer in scene.peers(target)]
+    if not any(peer.opinions < rules.calls_min or peer.displeased <= line for peer in others):
+        return None
+    return Finding(
+        metric=LIKED,
+        reason=f"{1 - heard.displeased:.0%} of {heard.opinions} pieces of feedback are good, "
+        f"in seven days {1 - usual.displeased:.0%}",
+        floor=rules.probe_share,
+        line=line,
+        evidence={"target_opinions": heard.opinions, "usual": 1 - usual.displeased},
+        window_s=OPINIONS_S,
+    )
+
+
 def read(metric: str, line: float, sums: Sums) -> Reading:
-    """Failures, or the median in ms; tested is the share of answers above the line."""
+    """Success, the share of good feedback, or the median in ms; tested is the share on the bad side."""
+    if metric == LIKED:
+        return Reading(round(1.0 - sums.displeased, 5), sums.disliked, sums.opinions)
     if metric == SUCCESS:
         found = failures(metric, line, sums)
         return Reading(1.0 - found.value, found.hits, found.trials)
@@ -78,7 +115,12 @@ def read(metric: str, line: float, sums: Sums) -> Reading:
 
 def cleared(scene: Scene, acted: OptimizerActed) -> bool:
     """Whether it does as well as usual again."""
-    line, sums = acted.evidence["line"], scene.now(acted.target, acted.stepped_at_us)
+    since_us = scene.window_us(acted.stepped_at_us, acted.window_s)
+    line, sums = acted.evidence["line"], scene.sums([acted.target], since_us)
+    if acted.metric == LIKED:
+        usual = acted.evidence["usual"]
+        middle = (line + 1.0 - usual) / 2.0
+        return sums.opinions >= scene.rules.calls_min and sums.displeased <= middle
     if acted.metric == SUCCESS:
         return sums.calls >= scene.rules.calls_min and sums.failed <= line / 2
     enough = sums.successes >= scene.rules.calls_min

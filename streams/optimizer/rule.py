@@ -20,7 +20,8 @@ class Finding:
     """A target should give calls away: why, to whom, and what the change aims at.
 
     `floor` is the part that it keeps in any case. `line` is the limit that the metric is held
-    against; `evidence` are the figures that the reason rests on.
+    against; `evidence` are the figures that the reason rests on. `window_s` is over how long it
+    shows, None for the optimizer's own window.
     """
 
     metric: str
@@ -30,6 +31,7 @@ class Finding:
     alternative: str | None = None
     before: float | None = None
     evidence: Mapping[str, float] = field(default_factory=dict)
+    window_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def judged(rule: Rule, scene: Scene, acted: OptimizerActed) -> tuple[str, float 
     """
     if rule.judge is not None:
         return rule.judge(scene, acted)
-    since_us = scene.window_us(acted.stepped_at_us)
+    since_us = scene.window_us(acted.stepped_at_us, acted.window_s)
     peers = group(scene, acted.target, acted.alternative)[1:]
     line = acted.evidence["line"]
 
@@ -102,8 +104,9 @@ def _counts(acted: OptimizerActed, prefix: str) -> tuple[int, int]:
 
 def onset_us(rule: Rule, finding: Finding, scene: Scene, target: str) -> int:
     """Return since when in the window a target does worst: what was before its trouble is no "before"."""
-    steps = range(scene.window_us(), scene.until_us, RECENT_S * 1_000_000)
-    worst, found = -1.0, scene.window_us()
+    begin_us = scene.window_us(window_s=finding.window_s)
+    steps = range(begin_us, scene.until_us, RECENT_S * 1_000_000)
+    worst, found = -1.0, begin_us
     for start_us in steps:
         seen = rule.read(finding.metric, finding.line, scene.sums([target], start_us))
         if seen.trials >= scene.rules.calls_min and seen.hits / seen.trials > worst:

@@ -17,6 +17,7 @@ from schemas.events.changes import (
     RouteChanged,
     TargetChanged,
 )
+from schemas.events.opinions import OpinionRow
 from schemas.events.optimizer import OptimizerRuleChanged, PerformanceRow
 from schemas.histogram import bucket_of, quantile
 from schemas.optimizer import OptimizerRules
@@ -28,6 +29,7 @@ CANARY_STATES = frozenset({"observing", "analyzing", "promoting"})
 SPREADS = 3.5
 MAD_SCALE = 1.4826
 """What makes the median absolute deviation of a normal distribution its standard deviation."""
+Row = PerformanceRow | OpinionRow
 QUIET_S = HOUR_S
 """A baseline ends so long before now: an incident must not become what is usual."""
 
@@ -45,9 +47,16 @@ class Sums:
     output_tokens: int = 0
     priced: int = 0
     cost_nano_usd: int = 0
+    opinions: int = 0
+    disliked: int = 0
 
-    def add(self, other: PerformanceRow | Sums) -> None:
+    def add(self, other: Row | Sums) -> None:
         """Count what another has counted."""
+        if not isinstance(other, PerformanceRow):
+            self.opinions += other.opinions
+            self.disliked += other.disliked
+        if isinstance(other, OpinionRow):
+            return
         self.calls += other.calls
         self.failures += other.failures
         self.busy_us += other.busy_us
@@ -79,12 +88,17 @@ class Sums:
         return self.failures / self.calls if self.calls else 0.0
 
     @property
+    def displeased(self) -> float:
+        """The share of feedback that was bad, 0 without any."""
+        return self.disliked / self.opinions if self.opinions else 0.0
+
+    @property
     def cost_per_call(self) -> float | None:
         """Nano-USD of a priced call, None without one."""
         return self.cost_nano_usd / self.priced if self.priced else None
 
 
-def total(parts: Iterable[PerformanceRow | Sums]) -> Sums:
+def total(parts: Iterable[Row | Sums]) -> Sums:
     """Return all of them together."""
     sums = Sums()
     for part in parts:
@@ -99,6 +113,8 @@ class Baseline:
     hour: int
     every: Sums
     hours: list[Sums]
+    _found: dict[float, float | None] = field(default_factory=dict)
+    """By quantile: a baseline is asked at every look of its hour."""
 
     def worst_us(self, q: float, rules: OptimizerRules) -> float | None:
         """Return up to where the hours' quantiles of latency usually vary, None where that is unknown.
@@ -108,6 +124,11 @@ class Baseline:
         how much hours differ counts, not how many calls there were, and an incident among
         them moves nothing.
         """
+        if q not in self._found:
+            self._found[q] = self._worst_us(q, rules)
+        return self._found[q]
+
+    def _worst_us(self, q: float, rules: OptimizerRules) -> float | None:
         known = [hour.latency_us(q) for hour in self.hours if hour.successes >= rules.calls_min]
         logs = [math.log(value) for value in known if value]
         if len(logs) < rules.baseline_hours_min:
@@ -118,29 +139,30 @@ class Baseline:
 
 
 class Memory:
-    """The rows of the performance table, by target and block."""
+    """The rows of the tables of performance and opinions, by target and block."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, PerformanceRow] = {}
-        self._blocks: dict[str, dict[tuple[int, int], dict[int, PerformanceRow]]] = {}
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._blocks: dict[str, dict[tuple[int, int], dict[tuple[str, int], Row]]] = {}
         self._baselines: dict[tuple[str, int], Baseline] = {}
         self._sums: dict[tuple[str, int, int], Sums] = {}
         """What was summed since the last row came."""
 
-    def take(self, row: PerformanceRow) -> None:
+    def take(self, row: Row) -> None:
         """Hold a row; it takes the place of the one before in its slot."""
-        known = self._rows.get(row.key)
+        name, partial = (row.type, row.key), (row.type, row.partition)
+        known = self._rows.get(name)
         if known is not None and row.offset < known.offset:
             return
         self._sums.clear()
-        self._rows[row.key] = row
+        self._rows[name] = row
         blocks = self._blocks.setdefault(row.target, {})
         if known is not None and known.start_s != row.start_s:
             before = blocks.get((known.seconds, known.start_s), {})
-            before.pop(known.partition, None)
+            before.pop(partial, None)
             if not before:
                 blocks.pop((known.seconds, known.start_s), None)
-        blocks.setdefault((row.seconds, row.start_s), {})[row.partition] = row
+        blocks.setdefault((row.seconds, row.start_s), {})[partial] = row
 
     @property
     def targets(self) -> Iterable[str]:
@@ -292,9 +314,9 @@ class Scene:
         """The end of the last step of 30 s that is over: a begun one would look like less load."""
         return self.at_us - self.at_us % (RECENT_S * 1_000_000)
 
-    def window_us(self, since_us: int = 0) -> int:
+    def window_us(self, since_us: int = 0, window_s: float | None = None) -> int:
         """Return where the last window begins, of what came after a moment."""
-        return max(since_us, self.until_us - int(self.rules.window_s * 1_000_000))
+        return max(since_us, self.until_us - int((window_s or self.rules.window_s) * 1_000_000))
 
     def now(self, target: str, since_us: int = 0) -> Sums:
         """Return a target's last window, of what came after a moment."""

@@ -10,6 +10,7 @@ import pytest
 from bench.rules_world import STEP_S, Loop, priced
 from schemas.errors import ConfigurationError
 from schemas.events.changes import ProviderChanged, RouteChanged, RouteTarget, TargetChanged
+from schemas.events.feedback import FeedbackRecorded
 from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.events.optimizer import (
     OptimizationRequested,
@@ -30,6 +31,7 @@ class Way(NamedTuple):
     failing: float = 0.0
     ms: float = 400.0
     output_tokens: int = 100
+    liked: float = 0.8
 
 
 GOOD = Way()
@@ -43,6 +45,7 @@ class Place:
         self.loop = Loop(rules, ["a/m", "b/m"])
         self.at_s = START_S
         self._failing: dict[str, float] = {}
+        self._said = {"a/m": 0, "b/m": 0}
         for name in "ab":
             told = {"dialect": "openai", "base_url": "http://x", "concurrency": limits.get(name)}
             self.loop.tell(ProviderChanged(**META, entity_version=1, name=name, **told))
@@ -73,6 +76,10 @@ class Place:
                 self._failing[target] -= failed
                 for number in range(due):
                     self.loop.take(self._call(target, way, number, due, bad=number < failed))
+                for number in range(due // 4):  # every fourth call is judged
+                    self._said[target] += 1
+                    liked = self._said[target] * 7 % 10 < round(10 * way.liked)
+                    self.loop.take(self._opinion(target, number, liked=liked))
             self.at_s += STEP_S
             found += self.loop.look(self.at_s * 1_000_000)
         return found
@@ -98,6 +105,22 @@ class Place:
             stream=False,
             latency_us=took_us,
             cost_nano_usd=(100 + way.output_tokens) * (1000 if target == "a/m" else 500),
+        )
+
+    def _opinion(self, target: str, number: int, *, liked: bool) -> FeedbackRecorded:
+        return FeedbackRecorded(
+            event_id="e",
+            occurred_at_us=(self.at_s + number % STEP_S) * 1_000_000,
+            feedback_id="f",
+            key_id="k",
+            user_id="u",
+            feedback_type="thumbs_up" if liked else "thumbs_down",
+            satisfaction_score=1.0 if liked else -0.5,
+            has_correction=False,
+            model_id=target,
+            data_key_id="d",
+            nonce=b"",
+            ciphertext=b"",
         )
 
     @property
@@ -172,6 +195,28 @@ def test_a_target_that_is_worse_than_in_seven_days_is_probed_with_5_percent() ->
     assert acts[0].rule == "degradation"
     assert acts[-1].factor == RULES.probe_share
     assert [act.factor for act in place.steps(120, calls=100)] == [0.25, 0.5, 1.0]
+
+
+@pytest.mark.req("RT-14", "RT-09")
+def test_a_target_that_people_like_less_than_in_seven_days_is_probed_too() -> None:
+    place = Place()
+    assert place.steps(300, calls=160) == []
+    acts = place.steps(70, a=Way(liked=0.4), calls=160)
+    assert (acts[0].rule, acts[0].metric, acts[0].target) == ("degradation", "liked_share", "a/m")
+    assert acts[0].reason.endswith("pieces of feedback are good, in seven days 80%")
+    assert [act.factor for act in acts[:3]] == [0.5, 0.25, 0.125]
+    assert {act.verdict for act in acts[1:3]} == {"helped"}
+    back = place.steps(120, calls=160)
+    assert [act.factor for act in back][-2:] == [0.5, 1.0]
+    assert back[-1].state in {"restored", "expired"}
+
+
+@pytest.mark.req("RT-14")
+def test_a_few_bad_opinions_and_bad_opinions_of_everybody_are_no_reason() -> None:
+    place = Place()
+    place.steps(300, calls=160)
+    assert place.steps(3, a=Way(liked=0.4), calls=24) == []
+    assert place.steps(20, a=Way(liked=0.4), b=Way(liked=0.4), calls=160) == []
 
 
 @pytest.mark.req("RT-12")
