@@ -197,6 +197,7 @@ class Call:
             first_token_us=self.first_token_us,
             cache=None if self.hit is None else "hit",
             guardrails=self.guard.acted if self.guard is not None else {},
+            trials=self.decision.trials,
         )
         received_us = admitted.received_us
         cost = cost_entry(response, self._price(state), received_us)

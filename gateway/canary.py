@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from gateway.state import GatewayState
+from schemas.events.canaries import trial_of
 from schemas.events.changes import DeploymentChanged
 from schemas.routing import Target
 
@@ -24,6 +25,7 @@ class Split(msgspec.Struct, frozen=True):
     """A canary takes the share `low`–`high` (within 0–1) of its baseline's users."""
 
     target: Target
+    trial: str
     low: float
     high: float
 
@@ -49,7 +51,8 @@ def splits(state: GatewayState) -> Mapping[str, list[Split]]:
         low = taken.get(baseline, 0.0)
         high = min(1.0, low + event.percentage / 100)
         taken[baseline] = high
-        found.setdefault(baseline, []).append(Split(canary, low, high))
+        trial = trial_of(event.deployment_id, event.percentage)
+        found.setdefault(baseline, []).append(Split(canary, trial, low, high))
     return found
 
 

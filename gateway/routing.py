@@ -22,6 +22,7 @@ from gateway.utility import leaning, valued
 from schemas.access import Allowed, Grant
 from schemas.circuits import CLOSED, HALF_OPEN, OPEN
 from schemas.clock import now_us
+from schemas.events.canaries import BASELINE, CANARY
 from schemas.events.changes import PriceChanged
 from schemas.events.llm import Candidate
 from schemas.money import to_usd
@@ -115,14 +116,22 @@ class Router:
         chosen, propensity = odds.targets[first], odds.shares[first]
         reason = odds.candidates[first].reason + odds.note
         order = [chosen, *(odds.targets[index] for index in odds.ranking if index != first)]
+        trials: dict[str, str] = {}
         if chosen.id in plan.splits:
-            chosen, part = self._split(plan, chosen, ask)
+            chosen, part, trials = self._split(plan, chosen, ask)
             propensity *= part
             if chosen is not order[0]:
                 reason = f"a canary with {part:.0%} of the traffic of {order[0].id}"
                 order.insert(0, chosen)
         return Decision(
-            chosen, order, odds.candidates, propensity, odds.strategy, reason, odds.last_resort
+            chosen,
+            order,
+            odds.candidates,
+            propensity,
+            odds.strategy,
+            reason,
+            odds.last_resort,
+            trials,
         )
 
     def cost(self, target: Target, ask: Ask) -> int | None:
@@ -252,8 +261,10 @@ class Router:
 
     # --- canaries ----------------------------------------------------------------------------
 
-    def _split(self, plan: Plan, baseline: Target, ask: Ask) -> tuple[Target, float]:
-        """Return who serves a baseline's call, and for which part of its traffic that is so.
+    def _split(
+        self, plan: Plan, baseline: Target, ask: Ask
+    ) -> tuple[Target, float, dict[str, str]]:
+        """Return who serves a baseline's call, for which part of its traffic, and in which trials.
 
         A caller who names neither user nor session is drawn anew for each call: with one key for
         everything it would be all or nothing.
@@ -262,8 +273,9 @@ class Router:
         who = ask.sticky if ask.sticky is not None else str(self._random())
         split = side(found, baseline, who)
         if split is not None:
-            return split.target, split.share
-        return baseline, 1.0 - sum(item.share for item in found)
+            return split.target, split.share, {split.trial: CANARY}
+        rest = 1.0 - sum(item.share for item in found)
+        return baseline, rest, {item.trial: BASELINE for item in found}
 
     def _canaries(self, plan: Plan, candidates: list[Candidate]) -> list[Candidate]:
         """Give canaries their part of their baselines' scores, which shrink by it."""

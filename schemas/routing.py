@@ -55,7 +55,8 @@ class Decision(msgspec.Struct, frozen=True):
     """The choice of a first target, with all that explains it.
 
     `order` is the failover order, `last_resort` what is tried when it brought no answer: models
-    of one's own, then targets that were left out for their circuits.
+    of one's own, then targets that were left out for their circuits. `trials` are the canaries'
+    that the call was drawn into, with its side.
     """
 
     chosen: Target
@@ -65,6 +66,7 @@ class Decision(msgspec.Struct, frozen=True):
     strategy: str
     reason: str
     last_resort: list[Target] = []
+    trials: dict[str, str] = {}
 
 
 def health_of(target: str, rows: Iterable[HealthRow], since_s: int) -> TargetHealth:

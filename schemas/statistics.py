@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+MEANS_MIN = 30
+"""Values of a side from which on its own variance stands for the true one."""
 _NEGLIGIBLE = 1e-18
 _EXP_MAX = 700.0
 
@@ -81,7 +84,49 @@ def differs_always(first: tuple[int, int], second: tuple[int, int], scale: float
     # One more of each kind: without it a side that never failed would have no variance at all.
     pooled = (hits + others + 1) / (trials + other_trials + 2)
     variance = pooled * (1.0 - pooled) * (1.0 / trials + 1.0 / other_trials)
-    gap = hits / trials - others / other_trials
+    return _mixture(hits / trials - others / other_trials, variance, scale)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of `count` values the sum and the sum of squares."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of_integers(cls, count: int, total: int, squares: int, units: int) -> Moments:
+        """Return the moments of values that were summed as integers, so many `units` to 1."""
+        return cls(count, total / units, squares / units**2)
+
+    @property
+    def mean(self) -> float:
+        """The mean, 0 without values."""
+        return self.total / self.count if self.count else 0.0
+
+    @property
+    def variance(self) -> float:
+        """The unbiased variance, 0 below two values."""
+        if self.count < 2:
+            return 0.0
+        return max(0.0, self.squares - self.total**2 / self.count) / (self.count - 1)
+
+
+def means_differ_always(first: Moments, second: Moments, scale: float = 0.2) -> float:
+    """Return a p-value of "both means are the same" that holds however often it is looked at.
+
+    As `differs_always`, with the sides' own variances in the place of the true ones; these need
+    `MEANS_MIN` values of each side to be trusted, below it 1 is returned.
+    """
+    if min(first.count, second.count) < MEANS_MIN:
+        return 1.0
+    variance = first.variance / first.count + second.variance / second.count
+    return _mixture(first.mean - second.mean, max(variance, _NEGLIGIBLE), scale)
+
+
+def _mixture(gap: float, variance: float, scale: float) -> float:
+    """Return the always valid p-value of a gap with a variance, under a normal mixture of `scale`."""
     prior = scale * scale
     evidence = 0.5 * math.log(variance / (variance + prior))
     evidence += prior * gap * gap / (2.0 * variance * (variance + prior))

@@ -12,6 +12,7 @@ from infra.admin_desk import ANSWERS, Limit, Offset, actor_of, found
 from infra.steering import forms
 from infra.steering.acts import DONE, SteeringActs
 from infra.steering.board import SteeringBoard, told
+from infra.steering.canaries import CanaryBoard
 from infra.steering.insights import insights
 
 ROUTING_PATHS = ("/routing/optimizer", "/api/v1/routing/optimizer")
@@ -19,14 +20,17 @@ INSIGHT_PATHS = ("/admin/analytics/insights", "/api/v1/admin/analytics/insights"
 
 
 def steering_router(
-    board: SteeringBoard, acts: SteeringActs, monitoring: Callable[[], dict[str, Any]]
+    board: SteeringBoard,
+    canaries: CanaryBoard,
+    acts: SteeringActs,
+    monitoring: Callable[[], dict[str, Any]],
 ) -> APIRouter:
     """The routes; `monitoring` are further figures for the status."""
     router = APIRouter(tags=["steering"])
 
     @router.get("/api/ai/health", summary="The state of the whole")
     async def health() -> forms.AiHealth:
-        return board.health(insights(board))
+        return board.health(insights(board), canaries.states())
 
     async def done(action: str, params: dict[str, Any], actor: str) -> JSONResponse:
         status, result = await acts.act(action, params, actor)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from infra.alerting.book import AlertBook
 from infra.budgets_api import BudgetBoard, BudgetStatus
@@ -18,6 +18,7 @@ from schemas.clock import now_us
 from schemas.errors import NotFound
 from schemas.events.changes import ModelVersionChanged, ProviderChanged
 from schemas.events.operations import Heartbeat
+from schemas.events.opinions import OpinionRow
 from schemas.events.optimizer import OptimizerActed, OptimizerRan, PerformanceRow
 from schemas.events.traffic import TrafficRow
 from schemas.log import Record, TableView
@@ -28,6 +29,7 @@ from schemas.traffic import Sums as TrafficSums
 from streams.optimizer.scene import Memory, Sums
 from trainer.journal import Journal
 
+R = TypeVar("R", bound=PerformanceRow | OpinionRow)
 DAY_S, NOW_S = 86_400, 900
 """What a day was like, and what is now: long enough to count calls, short enough to forget what is over."""
 HISTORY_MAX = 1_000
@@ -51,12 +53,12 @@ class History(TableView[OptimizerActed]):
             self.acts.append(event)
 
 
-class Performance(TableView[PerformanceRow]):
-    """How targets perform; the rows are kept once, by target and time."""
+class Slots(TableView[R]):
+    """How targets perform and are liked; the rows are kept once, in a memory by target and time."""
 
-    def __init__(self) -> None:
-        super().__init__(PerformanceRow)
-        self.memory = Memory()
+    def __init__(self, row_type: type[R], memory: Memory) -> None:
+        super().__init__(row_type)
+        self.memory = memory
 
     def apply(self, record: Record) -> None:
         """Fold one record in."""
@@ -88,7 +90,12 @@ class SteeringBoard:
         self._from = sources
         self._clock_us = clock_us
         self.history = History()
-        self._performance = Performance()
+        self.memory = Memory()
+        """How targets perform and are liked, by time."""
+        self._slots: list[TableView[Any]] = [
+            Slots(PerformanceRow, self.memory),
+            Slots(OpinionRow, self.memory),
+        ]
         self._ran = TableView(OptimizerRan)
         self._rows = TableView(TrafficRow)
         self._traffic = TrafficTable()
@@ -97,12 +104,7 @@ class SteeringBoard:
     @property
     def views(self) -> list[TableView[Any]]:
         """The views that are to be followed."""
-        return [self.history, self._performance, self._ran, self._rows]
-
-    @property
-    def memory(self) -> Memory:
-        """How targets perform, by time."""
-        return self._performance.memory
+        return [self.history, *self._slots, self._ran, self._rows]
 
     def _hear(self, key: str, row: TrafficRow | None) -> None:
         if row is None:
@@ -112,7 +114,9 @@ class SteeringBoard:
 
     # --- the whole ---------------------------------------------------------------------------
 
-    def health(self, insights: list[forms.Insight]) -> forms.AiHealth:
+    def health(
+        self, insights: list[forms.Insight], canaries: list[forms.CanaryState]
+    ) -> forms.AiHealth:
         """Return the state of the whole."""
         providers = self.providers()
         end_s = self._clock_us() // 1_000_000 + 1
@@ -140,6 +144,7 @@ class SteeringBoard:
                 active=[told(act) for act in self.live()],
             ),
             fine_tuning=self.fine_tuning(),
+            canaries=canaries,
             recommendations=insights,
             alerts=[
                 forms.AlertState(

@@ -1,79 +1,34 @@
 """`GET /routing/canaries`: how each canary fares beside its baseline, however often one looks (BEY-15).
 
-Who gets a canary is drawn, so the two are compared over the same time: failures, answers slower than the
-baseline's p95, and what people said of them. The p-values are always valid: they may be looked at
-after every call without finding a difference that is not there.
+Who gets a canary is drawn, so the two are compared by the calls that were drawn for them: failures,
+latency, cost, and what people said of them meanwhile. The p-values are always valid: they may be
+looked at after every call without finding a difference that is not there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
 
 from infra.admin_desk import Limit, Offset
+from infra.steering import forms
 from infra.steering.board import moment
+from schemas.canaries import Side, compared, side_of
 from schemas.clock import now_us
+from schemas.events.canaries import BASELINE, CANARY, CanaryRow, trial_of
 from schemas.events.changes import DeploymentChanged
-from schemas.events.rewards import LikingRow
+from schemas.histogram import quantile
 from schemas.log import TableView
-from schemas.rewards import entity_of
-from schemas.statistics import differs_always
+from schemas.money import to_usd
+from schemas.statistics import Moments
 from streams.agents.performance import RECENT_S, RECENT_SLOTS
-from streams.optimizer.scene import CANARY_STATES, Memory, Sums, milliseconds
+from streams.optimizer.scene import CANARY_STATES, Memory, milliseconds
 
 PATHS = ("/routing/canaries", "/api/v1/routing/canaries")
-ALPHA = 0.05
-_LIKED = 1000
 _SHORT_US = RECENT_S * (RECENT_SLOTS - 4) * 1_000_000
 """So long the steps of 30 s reach back; a longer time is told by hours."""
-
-
-class Variant(BaseModel):
-    """One side, since the canary's share was set."""
-
-    target: str
-    calls: int
-    failures: int
-    latency_p50_ms: float | None
-    latency_p95_ms: float | None
-    feedback: int = Field(description="pieces of feedback, in blocks of six hours")
-    liked: float | None = Field(description="their mean satisfaction, 0 to 1")
-
-
-class Comparison(BaseModel):
-    """One metric of both."""
-
-    metric: str = Field(description="failures, slow or disliked: shares of calls or feedback")
-    canary: float
-    baseline: float
-    p_value: float = Field(description="always valid")
-    verdict: str = Field(description="better, worse or undecided")
-
-
-class CanaryState(BaseModel):
-    """A canary that runs."""
-
-    deployment_id: str
-    model_version_id: str
-    state: str
-    percentage: int
-    since: datetime
-    canary: Variant
-    baseline: Variant
-    comparisons: list[Comparison]
-
-
-class CanaryPage(BaseModel):
-    """Canaries by deployment."""
-
-    items: list[CanaryState]
-    total: int
-    limit: int
-    offset: int
 
 
 class CanaryBoard:
@@ -88,14 +43,14 @@ class CanaryBoard:
         self._deployments = deployments
         self._memory = memory
         self._clock_us = clock_us
-        self._liking = TableView(LikingRow)
+        self._rows = TableView(CanaryRow)
 
     @property
     def views(self) -> list[TableView[Any]]:
         """The views that are its own."""
-        return [self._liking]
+        return [self._rows]
 
-    def states(self) -> list[CanaryState]:
+    def states(self) -> list[forms.CanaryState]:
         """Return every canary that has a share and a baseline."""
         running = [
             event
@@ -110,82 +65,63 @@ class CanaryBoard:
         deployed = self._deployments.get(named) if named is not None else None
         return named if deployed is None else f"{deployed.provider}/{deployed.model}"
 
-    def _state(self, event: DeploymentChanged, base: str) -> CanaryState:
-        own, since_us = f"{event.provider}/{event.model}", event.occurred_at_us
-        mine, theirs = self._sums(own, since_us), self._sums(base, since_us)
-        my_liking, their_liking = self._liked(own, since_us), self._liked(base, since_us)
-        line_us = theirs.latency_us(0.95) or 0.0
-        comparisons = [
-            _compared("failures", (mine.failures, mine.calls), (theirs.failures, theirs.calls)),
-            _compared(
-                "slow",
-                (mine.slower(line_us), mine.successes),
-                (theirs.slower(line_us), theirs.successes),
-            ),
-            _compared("disliked", _disliked(my_liking), _disliked(their_liking)),
-        ]
-        return CanaryState(
+    def _state(self, event: DeploymentChanged, base: str) -> forms.CanaryState:
+        own, trial = (
+            f"{event.provider}/{event.model}",
+            trial_of(event.deployment_id, event.percentage),
+        )
+        mine, theirs = self._side(trial, CANARY), self._side(trial, BASELINE)
+        known = [side.first_us for side in (mine, theirs) if side.first_us is not None]
+        since_us = min(known, default=event.occurred_at_us)
+        liking = self._liking(own, since_us), self._liking(base, since_us)
+        return forms.CanaryState(
             deployment_id=event.deployment_id,
             model_version_id=event.model_version_id,
             state=event.state,
             percentage=event.percentage,
             since=moment(since_us),
-            canary=_variant(own, mine, my_liking),
-            baseline=_variant(base, theirs, their_liking),
-            comparisons=comparisons,
+            canary=_variant(own, mine, liking[0]),
+            baseline=_variant(base, theirs, liking[1]),
+            comparisons=[
+                forms.Comparison(
+                    metric=one.metric,
+                    canary=float(f"{one.canary:.5g}"),
+                    baseline=float(f"{one.baseline:.5g}"),
+                    p_value=one.p_value,
+                    verdict=one.verdict,
+                )
+                for one in compared(mine, theirs, liking)
+            ],
         )
 
-    def _sums(self, target: str, since_us: int) -> Sums:
-        now = self._clock_us()
-        if now - since_us <= _SHORT_US:
-            return self._memory.recent(target, since_us, now + RECENT_S * 1_000_000)
-        return self._memory.hours(target, now, (now - since_us) // 1_000_000)
+    def _side(self, trial: str, side: str) -> Side:
+        rows = self._rows.entries.values()
+        return side_of(row for row in rows if row.trial == trial and row.side == side)
 
-    def _liked(self, target: str, since_us: int) -> tuple[int, int]:
-        """Return (pieces of feedback, satisfaction in thousandths) since a moment."""
-        entity, since_s = entity_of(None, target), since_us // 1_000_000
-        blocks = [
-            block
-            for row in self._liking.entries.values()
-            if row.entity == entity
-            for block in row.blocks
-            if block.start_s >= since_s
-        ]
-        return sum(block.count for block in blocks), sum(block.liked for block in blocks)
+    def _liking(self, target: str, since_us: int) -> Moments:
+        """Return the satisfaction (0–1) with a target since a moment."""
+        memory, at_us, step_us = self._memory, self._clock_us(), RECENT_S * 1_000_000
+        if at_us - since_us <= _SHORT_US:
+            sums = memory.recent(target, since_us - step_us, at_us + step_us)
+        else:
+            sums = memory.hours(target, at_us, (at_us - since_us) // 1_000_000)
+        return Moments.of_integers(
+            sums.opinions, sums.satisfaction, sums.satisfaction_squared, 1000
+        )
 
 
-def _disliked(liking: tuple[int, int]) -> tuple[int, int]:
-    count, liked = liking
-    return count - round(liked / _LIKED), count
-
-
-def _variant(target: str, sums: Sums, liking: tuple[int, int]) -> Variant:
-    count, liked = liking
-    p50, p95 = sums.latency_us(0.5), sums.latency_us(0.95)
-    return Variant(
+def _variant(target: str, side: Side, liking: Moments) -> forms.Variant:
+    p50, p95 = quantile(side.latency, 0.5), quantile(side.latency, 0.95)
+    priced = side.log_cost.count
+    return forms.Variant(
         target=target,
-        calls=sums.calls,
-        failures=sums.failures,
+        calls=side.calls,
+        failures=side.failures,
         latency_p50_ms=None if p50 is None else milliseconds(p50),
         latency_p95_ms=None if p95 is None else milliseconds(p95),
-        feedback=count,
-        liked=round(liked / _LIKED / count, 4) if count else None,
-    )
-
-
-def _compared(metric: str, mine: tuple[int, int], theirs: tuple[int, int]) -> Comparison:
-    """Compare shares of which less is better."""
-    here, there = (hits / trials if trials else 0.0 for hits, trials in (mine, theirs))
-    p_value = differs_always(mine, theirs)
-    verdict = "undecided"
-    if p_value < ALPHA:
-        verdict = "worse" if here > there else "better"
-    return Comparison(
-        metric=metric,
-        canary=round(here, 5),
-        baseline=round(there, 5),
-        p_value=p_value,
-        verdict=verdict,
+        cost_per_call_usd=to_usd(side.cost_nano_usd // priced) if priced else None,
+        feedback=liking.count,
+        liked=round(liking.mean, 4) if liking.count else None,
     )
 
 
@@ -193,10 +129,10 @@ def canaries_router(board: CanaryBoard) -> APIRouter:
     """The route."""
     router = APIRouter(tags=["routing"])
 
-    async def canaries(limit: Limit = 100, offset: Offset = 0) -> CanaryPage:
+    async def canaries(limit: Limit = 100, offset: Offset = 0) -> forms.CanaryPage:
         every = board.states()
         items = every[offset : offset + limit]
-        return CanaryPage(items=items, total=len(every), limit=limit, offset=offset)
+        return forms.CanaryPage(items=items, total=len(every), limit=limit, offset=offset)
 
     for path in PATHS:
         router.get(path, summary="Canaries beside their baselines")(canaries)

@@ -53,7 +53,7 @@ class Steering:
         self._canaries = CanaryBoard(training.deployments, self._board.memory)
         acts = SteeringActs(log, administration.desk, self._board, circuits, alerting.acts)
         self.routers: Sequence[APIRouter] = [
-            steering_router(self._board, acts, monitoring),
+            steering_router(self._board, self._canaries, acts, monitoring),
             canaries_router(self._canaries),
         ]
 

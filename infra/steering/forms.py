@@ -118,6 +118,54 @@ class Insight(BaseModel):
     params: dict[str, Any]
 
 
+class Variant(BaseModel):
+    """One side of a canary's trial: the calls that were drawn for it."""
+
+    target: str
+    calls: int
+    failures: int
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    cost_per_call_usd: str | None = Field(description="the mean, of the calls with a price")
+    feedback: int = Field(description="pieces of feedback on the target meanwhile")
+    liked: float | None = Field(description="their mean satisfaction, 0 to 1")
+
+
+class Comparison(BaseModel):
+    """One metric of both sides."""
+
+    metric: str = Field(
+        description="failures (share of calls), latency_ms and cost_usd (of the typical call: "
+        "geometric means), satisfaction (0 to 1)"
+    )
+    canary: float
+    baseline: float
+    p_value: float = Field(description="always valid")
+    verdict: str = Field(description="better, worse or undecided")
+
+
+class CanaryState(BaseModel):
+    """A canary that runs, at its present share."""
+
+    deployment_id: str
+    model_version_id: str
+    state: str
+    percentage: int
+    since: datetime
+    canary: Variant
+    baseline: Variant
+    comparisons: list[Comparison]
+
+
+class CanaryPage(BaseModel):
+    """Canaries by deployment."""
+
+    items: list[CanaryState]
+    total: int
+    limit: int
+    offset: int
+
+
 class AiHealth(BaseModel):
     """The state of the whole (ANA-13)."""
 
@@ -138,6 +186,7 @@ class AiHealth(BaseModel):
     rules: list[RuleState]
     optimization: Optimization
     fine_tuning: FineTuning
+    canaries: list[CanaryState]
     recommendations: list[Insight]
     alerts: list[AlertState]
 

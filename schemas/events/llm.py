@@ -104,12 +104,13 @@ class ResponseCompleted(CallEvent, frozen=True, kw_only=True):
     tokenizer, estimated, or none. Token counts are null when unknown, never 0.
     `input_tokens` includes the cached ones and those written to the vendor's cache. `cache` is
     hit when our own cache answered. `guardrails` says what each that acted did. `units` counts
-    what is not counted in tokens.
+    what is not counted in tokens. `trials` are the canaries' trials that the call was drawn into,
+    each with its side (`schemas.events.canaries`).
     """
 
     topic = RESPONSES
     type = "weir.llm.response.completed"
-    version = 2
+    version = 3
 
     outcome: str
     status: int | None
@@ -129,6 +130,7 @@ class ResponseCompleted(CallEvent, frozen=True, kw_only=True):
     cache: str | None = None
     guardrails: dict[str, str] = msgspec.field(default_factory=dict)
     units: dict[str, int] = msgspec.field(default_factory=dict)
+    trials: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class CostEntry(CallEvent, frozen=True, kw_only=True):

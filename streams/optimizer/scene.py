@@ -49,12 +49,16 @@ class Sums:
     cost_nano_usd: int = 0
     opinions: int = 0
     disliked: int = 0
+    satisfaction: int = 0
+    satisfaction_squared: int = 0
 
     def add(self, other: Row | Sums) -> None:
         """Count what another has counted."""
         if not isinstance(other, PerformanceRow):
             self.opinions += other.opinions
             self.disliked += other.disliked
+            self.satisfaction += other.satisfaction
+            self.satisfaction_squared += other.satisfaction_squared
         if isinstance(other, OpinionRow):
             return
         self.calls += other.calls

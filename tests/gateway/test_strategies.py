@@ -247,6 +247,10 @@ def test_a_canary_takes_its_percentage_of_users_and_they_stay(percentage: int) -
     decision = found[with_it[0]]
     assert decision.propensity == pytest.approx(percentage / 100)
     assert decision.order[1].id == GOOD
+    trial = f"d-new#{percentage}"
+    assert {tuple(found[user].trials.items()) for user in with_it} == {((trial, "canary"),)}
+    others = {tuple(found[user].trials.items()) for user in set(users) - set(with_it)}
+    assert others == {((trial, "baseline"),)}
     assert f"a canary with {percentage}%" in decision.reason
     put(state, canary(percentage + 20))
     router._checked_s = -1.0
@@ -287,3 +291,4 @@ def test_a_canary_that_fails_leaves_its_users_to_the_baseline() -> None:
     decisions = [router.decide(plan, Ask(sticky=str(user))) for user in range(50)]
     assert {decision.chosen.id for decision in decisions} == {GOOD}
     assert {decision.propensity for decision in decisions} == {1.0}
+    assert [decision.trials for decision in decisions] == [{}] * 50  # nobody was drawn

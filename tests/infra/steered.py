@@ -19,11 +19,13 @@ from infra.savings_api import SavingsBoard
 from infra.steering.acts import SteeringActs
 from infra.steering.api import steering_router
 from infra.steering.board import Sources, SteeringBoard
+from infra.steering.canaries import CanaryBoard
 from schemas.access import KeyView
 from schemas.circuits import RULES
 from schemas.codec import encode
 from schemas.event import Event
 from schemas.events.changes import (
+    DeploymentChanged,
     ModelVersionChanged,
     ProviderChanged,
 )
@@ -113,7 +115,10 @@ class Place:
             self.circuits,
             AlertActs(typed, self.alerts, self.audit),
         )
-        router = steering_router(self.board, acts, lambda: {"lag": 0})
+        self.deployments = TableView(DeploymentChanged)
+        self.canaries = CanaryBoard(self.deployments, self.board.memory, lambda: NOW)
+        self.log.views += self.canaries.views
+        router = steering_router(self.board, self.canaries, acts, lambda: {"lag": 0})
         app = build(Keys(KeyView(), "token"), [router])
         self.served: dict[tuple[str, int], tuple[int, int]] = {}
         self.client = TestClient(app, headers={"Authorization": "Bearer token"})

@@ -3,13 +3,10 @@
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import pytest
 
-from infra.steering.canaries import CanaryBoard
 from schemas.events.changes import (
     BudgetChanged,
-    DeploymentChanged,
     PriceChanged,
     ProviderChanged,
     TargetChanged,
@@ -24,9 +21,8 @@ from schemas.events.optimizer import (
 )
 from schemas.events.savings import SavingsDay, SavingsRow
 from schemas.events.training import TriggerFired
-from schemas.log import TableView
 from streams.agents.performance import RECENT_S
-from tests.infra.steered import HOUR_S, META, NOW, NOW_S, Place
+from tests.infra.steered import META, NOW, NOW_S, Place
 
 
 @pytest.mark.req("ANA-13")
@@ -222,37 +218,6 @@ def test_insights_are_ranked_and_applied() -> None:
     assert (applied.state, applied.actor, applied.number) == ("active", "operator", 2)
     assert place.audit.told[-1][1] == "optimizer.apply"
     assert place.client.post("/admin/analytics/insights/none/apply").status_code == 404
-
-
-@pytest.mark.req("BEY-15", "FT-12", "ANA-13")
-def test_a_canary_stands_beside_its_baseline() -> None:
-    place = Place()
-    canary = DeploymentChanged(
-        event_id="e",
-        occurred_at_us=NOW - 3 * HOUR_S * 1_000_000,
-        entity_version=1,
-        actor="x",
-        deployment_id="d1",
-        model_version_id="v1",
-        model="tuned",
-        provider="local",
-        state="observing",
-        percentage=20,
-        baseline_deployment_id="a/m",
-    )
-    deployments = TableView(DeploymentChanged)
-    deployments.entries["d1"] = canary
-    place.called("local/tuned", 200, 60)
-    place.called("a/m", 800, 8)
-    board = CanaryBoard(deployments, place.board.memory, lambda: NOW)
-    (state,) = board.states()
-    assert (state.canary.calls, state.baseline.failures, state.percentage) == (200, 8, 20)
-    failures, slow, disliked = state.comparisons
-    assert (failures.metric, failures.verdict) == ("failures", "worse")
-    assert failures.p_value < 1e-6
-    assert (slow.verdict, disliked.verdict) == ("undecided", "undecided")
-    deployments.entries["d1"] = msgspec.structs.replace(canary, state="promoted")
-    assert board.states() == []
 
 
 @pytest.mark.req("ANA-12")
