@@ -22,7 +22,7 @@ from schemas.events.optimizer import OptimizerActed
 from schemas.optimizer import LIVE, RULES, OptimizerRules
 
 RATE_PER_S = 0.7
-FEEDBACK = 0.25
+FEEDBACK = 0.4
 """Of so many calls somebody says something: enough for a change for the worse to show in minutes."""
 LASTING_S = 40 * 60.0
 UNDONE_S = 60 * 60.0
@@ -79,7 +79,7 @@ def scenario(seed: int) -> tuple[World, list[Expected]]:
     at(2, "degradation", "slow", 1.45, names[steady])
     at(3, "high_latency", "slow", 5.0, drawn[2], harmful=True)
     at(4, "load", "surge", 5.0, names[0])
-    at(5, "degradation", "quality", 0.4, drawn[3])
+    at(5, "degradation", "quality", 0.3, drawn[3])
     at(6, "cost", None, 0.0, names[1])
     alike[steady] = msgspec.structs.replace(alike[steady], drift=0.03)
     return msgspec.structs.replace(world, targets=tuple(alike), incidents=tuple(incidents)), found

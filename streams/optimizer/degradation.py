@@ -6,14 +6,16 @@ and, in latency, beyond what its hours usually differ.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from schemas.events.optimizer import OptimizerActed
 from schemas.statistics import exceeds, upper_share
 from streams.optimizer.rule import Finding, Reading, Rule, any_better, failures
 from streams.optimizer.scene import WEEK_S, Scene, Sums, milliseconds
 
 SUCCESS, LATENCY, LIKED = "success_rate", "latency_p50_ms", "liked_share"
-OPINIONS_S = 1800
-"""People speak seldom: they are heard over the shortest time with enough of them, up to this."""
+OPINION_WINDOWS = (300, 600, 1200, 1800)
+"""People speak seldom, so longer times are looked at too (s)."""
 CLEARED = 1.07
 """The reason has gone when the metric lies clearly on the good side of its line."""
 
@@ -77,17 +79,16 @@ def _liked(scene: Scene, target: str, usual: Sums, since_us: int) -> Finding | N
     rules = scene.rules
     if usual.opinions < rules.baseline_calls_min:
         return None
-    window_s, begin_us = int(rules.window_s), scene.window_us(since_us)
-    while (
-        heard := scene.sums([target], begin_us)
-    ).opinions < rules.calls_min and window_s < OPINIONS_S:
-        window_s = min(OPINIONS_S, 2 * window_s)
-        begin_us = scene.window_us(since_us, window_s)
     worse = 1.0 - (1.0 - rules.degradation) * (1.0 - usual.displeased)
     line = max(worse, upper_share(usual.disliked, usual.opinions))
-    if heard.opinions < rules.calls_min or not exceeds(
-        heard.disliked, heard.opinions, line, rules.alpha
-    ):
+    alpha = rules.alpha / len(OPINION_WINDOWS)
+    bad = (
+        (begin_us, sums)
+        for begin_us, sums in _heard(scene, target, since_us)
+        if exceeds(sums.disliked, sums.opinions, line, alpha)
+    )
+    begin_us, heard = next(bad, (0, None))
+    if heard is None:
         return None
     others = [scene.sums([peer], begin_us) for peer in scene.peers(target)]
     if not any(peer.opinions < rules.calls_min or peer.displeased <= line for peer in others):
@@ -99,8 +100,17 @@ def _liked(scene: Scene, target: str, usual: Sums, since_us: int) -> Finding | N
         floor=rules.probe_share,
         line=line,
         evidence={"target_opinions": heard.opinions, "usual": 1 - usual.displeased},
-        window_s=OPINIONS_S,
+        window_s=OPINION_WINDOWS[-1],
     )
+
+
+def _heard(scene: Scene, target: str, since_us: int) -> Iterator[tuple[int, Sums]]:
+    """Yield what was said since several moments, the latest first, where it is enough."""
+    for window_s in OPINION_WINDOWS:
+        begin_us = scene.window_us(since_us, window_s)
+        sums = scene.sums([target], begin_us)
+        if sums.opinions >= scene.rules.calls_min:
+            yield begin_us, sums
 
 
 def read(metric: str, line: float, sums: Sums) -> Reading:
@@ -115,12 +125,11 @@ def read(metric: str, line: float, sums: Sums) -> Reading:
 
 def cleared(scene: Scene, acted: OptimizerActed) -> bool:
     """Whether it does as well as usual again."""
-    since_us = scene.window_us(acted.stepped_at_us, acted.window_s)
-    line, sums = acted.evidence["line"], scene.sums([acted.target], since_us)
+    line, sums = acted.evidence["line"], scene.now(acted.target, acted.stepped_at_us)
     if acted.metric == LIKED:
-        usual = acted.evidence["usual"]
-        middle = (line + 1.0 - usual) / 2.0
-        return sums.opinions >= scene.rules.calls_min and sums.displeased <= middle
+        middle = (line + 1.0 - acted.evidence["usual"]) / 2.0
+        _, heard = next(_heard(scene, acted.target, acted.stepped_at_us), (0, None))
+        return heard is not None and heard.displeased <= middle
     if acted.metric == SUCCESS:
         return sums.calls >= scene.rules.calls_min and sums.failed <= line / 2
     enough = sums.successes >= scene.rules.calls_min
