@@ -52,31 +52,40 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
 class Bucket:
-    """A limit per minute: `level` is what may be taken now; refills all the time."""
+    """A limit per minute: `level` is what was left when the vendor last told; refills all the time.
 
-    __slots__ = ("level", "limit", "rate", "seen_s")
+    `flying` is what was sent and is not heard of yet. Which of it the vendor had counted when it told
+    what was left nobody knows, since answers and requests overtake each other: all of it counts.
+    """
+
+    __slots__ = ("flying", "level", "limit", "rate", "seen_s")
 
     def __init__(self) -> None:
         self.limit: int | None = None
-        self.level = self.rate = self.seen_s = 0.0
+        self.level = self.rate = self.seen_s = self.flying = 0.0
 
     def allow(self, limit: int, level: float, rate: float, now_s: float) -> None:
         """Take what is known now."""
         self.limit, self.level, self.rate, self.seen_s = limit, level, rate, now_s
 
+    def refill(self, now_s: float) -> float:
+        """Return the level by now."""
+        if self.limit is not None:
+            self.level = min(float(self.limit), self.level + (now_s - self.seen_s) * self.rate)
+            self.seen_s = now_s
+        return self.level
+
     def wait_s(self, amount: float, now_s: float) -> float:
         """Return how long until so much is there; a demand above the limit waits for a full one."""
         if self.limit is None:
             return 0.0
-        self.level = min(float(self.limit), self.level + (now_s - self.seen_s) * self.rate)
-        self.seen_s = now_s
-        missing = min(amount, float(self.limit)) - self.level
+        missing = min(amount, float(self.limit)) - (self.refill(now_s) - self.flying)
         return 0.0 if missing <= 0 else missing / self.rate
 
-    def take(self, amount: float) -> None:
-        """Use some."""
-        if self.limit is not None:
-            self.level -= min(amount, float(self.limit))
+    def use(self, amount: float) -> None:
+        """Count what is no longer on its way, and of which the vendor told nothing."""
+        self.flying -= amount
+        self.level -= amount
 
 
 class Lane:
@@ -90,8 +99,8 @@ class Lane:
         self.running = 0
         self.closed_until_s = 0.0
         self.sent = 0
-        self.sent_tokens = 0
-        self.heard = 0
+        self.trusted = 0
+        """How many had been sent when a vendor's word was last taken as it was."""
         self.stated: ProviderChanged | None = None
         self.queues: OrderedDict[str, deque[Turn]] = OrderedDict()
         self.waiting = 0
@@ -131,8 +140,8 @@ class Turn:
         "outbound",
         "patience_s",
         "ready",
-        "sent_tokens",
         "tokens",
+        "told",
     )
 
     def __init__(self, outbound: Outbound, lane: Lane, call: Call, patience_s: float) -> None:
@@ -142,7 +151,9 @@ class Turn:
         self.outbound = outbound
         self.lane = lane
         self.tokens = admitted.input_tokens_estimate + (admitted.opening.max_tokens or 0)
-        self.number = self.sent_tokens = 0
+        self.number = 0
+        self.told = False
+        """Whether the vendor has said what was left after this one."""
         self.ready: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> None:
@@ -158,12 +169,13 @@ class Turn:
         self._call.turn = None
         if isinstance(error, Failed) and error.status == 429:
             self.outbound.refused(self.lane, error.error)
-        self.outbound.leave(self.lane)
+        self.outbound.leave(self)
 
     def hear(self, headers: Mapping[bytes, bytes]) -> None:
         """Learn from the head of the vendor's answer."""
         left = headers.get(_OPENAI_LEFT) or headers.get(_ANTHROPIC_LEFT)
         if left is not None and (len(left) < PLENTY_DIGITS or self.lane.requests.limit):
+            self.told = True
             self.outbound.learn(self, headers)
 
 
@@ -203,33 +215,40 @@ class Outbound:
             rest_s = error.retry_after_seconds or BACKOFF_S
             lane.closed_until_s = max(lane.closed_until_s, self._loop.time() + rest_s)
 
-    def leave(self, lane: Lane) -> None:
-        """Give a place back."""
+    def leave(self, turn: Turn) -> None:
+        """Give a place back; a call of which the vendor told nothing counts as used."""
+        lane = turn.lane
         lane.running -= 1
+        if not turn.told:
+            lane.requests.use(1)
+            lane.tokens.use(turn.tokens)
         if lane.waiting or lane.alert_id:
             self._serve(lane)
 
     def learn(self, turn: Turn, headers: Mapping[bytes, bytes]) -> None:
         """Take what a vendor's headers say of its limits."""
-        lane = turn.lane
-        if turn.number < lane.heard:
-            return  # an answer to an earlier call: what it says is older
-        now_s, known = self._loop.time(), False
-        for bucket, kind, since in (
-            (lane.requests, "requests", lane.sent - turn.number),
-            (lane.tokens, "tokens", lane.sent_tokens - turn.sent_tokens),
+        lane, now_s = turn.lane, self._loop.time()
+        # What was sent after the last word that was taken is younger than it. All others may be older:
+        # then they name more than is left, and of two words at one time the smaller one is the later.
+        is_newer = turn.number > lane.trusted
+        for kind, bucket, amount in (
+            ("requests", lane.requests, 1),
+            ("tokens", lane.tokens, turn.tokens),
         ):
             said = read_quota(headers, kind)
             if said is None:
+                bucket.use(amount)
                 continue
+            bucket.flying -= amount
             limit, remaining, reset_s = said
-            known = True
             rate = limit / 60 if not reset_s else max((limit - remaining) / reset_s, limit / 60)
-            # What was sent since is not in what the vendor had left when it answered.
-            bucket.allow(limit, (remaining - since) / self._workers, rate / self._workers, now_s)
-        if known:
-            lane.heard = turn.number
-            self._serve(lane)
+            level = remaining / self._workers
+            if not is_newer and bucket.limit == limit:
+                level = min(level, bucket.refill(now_s))
+            bucket.allow(limit, level, rate / self._workers, now_s)
+        if is_newer:
+            lane.trusted = lane.sent
+        self._serve(lane)
 
     def status(self) -> list[dict[str, Any]]:
         """Return queue and quota of every lane that anything is known of."""
@@ -273,8 +292,7 @@ class Outbound:
                 raise _full(lane, self._expected_s(lane, turn.tokens)) from None
         except asyncio.CancelledError:
             if turn.ready.done():
-                lane.running -= 1
-                self._serve(lane)
+                self.leave(turn)
             else:
                 self._leave(lane, caller, turn)
             raise
@@ -321,11 +339,9 @@ class Outbound:
         lane = turn.lane
         lane.running += 1
         lane.sent += 1
-        lane.sent_tokens += turn.tokens
-        turn.number, turn.sent_tokens = lane.sent, lane.sent_tokens
-        if not lane.unlimited:
-            lane.requests.take(1)
-            lane.tokens.take(turn.tokens)
+        turn.number = lane.sent
+        lane.requests.flying += 1
+        lane.tokens.flying += turn.tokens
 
     # --- lanes -------------------------------------------------------------------------------
 
@@ -430,7 +446,7 @@ def _reset_s(reset: bytes | None) -> float | None:
 
 
 def _left(bucket: Bucket) -> int | None:
-    return None if bucket.limit is None else max(0, int(bucket.level))
+    return None if bucket.limit is None else max(0, int(bucket.level - bucket.flying))
 
 
 def _full(lane: Lane, wait_s: float) -> Failed:
