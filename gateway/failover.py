@@ -11,7 +11,7 @@ from schemas.routing import Decision, Target
 BACKOFF_S = 0.2
 BACKOFF_S_MAX = 2.0
 RETRY_HINT_S = 1.0
-"""What a caller whom no target answered is told to wait."""
+"""What a caller whom no target answered is told to wait where its vendor named no time."""
 RETRY_AFTER_S_MAX = 5.0
 """A vendor that wants a longer wait is not waited for: its wait is told to the caller."""
 

@@ -39,7 +39,7 @@ from gateway.circuits import Circuits
 from gateway.client import JSON, Client
 from gateway.dialects.neutral import Answer, ClientDialect, Fields
 from gateway.dialects.replay import streamed
-from gateway.failover import Failover
+from gateway.failover import RETRY_HINT_S, Failover
 from gateway.guardrails.calls import blocked, check_answer, check_request
 from gateway.guardrails.guard import Guardrails
 from gateway.health import HealthBook
@@ -418,6 +418,8 @@ class Proxy:
     async def _fail(self, call: Call, failure: Failed) -> None:
         """Settle a call that no target answered, and say so in the client's dialect."""
         error = failure.told or failure.error
+        if error.status == 503 and error.retry_after_seconds is None:
+            error.retry_after_seconds = RETRY_HINT_S  # its vendor has named no time
         words = vendors_words(call.admitted.front, failure)
         status = failed_status(failure, words)
         _log.warning(

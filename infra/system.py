@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import msgspec
 import psutil
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 
 from infra.broker import serves
 from infra.state import load_state
 from infra.workers import worker_figures
 from schemas import __version__
 from schemas.clock import now_us
+from schemas.errors import Unavailable
 from schemas.events.operations import Heartbeat
 from schemas.log import Connection, TableView
 
@@ -60,10 +60,10 @@ def system_router(
         return {"status": "ok", "version": __version__}
 
     @router.get("/ready", summary="503 until broker, projections and one model route work")
-    async def ready() -> JSONResponse:
-        reasons = await _reasons(connection, components, configured)
-        body = {"status": "not_ready" if reasons else "ready", "reasons": reasons}
-        return JSONResponse(body, 503 if reasons else 200)
+    async def ready() -> dict[str, str]:
+        if reasons := await _reasons(connection, components, configured):
+            raise Unavailable(f"not ready: {'; '.join(reasons)}", details=reasons)
+        return {"status": "ready"}
 
     @router.get("/status", summary="Parts, workers, lag, machine, version")
     async def status(request: Request) -> dict[str, Any]:

@@ -9,13 +9,14 @@ class WeirError(Exception):
     """Root of every error that a user may see.
 
     `message` says what happened, `action` what to do about it; neither holds prompt text or
-    secrets. `retry_after_seconds` is set when waiting helps.
+    secrets. `retry_after_seconds` is set when waiting helps: to `wait_s` where nobody knows better.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
     retryable: ClassVar[bool] = False
+    wait_s: ClassVar[float | None] = None
     action: ClassVar[str] = "Report the request id to the operator of this gateway."
 
     def __init__(
@@ -30,7 +31,8 @@ class WeirError(Exception):
         self.message = message
         self.advice = action or self.action
         self.details = details or []
-        self.retry_after_seconds = retry_after_seconds
+        wait_s = self.wait_s if retry_after_seconds is None else retry_after_seconds
+        self.retry_after_seconds = wait_s
 
 
 # --- the caller's side ---------------------------------------------------------------------
@@ -259,6 +261,7 @@ class Unavailable(WeirError):
     code = "unavailable"
     type = "overloaded_error"
     retryable = True
+    wait_s = 1.0
     action = "Try again shortly."
 
 
@@ -369,6 +372,7 @@ class ModelError(WeirError):
 
 class ModelLoadingError(ModelError):
     status = 503
+    wait_s = 5.0
     code = "model_loading"
 
 

@@ -55,6 +55,17 @@ def test_a_lone_target_that_is_overloaded_is_told_as_such(
     assert seen.value.body["error"]["type"] == "overloaded_error"  # type: ignore[index]
 
 
+@pytest.mark.req("PROV-07", "RT-08")
+def test_who_is_told_to_wait_hears_how_long_even_where_the_vendor_named_no_time(
+    worker: Worker, sandbox: Served
+) -> None:
+    model = alone(worker, sandbox, {"kind": "unavailable"})
+    with pytest.raises(openai.InternalServerError) as found:
+        worker.openai().chat.completions.create(model=model, messages=HELLO)
+    assert (found.value.status_code, found.value.code) == (503, "upstream_overloaded")
+    assert found.value.response.headers["retry-after"] == "1"
+
+
 @pytest.mark.req("PROV-07")
 def test_529_is_overload_and_names_no_time_where_the_vendor_named_none() -> None:
     error = classify(529, "overloaded_error", "Overloaded")
