@@ -2,16 +2,19 @@
 
 import contextlib
 import json
+import logging
 import time
 from decimal import Decimal
 from pathlib import Path
-from socket import SHUT_RDWR
+from socket import SHUT_RDWR, SO_RCVBUF, SO_SNDBUF, SOL_SOCKET, create_connection, socket
 from typing import Any
 
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from gateway.server import bound
 from schemas.events.changes import RouteTarget
 from schemas.events.llm import ResponseCompleted
 from tests.gateway.worker import SECRET, Worker, key, route, started
@@ -289,3 +292,71 @@ def test_a_long_message_may_come_in_many_pieces(worker: Worker) -> None:
     with opened(worker) as socket:
         socket.send(body[start : start + 100] for start in range(0, len(body), 100))
         assert hear(socket)["type"] == "started"
+
+
+@pytest.mark.req("GW-09")
+def test_text_that_is_no_utf8_closes_and_fills_no_log(
+    worker: Worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What speaks the protocol has a logger of its own, which hands nothing on.
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [caplog.handler])
+    caplog.set_level(logging.WARNING, "uvicorn.error")
+    frame = b"\x81\x82" + b"\x00" * 4 + b"\xff\xfe"
+    for headers in (BEARER, {}):
+        with opened(worker, additional_headers=headers) as socket:
+            with contextlib.suppress(OSError):
+                socket.socket.sendall(frame * 100)
+            with pytest.raises(ConnectionClosed) as closed:
+                heard_of(socket)
+            assert closed.value.rcvd is None or closed.value.rcvd.code in {1007, 4401}
+    assert caplog.records == []
+
+
+@pytest.mark.req("GW-09")
+def test_pings_that_nobody_hears_answered_are_refused(worker: Worker) -> None:
+    with opened(worker) as socket:
+        with contextlib.suppress(OSError):
+            socket.socket.sendall((b"\x89\xfd" + b"\x00" * 4 + b"p" * 125) * 3_000)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd is None or closed.value.rcvd.code == 1008
+
+
+@pytest.mark.req("GW-09")
+def test_who_takes_nothing_and_answers_no_ping_is_cut_off(
+    sandbox: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.socket_protocol.PING_TIMEOUT_S", 0.3)
+    sandbox.behave("gpt-4o", "/a", answer_tokens_min=16_000, answer_tokens_max=16_000)
+    monkeypatch.setattr("tests.gateway.worker.bound", narrow)
+    body = json.dumps({"prompt": "hi", "modelId": "a/gpt-4o", "maxTokens": 16_000}).encode()
+    with (
+        started(sandbox, tmp_path) as worker,
+        create_connection(("127.0.0.1", worker.port)) as sock,
+    ):
+        sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+        sock.sendall(
+            f"GET /generate HTTP/1.1\r\nhost: w\r\nauthorization: Bearer {SECRET}\r\n"
+            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+            "sec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode()
+            + bytes([0x81, 0x80 | len(body), 0, 0, 0, 0])
+            + body
+        )
+        while not worker.responses() or held(worker):
+            time.sleep(0.05)
+        assert worker.responses()[-1].outcome == "cancelled"
+
+
+def narrow(host: str, port: int) -> socket:
+    """Bind a socket whose connections hold little of what is not taken."""
+    sock = bound(host, port)
+    sock.setsockopt(SOL_SOCKET, SO_SNDBUF, 4096)
+    return sock
+
+
+def held(worker: Worker) -> bool:
+    """Whether the worker holds a connection of a caller."""
+    return any(
+        it.status == psutil.CONN_ESTABLISHED and it.laddr.port == worker.port
+        for it in psutil.Process().net_connections("tcp")
+    )
