@@ -103,8 +103,10 @@ def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
             list(pool.map(work, shares))
     finally:
         garden.close()
+    took_s = time.monotonic() - begun
     return {
-        "fuzz_s": round(time.monotonic() - begun, 1),
+        "fuzz_s": round(took_s, 1),
+        "cases_per_s": round(arguments.size / took_s, 1),
         "mended": garden.mended,
         "mending_failures": len(garden.failures),
         "first_mending_failures": garden.failures[:3],
@@ -151,6 +153,12 @@ def memory_mib(stack: Stack) -> dict[str, float]:
     }
 
 
+def cpu_s(stack: Stack) -> dict[str, float]:
+    """Return the processor time that every part has taken."""
+    times = {name: psutil.Process(pid).cpu_times() for name, pid in stack.pids().items()}
+    return {name: it.user + it.system for name, it in times.items()}
+
+
 def measure(arguments: Arguments) -> Verdict:
     """Fuzz, then read the ledgers, the logs and the processes."""
     environment = {"WEIR_DOCS": "true"}
@@ -162,8 +170,9 @@ def measure(arguments: Arguments) -> Verdict:
         keep=arguments.keep,
     ) as stack:
         _behave(stack)
-        began = stack.pids()
+        began, worked_s = stack.pids(), cpu_s(stack)
         figures = fuzz(stack, arguments)
+        worked_s = {name: it - worked_s.get(name, 0.0) for name, it in cpu_s(stack).items()}
         memory = memory_mib(stack)
         figures["restarts"] = sum(stack.pids().get(name) != pid for name, pid in began.items())
         figures["serves_after"] = bool(_called(stack))
@@ -177,6 +186,9 @@ def measure(arguments: Arguments) -> Verdict:
         "breakdowns": len(broken),
         "first_breakdowns": broken[:3],
         "memory_mib": memory,
+        "cpu_ms_per_case": {
+            name: round(it * 1000 / arguments.size, 2) for name, it in worked_s.items()
+        },
         "worker_mib": max(size for name, size in memory.items() if name.startswith("gateway")),
     }
     return Verdict(figures=figures, limits=limits(arguments.size))
