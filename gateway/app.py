@@ -57,6 +57,8 @@ MODELS_BELOW = tuple(f"{place}/" for place in MODEL_LISTS)
 SOCKETS = CALLS.of(GENERATE)
 FEEDBACK_BYTES_MAX = 1024 * 1024
 UNCOUNTED = frozenset({"/health", "/ready", *generate_batch.PATHS})
+PREFIXED = {f"/api/v1{path}": path for path in ("/health", "/ready", "/status", "/metrics")}
+"""Whatever has a path of its own answers under the common prefix too (GEN-03)."""
 START_S = 10.0
 """How long a starting worker waits for the log before it listens with what it has."""
 START_FROM_CACHE_S = 1.0
@@ -149,6 +151,8 @@ class App:
             await self.proxy.serve(client, front, said)
 
     async def _other(self, client: Client) -> None:
+        if (path := PREFIXED.get(client.path)) is not None:
+            client.path, client.raw_path = path, path.encode()
         request_id = new_request_id()
         front = self._dialect_of(client)
         try:

@@ -165,14 +165,15 @@ class _Told:
         self._places: list[Mapping[str, msgspec.Raw]] = [fields]
         for name in NESTED:
             if name in fields:
-                self._places.append(self._read(name, fields[name], dict[str, msgspec.Raw] | None))
+                inner = self._read(name, fields[name], dict[str, msgspec.Raw])
+                self._places.append(inner or {})
 
     def most(self, names: Sequence[str], known: int | None = None) -> int | None:
         """Return the largest of the members of these names, None for none of them."""
         found = [] if known is None else [known]
         for place in self._places:
             for name in names:
-                value = self._read(name, place[name], int | None) if name in place else None
+                value = self._read(name, place[name], int) if name in place else None
                 if value is not None:
                     found.append(value)
         if found and min(found) < 1:
@@ -182,9 +183,7 @@ class _Told:
     def check_tools(self) -> None:
         """Refuse tools that the vendor runs: their results are paid, and nobody knows how large."""
         for place in self._places:
-            tools = (
-                self._read("tools", place["tools"], list[Any] | None) if "tools" in place else []
-            )
+            tools = self._read("tools", place["tools"], list[Any]) if "tools" in place else None
             for tool in tools or []:
                 if not _is_own(tool):
                     raise _refused(
@@ -193,11 +192,11 @@ class _Told:
                     )
 
     def _read(self, name: str, raw: msgspec.Raw, kind: Any) -> Any:
+        """Return a member, None for null, which clients send for what they leave out."""
         try:
-            found = msgspec.json.decode(raw, type=kind)
+            return msgspec.json.decode(raw, type=kind | None)
         except msgspec.DecodeError as error:
             raise InvalidRequest(f"'{name}' has not the form that it must have") from error
-        return {} if found is None and kind is not (int | None) else found
 
 
 def _is_own(tool: Any) -> bool:

@@ -392,6 +392,7 @@ class Call:
             latency_ms=response.latency_us / 1000,
             cost_usd=None if cost is None else to_usd(cost),
             cache_hit=self.hit is not None,
+            asked=self.explains,
             route_info=self.info,
             usage=Usage(
                 response.input_tokens,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -21,7 +21,9 @@ from gateway.dialects.neutral import (
     StreamWriter,
     Text,
 )
+from gateway.dialects.receipts import facts_of
 from gateway.dialects.sse import write_frame
+from schemas.clock import seconds_of
 from schemas.errors import ValidationFailed, WeirError
 
 DEFAULT_MAX_TOKENS = 1024
@@ -44,9 +46,19 @@ class Generate(msgspec.Struct, frozen=True, rename="camel"):
     user_id: str | None = None
     session_id: str | None = None
     tags: dict[str, str] = {}
-    timeout_seconds: float | None = None
+    timeout_seconds: float | str | None = None
+    """A number, ``hh:mm:ss``, or an ISO 8601 duration."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """The limit in seconds. Raises ValueError for what is no duration."""
+        return None if self.timeout_seconds is None else seconds_of(self.timeout_seconds)
 
 
+_CONTROL = re.compile(rb"(?<!\\)(?:\\\\)*(\\b|\\u00(?:0[0-8bBeEfF]|1[0-9a-fA-F]|7[fF])|\x7f)")
+"""An escape in JSON of what no text holds: only tab, line feed, form feed and carriage return mean
+anything in a prompt.
+"""
 NAMES = {wire: wire for wire in Generate.__struct_encode_fields__} | dict(
     zip(Generate.__struct_fields__, Generate.__struct_encode_fields__, strict=True)
 )
@@ -56,6 +68,11 @@ def read_generate(fields: Fields) -> Generate:
     """Return the request, its ranges checked. Raises ValidationFailed naming every fault."""
     unknown = [name for name in fields if name not in NAMES]
     faults = [f"{name}: unknown field" for name in unknown]
+    faults += [
+        f"{name}: holds the control character {found[1].decode()}"
+        for name, value in fields.items()
+        if (found := _CONTROL.search(value)) is not None
+    ]
     body = {NAMES[name]: value for name, value in fields.items() if name in NAMES}
     try:
         request = msgspec.json.decode(_encode(body), type=Generate)
@@ -69,8 +86,11 @@ def read_generate(fields: Fields) -> Generate:
         faults.append("temperature: must lie between 0 and 2")
     if not 0 <= request.top_p <= 1:
         faults.append("top_p: must lie between 0 and 1")
-    if request.timeout_seconds is not None and request.timeout_seconds <= 0:
-        faults.append("timeout_seconds: must be positive")
+    try:
+        if request.timeout_s is not None and request.timeout_s <= 0:
+            faults.append("timeout_seconds: must be positive")
+    except ValueError as error:
+        faults.append(f"timeout_seconds: {error}")
     if faults:
         raise ValidationFailed(f"{len(faults)} fields are wrong", details=faults)
     return request
@@ -94,7 +114,7 @@ class GenerateDialect(BaseDialect):
             user_id=request.user_id,
             session_id=request.session_id,
             task_type=request.task_type,
-            timeout_s=request.timeout_seconds,
+            timeout_s=request.timeout_s,
         )
 
     def read_request(self, fields: Fields) -> Chat:
@@ -119,7 +139,7 @@ class GenerateDialect(BaseDialect):
         text = "".join(part.text for part in answer.parts if isinstance(part, Text))
         if receipt is None:  # recorded content, written before the costs are known
             return _encode({"text": text, "model_id": answer.model})
-        return _encode({"text": text, **_facts(receipt)})
+        return _encode({"text": text, **facts_of(receipt)})
 
     def stream_writer(self, opening: Opening) -> StreamWriter:
         del opening
@@ -152,34 +172,7 @@ def error_object(error: WeirError, request_id: str) -> Json:
 
 def completed(receipt: Receipt) -> Json:
     """Return the last event of a stream."""
-    return {"type": "completed", **_facts(receipt)}
-
-
-def _facts(receipt: Receipt) -> Json:
-    usage = receipt.usage
-    known = usage.input_tokens is not None and usage.output_tokens is not None
-    total = (usage.input_tokens or 0) + (usage.output_tokens or 0) if known else None
-    return {
-        "model_id": receipt.target,
-        "metrics": {
-            "latency_ms": receipt.latency_ms,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "total_tokens": total,
-        },
-        "metadata": {
-            "model_type": receipt.model_type,
-            "provider": receipt.provider,
-            "cost_usd": receipt.cost_usd,
-            "request_id": receipt.request_id,
-            "deployment_id": receipt.deployment_id,
-            "route": receipt.route,
-            "attempts": receipt.attempts,
-            "cache_hit": receipt.cache_hit,
-            "route_info": receipt.route_info() if receipt.route_info else None,
-        },
-        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-    }
+    return {"type": "completed", **facts_of(receipt)}
 
 
 class _Writer:

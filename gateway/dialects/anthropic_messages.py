@@ -42,12 +42,14 @@ from gateway.dialects.neutral import (
 )
 from gateway.dialects.reading import (
     advice_of,
+    asks,
     classify,
     member,
     parse_arguments,
     required,
     text_tags,
 )
+from gateway.dialects.receipts import receipt_event
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
 
@@ -81,7 +83,7 @@ class AnthropicMessages(BaseDialect):
             stream=bool(member(fields, "stream", bool)),
             wants_usage=True,
             max_tokens=required(fields, "max_tokens", int),
-            has_tools="tools" in fields,
+            has_tools=asks(fields, "tools"),
             tags=text_tags({key: metadata[key] for key in metadata if key != "user_id"}),
             user_id=user if isinstance(user, str) else None,
         )
@@ -130,6 +132,9 @@ class AnthropicMessages(BaseDialect):
     def stream_writer(self, opening: Opening) -> StreamWriter:
         del opening
         return _Writer()
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        return receipt_event(receipt)
 
     # --- errors ------------------------------------------------------------------------------
 

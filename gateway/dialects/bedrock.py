@@ -53,6 +53,7 @@ from gateway.dialects.neutral import (
     Usage,
 )
 from gateway.dialects.reading import (
+    asks,
     classify,
     member,
     parse_arguments,
@@ -88,7 +89,7 @@ class BedrockConverse(BedrockBase):
             stream=bool(member(fields, "stream", bool)),
             wants_usage=True,
             max_tokens=bedrock_request.max_tokens_of(fields),
-            has_tools="toolConfig" in fields,
+            has_tools=asks(fields, "toolConfig"),
             tags=text_tags(member(fields, "requestMetadata", dict)),
             user_id=None,
         )

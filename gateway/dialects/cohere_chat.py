@@ -37,7 +37,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     Usage,
 )
-from gateway.dialects.reading import member, required
+from gateway.dialects.reading import asks, member, required
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import UpstreamProtocol
 
@@ -67,7 +67,7 @@ class CohereChat(CohereBase):
             stream=bool(member(fields, "stream", bool)),
             wants_usage=True,
             max_tokens=member(fields, "max_tokens", int),
-            has_tools="tools" in fields,
+            has_tools=asks(fields, "tools"),
             tags={},
             user_id=None,
         )

@@ -17,7 +17,7 @@ from gateway.dialects import anthropic_request
 from gateway.dialects.anthropic_messages import AnthropicMessages
 from gateway.dialects.neutral import Answer, Chat, Fields, Json, Opening, Receipt, Usage
 from gateway.dialects.openai_responses import OpenAIResponses
-from gateway.dialects.reading import member, required
+from gateway.dialects.reading import asks, member, required
 from schemas.errors import UpstreamProtocol
 
 BYTES_PER_TOKEN = 4
@@ -86,7 +86,7 @@ class AnthropicCount(AnthropicMessages):
             stream=False,
             wants_usage=True,
             max_tokens=0,
-            has_tools="tools" in fields,
+            has_tools=asks(fields, "tools"),
             tags={},
             user_id=None,
         )

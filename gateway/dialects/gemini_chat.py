@@ -38,7 +38,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     Usage,
 )
-from gateway.dialects.reading import member, parse_arguments, required, text_tags
+from gateway.dialects.reading import asks, member, parse_arguments, required, text_tags
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import UpstreamProtocol
 
@@ -80,7 +80,7 @@ class GeminiChat(GeminiBase):
             stream=bool(member(fields, "stream", bool)),
             wants_usage=True,
             max_tokens=limit if isinstance(limit, int) else None,
-            has_tools="tools" in fields,
+            has_tools=asks(fields, "tools"),
             tags=text_tags(member(fields, "labels", dict)),
             user_id=None,
         )

@@ -249,7 +249,8 @@ class StreamWriter(Protocol):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What a dialect of our own may tell about a settled call. `cost_usd` None is unknown.
 
-    `route_info` gives a `gateway.route_info.RouteInfo`, to be written as it is.
+    `asked` says that the caller wants to be told. `route_info` gives a `gateway.route_info.RouteInfo`,
+    to be written as it is.
     """
 
     request_id: str
@@ -264,6 +265,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: str | None
     usage: Usage
     cache_hit: bool = False
+    asked: bool = False
     route_info: Callable[[], msgspec.Struct] | None = None
 
 
@@ -334,7 +336,7 @@ class ClientDialect(Protocol):
         ...
 
     def end_of_stream(self, receipt: Receipt) -> bytes:
-        """Return a frame to send just before the end marker; most dialects have none."""
+        """Return what is sent just before the end marker; nothing in most dialects."""
         ...
 
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:

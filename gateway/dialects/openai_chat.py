@@ -37,7 +37,8 @@ from gateway.dialects.openai_wire import (
     read_chunk,
     read_completion,
 )
-from gateway.dialects.reading import classify, member, required, text_tags
+from gateway.dialects.reading import asks, classify, member, required, text_tags
+from gateway.dialects.receipts import receipt_chunk
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import UpstreamError, UpstreamProtocol
 
@@ -75,7 +76,7 @@ class OpenAIChat(OpenAIBase):
             wants_usage=options.get("include_usage") is True,
             max_tokens=member(fields, "max_completion_tokens", int)
             or member(fields, "max_tokens", int),
-            has_tools="tools" in fields,
+            has_tools=asks(fields, "tools"),
             tags=text_tags(metadata),
             user_id=member(fields, "user", str),
         )
@@ -152,6 +153,9 @@ class OpenAIChat(OpenAIBase):
 
     def stream_writer(self, opening: Opening) -> StreamWriter:
         return _Writer(opening.wants_usage)
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        return receipt_chunk(receipt, "chat.completion.chunk")
 
     def forward_frame(self, frame: Frame, deltas: list[Delta], opening: Opening) -> bytes:
         if not deltas or deltas[-1].kind != "usage":

@@ -32,6 +32,7 @@ from gateway.dialects.openai_chat import usage_of
 from gateway.dialects.openai_request import forwarded
 from gateway.dialects.openai_wire import FINISH_IN, FINISH_OUT, WireError, WireUsage
 from gateway.dialects.reading import classify, further, member, required, text_tags
+from gateway.dialects.receipts import receipt_chunk
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import InvalidRequest, UpstreamProtocol
 
@@ -177,6 +178,9 @@ class OpenAICompletions(OpenAIBase):
 
     def stream_writer(self, opening: Opening) -> StreamWriter:
         return _Writer(opening.wants_usage)
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        return receipt_chunk(receipt, "text_completion")
 
     def forward_frame(self, frame: Frame, deltas: list[Delta], opening: Opening) -> bytes:
         # The usage chunk has no choices: it reads as usage alone.

@@ -25,7 +25,8 @@ from gateway.dialects.neutral import (
 from gateway.dialects.openai_base import OpenAIBase
 from gateway.dialects.openai_responses_stream import Reader, Writer, fault
 from gateway.dialects.openai_responses_wire import OWN, parts_of, read_response
-from gateway.dialects.reading import member, required, text_tags
+from gateway.dialects.reading import asks, member, required, text_tags
+from gateway.dialects.receipts import receipt_event
 from gateway.dialects.sse import write_frame
 from schemas.errors import UpstreamProtocol, WeirError
 
@@ -55,7 +56,7 @@ class OpenAIResponses(OpenAIBase):
             stream=bool(member(fields, "stream", bool)),
             wants_usage=True,
             max_tokens=member(fields, "max_output_tokens", int),
-            has_tools="tools" in fields,
+            has_tools=asks(fields, "tools"),
             tags=text_tags(member(fields, "metadata", dict)),
             user_id=member(fields, "safety_identifier", str) or member(fields, "user", str),
         )
@@ -117,6 +118,9 @@ class OpenAIResponses(OpenAIBase):
     def stream_writer(self, opening: Opening) -> StreamWriter:
         del opening
         return Writer()
+
+    def end_of_stream(self, receipt: Receipt) -> bytes:
+        return receipt_event(receipt)
 
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
         del status, request_id

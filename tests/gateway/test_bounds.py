@@ -73,6 +73,8 @@ def openai(**fields: Any) -> Admitted:
         (openai(), 500, 500),
         (openai(max_tokens=10, n=3), 30, None),
         (openai(max_tokens=10, max_completion_tokens=99), 99, None),
+        (openai(max_tokens=None, n=None, tools=None), 500, 500),
+        (asked("gemini", {**GEMINI, "toolConfig": None}), 500, 500),
         (asked("anthropic", {"model": "m", "messages": MESSAGES, "max_tokens": 7}), 7, None),
         (asked("gemini", {**GEMINI, "generationConfig": {"maxOutputTokens": 9}}), 9, None),
         (asked("gemini", {**GEMINI, "generationConfig": {"candidateCount": 2}}), 1_000, 500),

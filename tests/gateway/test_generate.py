@@ -85,6 +85,24 @@ def test_both_spellings_are_read() -> None:
     assert read_generate(read_object(b'{"prompt": "x"}')).max_tokens == 1024
 
 
+@pytest.mark.req("GEN-02")
+@pytest.mark.parametrize("written", ["30", '"00:00:30"', '"PT30S"'])
+def test_a_duration_is_read_in_each_form(written: str) -> None:
+    body = f'{{"prompt": "x", "timeoutSeconds": {written}}}'.encode()
+    assert read_generate(read_object(body)).timeout_s == 30
+
+
+@pytest.mark.req("GW-09")
+@pytest.mark.parametrize("sign", [r"\u0000", r"\u001B", r"\b", r"\u007f", "\x7f"])
+def test_control_characters_are_refused_by_field(worker: Worker, sign: str) -> None:
+    body = f'{{"prompt": "ok", "messages": [{{"role": "user", "content": "a{sign}b"}}]}}'.encode()
+    status, _, answer = worker.request("POST", "/generate", body)
+    assert status == 422
+    [fault] = json.loads(answer)["error"]["details"]
+    assert fault.startswith("messages: holds the control character ")
+    read_generate(read_object(rb'{"prompt": "a\ttab\nand \\u0000 in words\f"}'))
+
+
 @pytest.mark.req("GW-05")
 def test_own_model_list_and_filters(worker: Worker) -> None:
     status, _, answer = worker.request("GET", "/api/v1/models?provider=openai&capability=tools")
