@@ -21,6 +21,7 @@ import msgspec
 
 from gateway.access import Refusals
 from gateway.freshness import Freshness
+from gateway.preferences import preferred
 from gateway.runs import Runs
 from schemas import codec
 from schemas.access import Access, Grant, KeyView
@@ -43,6 +44,7 @@ from schemas.events.escrow import EscrowRow
 from schemas.events.limits import LimitUsage
 from schemas.events.operations import Heartbeat, OutboxClosed
 from schemas.events.optimizer import OptimizerActed
+from schemas.events.preferences import PreferenceChanged
 from schemas.events.rewards import LikingRow, RewardRow
 from schemas.events.tables import HealthRow, TableRow
 from schemas.log import Cursor, Log, TableView
@@ -127,6 +129,7 @@ class GatewayState:
         self._liking = TableView(LikingRow)
         self._circuits = TableView(CircuitChanged)
         self._shifts = TableView(OptimizerActed)
+        self._preferences = TableView(PreferenceChanged)
         self._heartbeats = TableView(Heartbeat)
         self._heartbeats.listen(self._beaten)
         self._guardrails = TableView(GuardrailChanged)
@@ -135,7 +138,9 @@ class GatewayState:
         self.batches = TableView(BatchChanged)
         self._closed = TableView(OutboxClosed)
         self._route_index = Index(self._build_routes, self._routes)
-        self._target_index = Index(self._build_targets, self._targets, self.deployments)
+        self._target_index = Index(
+            self._build_targets, self._targets, self.deployments, self._preferences
+        )
         self._provider_index = Index(self._build_providers, self._providers)
         self._price_index = Index(self._build_prices, self._prices)
         self._health_index = Index(self._build_health, self._health)
@@ -172,6 +177,7 @@ class GatewayState:
             self._liking,
             self._circuits,
             self._shifts,
+            self._preferences,
             self._heartbeats,
             self.escrow,
             self.usage,
@@ -302,7 +308,12 @@ class GatewayState:
             for event in self.deployments.entries.values()
             if event.state in SERVING_STATES
         ]
-        return {target.id: target for target in (*listed, *deployed)}
+        targets = {target.id: target for target in (*listed, *deployed)}
+        for change in self._preferences.entries.values():
+            if change.target in targets:
+                tuned, baseline = targets[change.target], targets.get(change.baseline)
+                targets[change.target] = preferred(tuned, baseline, change)
+        return targets
 
     def _build_prices(self) -> dict[tuple[str, str], list[PriceChanged]]:
         prices: dict[tuple[str, str], list[PriceChanged]] = {}

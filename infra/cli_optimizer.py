@@ -22,12 +22,14 @@ def optimizer_status(as_json: Json = False) -> None:
     if as_json:
         show_json(page)
         return
-    table = Table("rule", "mode", "shifts calls of", box=None, header_style="dim")
+    table = Table("rule", "mode", "concerns now", box=None, header_style="dim")
     for rule in page["rules"]:
         colour = _COLOURS[rule["mode"]]
         mode = f"[{colour}]{rule['mode']}[/{colour}]"
         table.add_row(rule["rule"], mode, ", ".join(rule["targets"]) or "nobody")
     show_table(table)
+    for one in page["preferences"]:
+        console.print(escape(f"{one['target']} is {one['state']} as preferred: {one['reason']}"))
 
 
 @commands.command("history")

@@ -9,11 +9,14 @@ from schemas.events.optimizer import OptimizerActed
 
 PROPOSED, ACTIVE, RESTORING = "proposed", "active", "restoring"
 RESTORED, REVERTED, EXPIRED = "restored", "reverted", "expired"
+WITHDRAWN = "withdrawn"
 LIVE = frozenset({ACTIVE, RESTORING})
 """States in which a change is in force."""
 
 ON, PROPOSE, OFF = "on", "propose", "off"
 MODES = (ON, PROPOSE, OFF)
+TUNED_MODEL = "tuned_model"
+"""Turned on and off like a rule: whether what a tuned model has gained becomes a preference (RT-15)."""
 RULE_NAMES = ("error_rate", "high_latency", "degradation", "cost", "load")
 """In the order in which they are asked: a target has one change at a time."""
 

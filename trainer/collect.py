@@ -85,6 +85,7 @@ def _opened(event: FeedbackRecorded, texts: Texts, system_prompt: str) -> Feedba
         user_segment=event.user_segment,
         request_id=event.request_id,
         model_id=event.model_id,
+        task_type=event.task_type,
     )
 
 

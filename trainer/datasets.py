@@ -21,6 +21,8 @@ from trainer.duplicates import fingerprint, near_duplicate_groups
 
 EXAMPLES_MIN = 10
 TOKENS_MAX = 2048
+TASK_TYPE = "task_type"
+"""Where an example's metadata keep the task that it is of."""
 TRAINING, STOPPING, VALIDATION = "training", "stopping", "validation"
 STOPPING_SHARE = 0.125
 """Share of what is not validation that early stopping watches; validation is for judging alone."""
@@ -54,6 +56,7 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     user_segment: str | None = None
     request_id: str | None = None
     model_id: str | None = None
+    task_type: str | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +119,7 @@ def example_of(feedback: Feedback) -> TrainingExample | None:
         "user_segment": feedback.user_segment or "",
         "request_id": feedback.request_id or "",
         "model_id": feedback.model_id or "",
+        TASK_TYPE: feedback.task_type or "",
     }
     return TrainingExample(
         id=feedback.feedback_id,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,10 +18,12 @@ import numpy as np
 from scipy.special import betaincinv
 
 from schemas.errors import EvaluationError
+from schemas.rewards import TASK_TYPES
 
 BASELINE, TUNED = "baseline", "tuned"
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+TASK_EXAMPLES_MIN = 10
 NOT_COMPUTED = {
     "accuracy": "needs sentence embeddings",
     "relevance_score": "needs sentence embeddings",
@@ -211,6 +213,28 @@ def judge(
             + ("better than its base" if passed else "not shown to be better than its base")
         ),
     )
+
+
+def judged_by_task(
+    baseline: Sequence[Prediction],
+    tuned: Sequence[Prediction],
+    tasks: Mapping[str, str],
+    metric: str,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return the gain by task, each with the lower end of its interval (RT-15).
+
+    `tasks` says of what task an example is, by its id; of few examples nothing is told.
+    """
+    found: dict[str, float] = {}
+    for task in sorted(TASK_TYPES & set(tasks.values())):
+        mine = {name for name, of in tasks.items() if of == task}
+        before, after = ([p for p in part if p.id in mine] for part in (baseline, tuned))
+        if len(after) < TASK_EXAMPLES_MIN:
+            continue
+        gate = judge(before, after, metric, seed)
+        found |= {f"gain_{task}": gate.gain, f"gain_lower_{task}": gate.lower}
+    return found
 
 
 def exact_interval(wins: int, losses: int, examples: int) -> tuple[float, float]:

@@ -37,6 +37,7 @@ from trainer.config import (
 )
 from trainer.datasets import (
     STOPPING,
+    TASK_TYPE,
     TRAINING,
     VALIDATION,
     deduplicate,
@@ -257,7 +258,7 @@ async def evaluate(shop: Workshop, run: TrainingRun) -> Outcome:
     """Base and tuned model answer what neither was trained on; the gate decides."""
     settings, folder = shop.settings, shop.folder(run)
     held_out = folder / f"{VALIDATION}.jsonl"
-    read_examples(held_out, run.output("split", f"{VALIDATION}_sha256"))
+    examples = read_examples(held_out, run.output("split", f"{VALIDATION}_sha256"))
     predictions = folder / "predictions.jsonl"
     order = EvaluateOrder(
         base=str(settings.bases_dir / run.output("estimate", "base")),
@@ -273,6 +274,8 @@ async def evaluate(shop: Workshop, run: TrainingRun) -> Outcome:
     baseline = [p for p in both if p.model_id == evaluation.BASELINE]
     tuned = [p for p in both if p.model_id == evaluation.TUNED]
     gate = evaluation.judge(baseline, tuned, settings.gate_metric, settings.seed)
+    tasks = {e.id: e.metadata[TASK_TYPE] for e in examples if TASK_TYPE in e.metadata}
+    by_task = evaluation.judged_by_task(baseline, tuned, tasks, settings.gate_metric, settings.seed)
     title = f"Evaluation of {_version_id(shop, run)}"
     (folder / "report.md").write_text(evaluation.report(title, gate, baseline, tuned), "utf-8")
     results = {
@@ -290,6 +293,7 @@ async def evaluate(shop: Workshop, run: TrainingRun) -> Outcome:
         "gain_upper": gate.upper,
         "wins": gate.wins,
         "losses": gate.losses,
+        **by_task,
         "examples": gate.examples,
         **{f"baseline_{k}": v for k, v in evaluation.metrics_of(baseline).items()},
         **{f"tuned_{k}": v for k, v in evaluation.metrics_of(tuned).items()},
@@ -325,6 +329,7 @@ async def register(shop: Workshop, run: TrainingRun) -> Outcome:
             "hyperparameters": run.output("tune", "hyperparameters"),
             "anonymized": run.output("anonymize", "mode"),
             "trigger_id": _trigger(run).trigger_id,
+            "gate_metric": judged.output["metric"],
         },
         reason=reason,
     )

@@ -24,7 +24,7 @@ from schemas.events.changes import BudgetChanged, ProviderChanged
 from schemas.events.optimizer import OptimizationRequested, OptimizerRuleChanged
 from schemas.identity import uuid7
 from schemas.log import Log
-from schemas.optimizer import ACTIVE, OFF, ON, PROPOSE, RULES
+from schemas.optimizer import ACTIVE, OFF, ON, PROPOSE, RULES, TUNED_MODEL
 from streams.optimizer.rule import Rule
 from trainer.api import requested_run
 
@@ -244,5 +244,6 @@ class SteeringActs:
 
 
 def rule_names() -> list[str]:
-    """Return the optimizer's rules."""
-    return sorted(rule.name for rule in discover("streams.optimizer", Rule))
+    """Return what is turned on and off: the optimizer's rules, and preferences of tuned models."""
+    rules = sorted(rule.name for rule in discover("streams.optimizer", Rule))
+    return [*rules, TUNED_MODEL]

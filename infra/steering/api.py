@@ -55,6 +55,7 @@ def steering_router(
         every = [told(item) for item in reversed(board.history.acts)]
         return forms.ActionPage(
             rules=board.rules(),
+            preferences=board.preferences(),
             items=every[offset : offset + limit],
             total=len(every),
             limit=limit,

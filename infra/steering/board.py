@@ -20,10 +20,11 @@ from schemas.events.changes import ModelVersionChanged, ProviderChanged
 from schemas.events.operations import Heartbeat
 from schemas.events.opinions import OpinionRow
 from schemas.events.optimizer import OptimizerActed, OptimizerRan, PerformanceRow
+from schemas.events.preferences import PreferenceChanged
 from schemas.events.traffic import TrafficRow
 from schemas.log import Record, TableView
 from schemas.money import to_usd
-from schemas.optimizer import LIVE, PROPOSED
+from schemas.optimizer import ACTIVE, LIVE, PROPOSED, TUNED_MODEL
 from schemas.traffic import FINE, HOURS, NO_SUMS, TOTAL, TrafficTable, added
 from schemas.traffic import Sums as TrafficSums
 from streams.optimizer.scene import Memory, Sums
@@ -97,6 +98,7 @@ class SteeringBoard:
             Slots(OpinionRow, self.memory),
         ]
         self._ran = TableView(OptimizerRan)
+        self._preferences = TableView(PreferenceChanged)
         self._rows = TableView(TrafficRow)
         self._traffic = TrafficTable()
         self._rows.listen(self._hear)
@@ -104,7 +106,7 @@ class SteeringBoard:
     @property
     def views(self) -> list[TableView[Any]]:
         """The views that are to be followed."""
-        return [self.history, *self._slots, self._ran, self._rows]
+        return [self.history, *self._slots, self._ran, self._preferences, self._rows]
 
     def _hear(self, key: str, row: TrafficRow | None) -> None:
         if row is None:
@@ -281,13 +283,17 @@ class SteeringBoard:
         return ran is not None and self._clock_us() - ran.occurred_at_us < LOOKS_AWAY_S * 1e6
 
     def rules(self) -> list[forms.RuleState]:
-        """Return the rules as the optimizer has them, with whose calls each shifts."""
+        """Return the rules as the optimizer has them, with whom each concerns now."""
         ran = self._ran.get("optimizer")
+        concerned: dict[str, list[str]] = {}
+        for act in self.live():
+            concerned.setdefault(act.rule, []).append(act.target)
+        concerned[TUNED_MODEL] = [it.target for it in self.preferences() if it.state == ACTIVE]
         return [
             forms.RuleState(
                 rule=name,
                 mode=mode,
-                targets=[act.target for act in self.live() if act.rule == name],
+                targets=concerned.get(name, []),
             )
             for name, mode in (ran.modes if ran is not None else {}).items()
         ]
@@ -319,7 +325,27 @@ class SteeringBoard:
             completed=counts.pop("completed", 0),
             failed=sum(counts.values()),
             gain=gains,
+            preferences=self.preferences(),
         )
+
+    def preferences(self) -> list[forms.Preference]:
+        """Return what tuned models are preferred for, by target."""
+        held = sorted(self._preferences.entries.values(), key=lambda it: it.target)
+        return [
+            forms.Preference(
+                target=it.target,
+                baseline=it.baseline,
+                model_version_id=it.model_version_id,
+                state=it.state,
+                gains=it.gains,
+                reason=it.reason,
+                metric=it.metric,
+                before=it.before,
+                after=it.after,
+                at=moment(it.occurred_at_us),
+            )
+            for it in held
+        ]
 
     def _saved(self) -> Saving | None:
         """Return what this month has saved; None while no model that is listed has a price."""

@@ -86,6 +86,23 @@ class Optimization(BaseModel):
     active: list[Action]
 
 
+class Preference(BaseModel):
+    """What a tuned model has gained over its canary's baseline, and whether routing goes by it."""
+
+    target: str
+    baseline: str
+    model_version_id: str
+    state: str = Field(description="proposed, active or withdrawn")
+    gains: dict[str, float] = Field(
+        description="of quality, by task type", examples=[{"code": 0.2}]
+    )
+    reason: str
+    metric: str
+    before: float | None
+    after: float | None
+    at: datetime
+
+
 class FineTuning(BaseModel):
     """Training in short."""
 
@@ -95,6 +112,7 @@ class FineTuning(BaseModel):
     gain: dict[str, float] = Field(
         description="by model version: the tuned score less the base's, where it was measured"
     )
+    preferences: list[Preference] = Field(description="by target; each one's last change")
 
 
 class AlertState(BaseModel):
@@ -228,6 +246,7 @@ class ActionPage(BaseModel):
     """Changes of the optimizer, newest first."""
 
     rules: list[RuleState]
+    preferences: list[Preference]
     items: list[Action]
     total: int
     limit: int

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from schemas.discovery import discover
 from schemas.event import Event
-from schemas.events.changes import DEPLOYMENTS, PRICES, ROUTING
+from schemas.events.changes import DEPLOYMENTS, MODELS, PRICES, ROUTING
 from schemas.events.opinions import OpinionRow
 from schemas.events.optimizer import (
     OPTIMIZER,
@@ -15,11 +15,13 @@ from schemas.events.optimizer import (
     OptimizerRan,
     PerformanceRow,
 )
+from schemas.events.preferences import PreferenceChanged
 from schemas.identity import uuid7
-from schemas.optimizer import LIVE, OFF, RULE_NAMES, OptimizerRules
+from schemas.optimizer import LIVE, OFF, RULE_NAMES, TUNED_MODEL, OptimizerRules
 from streams.agents.opinions import OPINIONS
 from streams.agents.performance import PERFORMANCE
 from streams.decider import Decider, Ledger
+from streams.optimizer import preference
 from streams.optimizer.course import next_act
 from streams.optimizer.rule import Rule
 from streams.optimizer.scene import Config, Memory, Scene
@@ -38,6 +40,7 @@ class OptimizerLedger(Ledger):
         self._memory = Memory()
         self._config = Config()
         self.acted: dict[str, OptimizerActed] = {}
+        self.preferences: dict[str, PreferenceChanged] = {}
         self._looked_us = 0
 
     def apply(self, event: Event) -> None:
@@ -46,6 +49,8 @@ class OptimizerLedger(Ledger):
             self._memory.take(event)
         elif isinstance(event, OptimizerActed):
             self.acted[event.target] = event
+        elif isinstance(event, PreferenceChanged):
+            self.preferences[event.target] = event
         elif isinstance(event, OptimizationRequested):
             self._looked_us = 0
         else:
@@ -53,9 +58,13 @@ class OptimizerLedger(Ledger):
 
     def knows(self, decision: Event) -> bool:
         """Whether this change, or a later one of its target, has been read back."""
-        if not isinstance(decision, OptimizerActed):
+        known: OptimizerActed | PreferenceChanged | None
+        if isinstance(decision, OptimizerActed):
+            known = self.acted.get(decision.target)
+        elif isinstance(decision, PreferenceChanged):
+            known = self.preferences.get(decision.target)
+        else:
             return False
-        known = self.acted.get(decision.target)
         return known is not None and known.number >= decision.number
 
     @property
@@ -63,7 +72,7 @@ class OptimizerLedger(Ledger):
         """How each rule is set: the settings say it for all, until somebody says it for one."""
         usual = self._figures.mode
         said = {} if usual == OFF else self._config.modes
-        return {name: said.get(name, usual) for name in self._rules}
+        return {name: said.get(name, usual) for name in [*self._rules, TUNED_MODEL]}
 
     def due(self, at_us: int) -> Sequence[Event]:
         """Look at every target, twice a minute, and return what is to be done."""
@@ -82,22 +91,23 @@ class OptimizerLedger(Ledger):
                 acts.append(act)
                 if act.state in LIVE:
                     shifted.add(target)
+        preferred = list(preference.due(scene, self.preferences, modes[TUNED_MODEL]))
         ran = OptimizerRan(
             event_id=uuid7(),
             occurred_at_us=at_us,
             targets=len(targets),
-            acted=len(acts),
+            acted=len(acts) + len(preferred),
             modes=modes,
         )
-        return [*acts, ran]
+        return [*acts, *preferred, ran]
 
 
 OPTIMIZER_DECIDER = Decider(
     name="optimizer",
     leads=PERFORMANCE,
-    reads=(PERFORMANCE.table, OPINIONS.table, ROUTING, PRICES, DEPLOYMENTS),
+    reads=(PERFORMANCE.table, OPINIONS.table, ROUTING, PRICES, DEPLOYMENTS, MODELS),
     decisions=OPTIMIZER,
     ledger=lambda settings: OptimizerLedger(settings.optimizer),
-    settled=(ROUTING, PRICES, DEPLOYMENTS),
+    settled=(ROUTING, PRICES, DEPLOYMENTS, MODELS),
     wait_s=1.0,
 )

@@ -12,6 +12,7 @@ from schemas.event import Event
 from schemas.events.changes import (
     Change,
     DeploymentChanged,
+    ModelVersionChanged,
     PriceChanged,
     ProviderChanged,
     RouteChanged,
@@ -230,6 +231,10 @@ class Config:
         self.canaries: dict[str, DeploymentChanged] = {}
         self.prices: dict[tuple[str, str], list[PriceChanged]] = {}
         self.modes: dict[str, str] = {}
+        self.versions: dict[str, ModelVersionChanged] = {}
+        self.passed: list[DeploymentChanged] = []
+        """Deployments that were canaries and are promoted."""
+        self._canaried: set[str] = set()
         self._stale = False
 
     def take(self, event: Event) -> None:
@@ -240,6 +245,8 @@ class Config:
             self._held.pop(event.key, None)
         else:
             self._held[event.key] = event
+        if isinstance(event, DeploymentChanged) and _is_canary(event):
+            self._canaried.add(event.key)
         self._stale = True
 
     def refresh(self) -> None:
@@ -260,13 +267,32 @@ class Config:
         self.canaries = {
             f"{it.provider}/{it.model}": it
             for it in held
-            if isinstance(it, DeploymentChanged) and it.percentage and it.state in CANARY_STATES
+            if isinstance(it, DeploymentChanged) and _is_canary(it)
         }
+        self.passed = [
+            it
+            for it in held
+            if isinstance(it, DeploymentChanged)
+            and it.state == "promoted"
+            and it.key in self._canaried
+        ]
+        self.versions = {it.key: it for it in held if isinstance(it, ModelVersionChanged)}
         self.modes = {it.rule: it.mode for it in held if isinstance(it, OptimizerRuleChanged)}
         self.prices = {}
         for it in held:
             if isinstance(it, PriceChanged):
                 self.prices.setdefault((it.provider, it.model), []).append(it)
+
+    def baseline(self, deployment: DeploymentChanged) -> str | None:
+        """Return the target beside which a canary was tried, None where none is named."""
+        named = deployment.baseline_deployment_id
+        held = self._held.get(named) if named is not None else None
+        return f"{held.provider}/{held.model}" if isinstance(held, DeploymentChanged) else named
+
+    def state_of(self, deployment_id: str) -> str:
+        """Return the state of a deployment, `gone` where there is none."""
+        held = self._held.get(deployment_id)
+        return held.state if isinstance(held, DeploymentChanged) else "gone"
 
     def price(self, target: str, at_us: int) -> PriceChanged | None:
         """Return the price of a target's tokens at a moment."""
@@ -297,6 +323,10 @@ class Config:
             and peer.partition("/")[0] in self.providers
             and peer not in self.canaries
         )
+
+
+def _is_canary(event: DeploymentChanged) -> bool:
+    return event.percentage > 0 and event.state in CANARY_STATES
 
 
 @dataclass(frozen=True)

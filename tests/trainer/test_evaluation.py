@@ -18,6 +18,7 @@ from trainer.evaluation import (
     exact_interval,
     finite,
     judge,
+    judged_by_task,
     metrics_of,
     predict,
     read_predictions,
@@ -141,3 +142,20 @@ def test_a_torn_last_prediction_is_answered_again(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     file.write_bytes(lines[0] + b"\n" + lines[1][:20])
     assert read_predictions(file) == whole[:1]
+
+
+@pytest.mark.req("RT-15", "EVAL-02")
+def test_gains_are_told_by_task_where_there_are_enough_examples() -> None:
+    old = predictions(BASELINE, ["no"] * 30)
+    new = predictions(TUNED, ["yes"] * 15 + ["no"] * 15)
+    tasks = {p.id: "code" if index < 15 else "analytical" for index, p in enumerate(new)}
+    tasks |= {new[29].id: "creative", new[28].id: "a word of somebody"}
+    found = judged_by_task(old, new, tasks, "exact_match")
+    assert set(found) == {
+        "gain_code",
+        "gain_lower_code",
+        "gain_analytical",
+        "gain_lower_analytical",
+    }
+    assert (found["gain_code"], found["gain_analytical"]) == (1.0, 0.0)
+    assert found["gain_lower_code"] > 0.5
