@@ -24,7 +24,6 @@ from infra.openapi_calls import (
     fronts,
     own_form,
 )
-from schemas.errors import WeirError
 
 Document = dict[str, Any]
 REQUEST_ID = {
@@ -33,38 +32,35 @@ REQUEST_ID = {
     "schema": {"type": "string"},
 }
 RETRY_AFTER = {"description": "seconds to wait", "schema": {"type": "string"}}
-OF_CALLS = frozenset({402, 502, 504})
-"""What only a model call can end with: a budget that is spent, a provider that fails."""
+UNHEARD = frozenset({400, 408, 413, 431, 503})
+"""Before it is known who calls: what is no HTTP, or comes too slowly, is too large or too much."""
+OF_CALLERS = frozenset({401, 403, 429})
+"""Who may not, or not so often."""
+OF_CALLS = frozenset({402, 404, 409, 422, 502, 504})
+"""A budget that is spent, a model that nobody has, a key of idempotency, a provider that refuses or fails."""
+OPEN = frozenset({"/", "/health", "/ready"})
+"""Paths for which nobody needs a key."""
 _METHODS = ("get", "put", "post", "patch", "delete")
 _LIST: Document = {"type": "object", "required": ["data", "object"]}
 _OWN_LIST: Document = {"type": "object", "required": ["items", "total", "limit", "offset"]}
 _OBJECT: Document = {"type": "object"}
 
 
-def statuses() -> list[int]:
-    """Return the statuses that errors have: those of `schemas.errors`, and of a wrong method."""
-    found, rest = set(), [WeirError]
-    while rest:
-        kind = rest.pop()
-        rest += kind.__subclasses__()
-        found.add(kind.status)
-    return sorted((found | {405}) - {500})
-
-
 def complete(document: Document) -> Document:
     """Return FastAPI's document with the gateway's paths, and with the errors that there are."""
     components = document.setdefault("components", {})
     forms = components.setdefault("schemas", {})
-    for path in document["paths"].values():
+    for name, path in document["paths"].items():
         for method in _METHODS:
             if method in path:
-                _with_errors(path[method], GENERATE, calls=False)
+                _with_errors(path[method], GENERATE, _control_errors(name, method, path[method]))
     for name in ("HTTPValidationError", "ValidationError"):
         forms.pop(name, None)
     described = [*_calls(), *_own(), *_vendors(), *_models(), *_batches()]
     for path, method, operation, front in described:
         place = document["paths"].setdefault(path, {})
-        place.setdefault(method, _with_errors(_placed(path, operation), front))
+        errors = _gateway_errors(path, operation)
+        place.setdefault(method, _with_errors(_placed(path, operation), front, errors))
     spoken = {error_name(front): front for _, _, _, front in described} | {"WeirError": GENERATE}
     forms |= {name: error_form(front) for name, front in sorted(spoken.items())}
     for name, place in document["paths"].items():
@@ -279,26 +275,45 @@ def _placed(path: str, operation: Document) -> Document:
     return {**operation, "parameters": parameters} if parameters else operation
 
 
-def _with_errors(operation: Document, front: ClientDialect, *, calls: bool = True) -> Document:
-    """Add what may go wrong, in the dialect's form; give every answer its headers.
+def _control_errors(path: str, method: str, operation: Document) -> frozenset[int]:
+    """Return the errors of an endpoint of control, beside those that it declares itself."""
+    found = UNHEARD | {429}
+    if path not in OPEN:
+        found |= OF_CALLERS
+    if "requestBody" in operation or operation.get("parameters"):
+        found |= {422}
+    if "{" in path:
+        found |= {404} if method == "get" else {404, 409}
+    return found
 
-    Without `calls` no provider is asked, so that none can fail and nothing is spent.
-    """
+
+def _gateway_errors(path: str, operation: Document) -> frozenset[int]:
+    """Return the errors of an endpoint of the gateway."""
+    match operation["tags"]:
+        case ["model calls"]:
+            own = OF_CALLS
+        case ["files and batches"]:
+            # A file that is of use to a vendor alone goes to it, and comes from there.
+            own = OF_CALLS if path.startswith("/v1/files") else frozenset({404, 409})
+        case ["models"]:
+            own = frozenset({404} if "{" in path else ())
+        case _:
+            own = frozenset({404, 422} if "requestBody" in operation else ())
+    return UNHEARD | OF_CALLERS | own
+
+
+def _with_errors(operation: Document, front: ClientDialect, errors: frozenset[int]) -> Document:
+    """Add what may go wrong, in the dialect's form; give every answer its headers."""
     answers = operation["responses"]
     form = {"$ref": f"#/components/schemas/{error_name(front)}"}
     answers.pop("422", None)
-    for status in statuses():
-        if "default" in answers:
-            break
-        if status in OF_CALLS and not calls:
-            continue
-        problem = {"description": "see the error's code", "content": {"application/json": {}}}
-        problem["content"] = {"application/json": {"schema": form}}
-        answers.setdefault(str(status), problem)
+    for status in sorted(errors) if "default" not in answers else ():
+        content = {"application/json": {"schema": form}}
+        answers.setdefault(str(status), {"description": "see the error's code", "content": content})
     for status, answer in answers.items():
         answer.setdefault("headers", {})["x-weir-request-id"] = REQUEST_ID
         if status in {"429", "503"}:
-            answer["headers"]["Retry-After"] = RETRY_AFTER
+            answer["headers"]["Retry-After"] = {**RETRY_AFTER, "required": status == "503"}
     return operation
 
 
