@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from bench.claim import Arguments, Limit, Verdict, main
-from bench.fuzz_cases import with_hints
+from bench.fuzz_cases import as_meant, with_hints
 from bench.fuzz_garden import Garden
 from bench.fuzz_send import Row, Share, read_problems, read_rows, work
 from bench.fuzz_words import MODELS, known_words
@@ -34,6 +34,8 @@ FAST = {"first_token_ms": 0, "per_token_ms": 0, "tokens_per_frame": 8, "answer_t
 BREAKDOWNS = (b"a handler failed", b"a request broke down", b"Traceback (most recent call last)")
 """What the parts' logs say when code has met what it did not expect."""
 KEY_SETTLES_S = 2.0
+KEYS, FILES = 20, 8
+"""What cases may revoke and remove."""
 MEMORY_MIB = 512.0
 
 
@@ -43,20 +45,42 @@ def _command(stack: Stack, kind: str, body: dict[str, Any]) -> Any:
 
 
 def _made(stack: Stack, key: str) -> dict[str, list[Any]]:
-    """Make one of what has ids that nobody guesses; return them by their parameters."""
-    spare = _command(stack, "keys", {"name": "spare", "team": "planted"})["key"]["id"]
+    """Make some of what has ids that nobody guesses; return them by their parameters."""
+
+    def post(path: str, body: dict[str, Any]) -> Any:
+        return fetch(f"{stack.url}{path}", key=key, method="POST", body=body)
+
+    spare = {"name": "spare", "team": "planted"}
     said = {"feedback_type": "thumbs_up", "original_prompt": "Where?", "model_response": "There."}
-    heard = fetch(f"{stack.url}/api/v1/feedback", key=key, method="POST", body=said)
-    params = {"model": MODELS[0], "max_tokens": 8, "messages": [{"role": "user", "content": "Hi"}]}
-    line = {"custom_id": "1", "params": params}
-    batches = f"{stack.url}/v1/messages/batches"
-    batch = fetch(batches, key=key, method="POST", body={"requests": [line]})
+    message = {"role": "user", "content": "Hi"}
+    params = {"model": MODELS[0], "max_tokens": 8, "messages": [message]}
+    batch = post("/v1/messages/batches", {"requests": [{"custom_id": "1", "params": params}]})
+    files = [_uploaded(stack, key, params) for _ in range(FILES)]
+    wish = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
     return {
-        "key_id": [spare],
+        "key_id": [_command(stack, "keys", spare)["key"]["id"] for _ in range(KEYS)],
         "request_id": [_called(stack)],
-        "feedback_id": [heard["id"]],
+        "feedback_id": [post("/api/v1/feedback", said)["id"]],
         "batch_id": [batch["id"]],
+        "openai_batch_id": [post("/v1/batches", {**wish, "input_file_id": files[0]})["id"]],
+        "file_id": files,
+        "replay_id": [post("/api/v1/projections/feedback/replay", {"verify": True})["id"]],
     }
+
+
+def _uploaded(stack: Stack, key: str, body: dict[str, Any]) -> str:
+    """Upload a file of one batched call; return its id."""
+    url = "/v1/chat/completions"
+    line = json.dumps({"custom_id": "1", "method": "POST", "url": url, "body": body})
+    parts = "".join(
+        f"--b\r\nContent-Disposition: form-data; name={name}\r\n\r\n{value}\r\n"
+        for name, value in (("purpose", "batch"), ("file; filename=a.jsonl", line))
+    )
+    headers = {"authorization": f"Bearer {key}", "content-type": "multipart/form-data; boundary=b"}
+    data = f"{parts}--b--\r\n".encode()
+    request = urllib.request.Request(f"{stack.url}/v1/files", data, headers, method="POST")
+    with urllib.request.urlopen(request, timeout=KEY_SETTLES_S * 10) as answer:
+        return str(json.loads(answer.read())["id"])
 
 
 def _called(stack: Stack) -> str:
@@ -76,7 +100,8 @@ def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
     document = fetch(f"{stack.url}/openapi.json", timeout_s=30.0)
     (arguments.out / "openapi.json").write_text(json.dumps(document), "utf-8")
     time.sleep(KEY_SETTLES_S)
-    told = with_hints(document, known_words(document, _made(stack, key)))
+    words = known_words(document, _made(stack, key))
+    told, meant = with_hints(document, words), as_meant(document, words)
     processes = max(2, min(4, len(os.sched_getaffinity(0))))
     sizes = [arguments.size // processes] * processes
     sizes[0] += arguments.size - sum(sizes)
@@ -84,6 +109,7 @@ def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
         Share(
             document,
             told,
+            meant,
             stack.port,
             key,
             arguments.seed,

@@ -32,6 +32,8 @@ DRAWS_MAX = 20
 """Draws that may yield nothing in a row before an operation is held to have no (further) case."""
 _NOT_SENT = frozenset({"content-length", "transfer-encoding", "x-schemathesis-testcaseid"})
 """What the claim says itself, and the number of a case, which would make each look like no other."""
+BODY = ""
+"""The name under which whole bodies are known."""
 BASE = "http://weir.invalid"
 """Stands for the gateway in what schemathesis writes; the claim sends it to its own socket."""
 
@@ -59,12 +61,17 @@ class Source:
     """An operation in one mode, with or without hints: as many cases of it as are wanted."""
 
     def __init__(
-        self, operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, seed: str
+        self,
+        operation: APIOperation[Any, Any, Any, Any],
+        mode: GenerationMode,
+        seed: str,
+        in_a_row: int = IN_A_ROW,
     ) -> None:
         self.operation = operation
         self.mode = mode
         self.is_fixed = not operation.body and not list(operation.iter_parameters())
         """Whether there is but one request: no body, no parameter."""
+        self.in_a_row = 1 if self.is_fixed else in_a_row
         self._strategy: SearchStrategy[Any] = operation.as_strategy(generation_mode=mode)
         self._random = random.Random(f"{seed}|{operation.label}|{mode.value}")
 
@@ -125,6 +132,7 @@ def _model(case: Any) -> str | None:
 def draw_cases(
     document: dict[str, Any],
     hinted: dict[str, Any],
+    fitting: dict[str, Any],
     seed: int,
     size: int,
     number: int,
@@ -132,26 +140,25 @@ def draw_cases(
 ) -> Iterator[Request]:
     """Yield the cases of process `number` of `processes`: every operation as often as another.
 
-    The operations are shared out among the processes. Those with hints are drawn from both documents.
+    The operations are shared out among the processes. Those with hints are drawn from both documents,
+    and one case of a round is as they are meant (`fitting`), right as it stands.
     One whose request is always the same gets one turn in each round, since what it tells may have
     changed; one without further cases drops out.
     """
     sources = []
-    told = _operations(hinted)
+    told, meant = _operations(hinted), _operations(fitting)
     for label, operation in list(_operations(document).items())[number::processes]:
-        both = {
-            id(it): it
-            for it in (operation, told[label])
-            if it is operation or _differ(it, operation)
-        }
-        sources += [Source(it, mode, str(seed)) for it in both.values() for mode in MODES]
+        wide = [operation] + [told[label]] * _differ(told[label], operation)
+        sources += [Source(it, mode, str(seed)) for it in wide for mode in MODES]
+        if _differ(meant[label], operation):
+            sources.append(Source(meant[label], GenerationMode.POSITIVE, f"{seed}|fitting", 1))
     sources = [it for it in sources if not it.is_fixed or it.mode is GenerationMode.POSITIVE]
     order = random.Random(f"{seed}|{number}")
     made = 0
     while sources and made < size:
         order.shuffle(sources)
         for source in list(sources):
-            for _ in range(1 if source.is_fixed else IN_A_ROW):
+            for _ in range(source.in_a_row):
                 request = source.draw()
                 if request is None:
                     sources.remove(source)
@@ -179,17 +186,44 @@ def with_hints(document: dict[str, Any], names: dict[str, dict[str, list[Any]]])
     """
     told: dict[str, Any] = json.loads(json.dumps(document))
     forms = told.get("components", {}).get("schemas", {})
-    for path, place in told["paths"].items():
+    for operation, known in _known(told, names):
+        for parameter in operation.get("parameters", []):
+            if values := known.get(parameter["name"]):
+                parameter["schema"] = {"enum": values}
+        for media in operation.get("requestBody", {}).get("content", {}).values():
+            media["schema"] = _told(media.get("schema", {}), forms, known)
+    return told
+
+
+def as_meant(document: dict[str, Any], names: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
+    """Return the document with requests alone that fit: known names, whole bodies, nothing optional.
+
+    Bodies are those that `names` has under `BODY`, or the document's own examples.
+    """
+    meant: dict[str, Any] = json.loads(json.dumps(document))
+    for operation, known in _known(meant, names):
+        operation["parameters"] = [
+            {**it, "schema": {"enum": known[it["name"]]} if it["name"] in known else it["schema"]}
+            for it in operation.get("parameters", [])
+            if it.get("required")
+        ]
+        for media in operation.get("requestBody", {}).get("content", {}).values():
+            if bodies := known.get(BODY) or [media[it] for it in ("example",) if it in media]:
+                media["schema"] = {"enum": bodies}
+    return meant
+
+
+def _known(
+    document: dict[str, Any], names: dict[str, dict[str, list[Any]]]
+) -> Iterator[tuple[dict[str, Any], dict[str, list[Any]]]]:
+    """Yield each operation with the values that are known for its path."""
+    for path, place in document["paths"].items():
         known: dict[str, list[Any]] = {}
         for prefix in sorted((it for it in names if path.startswith(it)), key=len):
             known |= names[prefix]
-        for operation in (place[method] for method in METHODS if method in place):
-            for parameter in operation.get("parameters", []):
-                if values := known.get(parameter["name"]):
-                    parameter["schema"] = {"enum": values}
-            for media in operation.get("requestBody", {}).get("content", {}).values():
-                media["schema"] = _told(media.get("schema", {}), forms, known)
-    return told
+        for method in METHODS:
+            if method in place:
+                yield place[method], {**known, **names.get(f"{method} {path}", {})}
 
 
 def _told(

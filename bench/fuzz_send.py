@@ -17,7 +17,7 @@ import msgspec
 from bench.fuzz_cases import Request, draw_cases
 from bench.fuzz_judge import Answer, Judge, shown
 
-AT_ONCE = 10
+AT_ONCE = 24
 """Connections of a process, each with one request on it at a time."""
 ANSWER_S = 60.0
 HEAD_BYTES_MAX = 1024 * 1024
@@ -30,6 +30,7 @@ class Share(msgspec.Struct, frozen=True):
 
     document: dict[str, Any]
     hinted: dict[str, Any]
+    meant: dict[str, Any]
     port: int
     key: str
     seed: int
@@ -143,7 +144,13 @@ class Sender:
         self._share = share
         self._judge = Judge(share.document)
         self._cases = draw_cases(
-            share.document, share.hinted, share.seed, share.size, share.number, share.processes
+            share.document,
+            share.hinted,
+            share.meant,
+            share.seed,
+            share.size,
+            share.number,
+            share.processes,
         )
         self._problems: dict[tuple[str, str], Problem] = {}
         self._encoder = msgspec.json.Encoder()

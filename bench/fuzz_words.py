@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.fuzz_cases import BODY
 from bench.fuzz_garden import PLANTED
 from bench.fuzz_judge import CHANGED, FAILING
 
@@ -58,6 +59,17 @@ CALLS: dict[str, list[Any]] = {
 }
 """Members of model calls, ordinary and odd."""
 _QUERIES = ["SELECT count(*) FROM calls", "FROM costs LIMIT 3", "SHOW TABLES", "SELECT 1 / 0"]
+_BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+_WHOLE: dict[str, Any] = {
+    "/generate": {"prompt": _ASK, "model_id": MODELS[0], "max_tokens": 8},
+    "/generate/batch": {"prompts": [_ASK], "model_id": MODELS[0], "max_tokens": 8},
+    "/routing/preview": {"prompt": _ASK, "model_id": "auto"},
+    "/sql": {"query": _QUERIES[0]},
+    "/config/apply": {"document": {"name": "fuzz"}, "dry_run": True},
+    "/admin/keys": {"name": "made"},
+    "/rotate": {},
+}
+"""By the end of the path a body that is right as it stands."""
 _KINDS: dict[str, dict[str, list[Any]]] = {
     "providers": {"base_url": ["http://127.0.0.1:9/v1"], "dialect": ["openai", "cohere"]},
     "guardrails": {"kind": ["words", "pii"]},
@@ -75,6 +87,8 @@ def known_words(
 
     `made` are ids that exist, by the names of their parameters.
     """
+    made = dict(made)
+    openai_batches = {"batch_id": made.pop("openai_batch_id")}
     everywhere = {"provider": ["a", "b", "failing"], **made}
     words: dict[str, dict[str, list[Any]]] = {
         path: {"model": models_of(path), **everywhere, **CALLS} for path in document["paths"]
@@ -82,15 +96,26 @@ def known_words(
     words |= {
         f"{ADMIN}/prices": {"id": ["planted/model"], "entity_id": ["planted/model"]},
         "/api/v1/projections/": {"name": ["feedback"]},
+        "/v1/batches": {**openai_batches, "input_file_id": made["file_id"]},
+        "post /v1/batches": {BODY: [{**_BATCH, "input_file_id": it} for it in made["file_id"]]},
         "/passthrough/": {"provider": ["a", "b", "openai"], "path": ["models", "files"]},
         "/api/v1/sql": {"query": _QUERIES},
         "/sql": {"query": _QUERIES},
     }
-    for kind, name, _ in PLANTED:
+    for kind, name, table in PLANTED:
         values = _KINDS.get(kind, {})
         words[f"{ADMIN}/{kind}/"] = {"entity_id": [name], "budget_id": [name], **values}
         words[f"{ADMIN}/{kind}"] = {"id": [f"{name}2"], **values}
+        words[f"put {ADMIN}/{kind}/{{entity_id}}"] = {BODY: [table]}
+        words[f"patch {ADMIN}/{kind}/{{entity_id}}"] = {BODY: [table]}
+        words[f"post {ADMIN}/{kind}"] = {BODY: [{"id": f"{name}2", **table}]}
+    for ending, body in _WHOLE.items():
+        words |= {f"post {path}": {BODY: [body]} for path in document["paths"] if _is(path, ending)}
     return words
+
+
+def _is(path: str, ending: str) -> bool:
+    return path.endswith(ending) and not path.startswith("/v1/")
 
 
 def models_of(path: str) -> list[str]:

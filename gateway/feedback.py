@@ -169,6 +169,8 @@ class FeedbackDesk:
             fields = msgspec.json.decode(body, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest("the body is not a JSON object in UTF-8") from error
+        except RecursionError as error:
+            raise InvalidRequest("the body is nested too deeply") from error
         errors: list[str] = []
         event = self._event(Form(fields, errors), key)
         headers = [(b"content-type", b"application/json")]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from gateway.http1 import Pool
 from gateway.probing import Probe, probe
 from gateway.upstream import Upstream
+from infra.admin_desk import ANSWERS
 from infra.vendors import LOCAL_PROVIDER
 from schemas.encoder import LONG_MAX
 from schemas.errors import NotFound
@@ -155,7 +156,8 @@ def commercial_router(commerce: Commerce) -> APIRouter:
         return CommercialModels(models=page, total=len(found), limit=limit, offset=offset)
 
     for path in TEST_PATHS:
-        router.get(path, summary="Ask every vendor, with its key")(test)
+        answers: dict[int | str, dict[str, Any]] = {404: ANSWERS[404]}
+        router.get(path, summary="Ask every vendor, with its key", responses=answers)(test)
     for path in MODELS_PATHS:
         router.get(path, summary="Listed models of the vendors")(models)
     return router

@@ -344,6 +344,7 @@ def foresight_router(board: Foresight) -> APIRouter:
     ) -> ForecastAnswer:
         return board.forecast(metric, scope, horizon_days, granularity, confidence)
 
+    answers: dict[int | str, dict[str, Any]] = {404: ANSWERS[404]}
     for path, summary, endpoint in (
         (
             "/admin/cost/anomalies",
@@ -355,7 +356,7 @@ def foresight_router(board: Foresight) -> APIRouter:
         ("/admin/analytics/forecast", "Calls, tokens, cost and capacity to come", forecasts),
     ):
         for prefix in PREFIXES:
-            router.get(f"{prefix}{path}", summary=summary, responses=ANSWERS)(endpoint)
+            router.get(f"{prefix}{path}", summary=summary, responses=answers)(endpoint)
     return router
 
 
