@@ -49,6 +49,7 @@ TURNS = ("turn-0", "turn-1", "turn-2")
 WORKERS = ("gateway-0", "gateway-1")
 TURN_FAULTS = ("server_error", "unavailable", "reset", "silence", "overloaded")
 SETTLED_S = 30.0
+RESTARTED_S = 60.0
 CIRCUITS_TOPIC = "weir.circuits.changes.v1"
 ANSWERED_MIN = 0.999
 
@@ -286,11 +287,13 @@ def _turns(stack: Stack, arguments: Arguments) -> list[Row]:
     times_s = (number / TURN_RATE_PER_S for number in range(arguments.size))
 
     def restart() -> None:
-        """Stop each worker once, the next when the last one serves again."""
+        """Stop each worker once, the next when the last one serves again, however short the load is."""
         for name in WORKERS:
             pid = stack.pids()[name]
             os.kill(pid, signal.SIGTERM)
-            while not over.wait(0.2):
+            until_s = time.monotonic() + RESTARTED_S
+            while time.monotonic() < until_s:
+                time.sleep(0.2)
                 part = next(one for one in stack.state()["parts"] if one["name"] == name)
                 if part["status"] == "ready" and part["pid"] != pid:
                     break
