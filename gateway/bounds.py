@@ -19,7 +19,7 @@ from schemas.errors import InvalidRequest
 from schemas.events.changes import PriceChanged
 from schemas.money import token_cost_nano_usd
 from schemas.pricing import INPUT_KINDS, OUTPUT_KINDS
-from schemas.routing import Target
+from schemas.routing import LOCAL, Target
 
 TOOLS_TOKENS = 1_024
 """What a vendor's own instructions for tools add to a prompt: Anthropic states 264 to 804."""
@@ -32,8 +32,6 @@ NESTED = ("generationConfig", "generation_config", "toolConfig")
 SURFACES = {"chat": True, "completions": True, "responses": True, "embeddings": False}
 """The surfaces that are paid by the token, and whether they produce any."""
 UNPAID = frozenset({"count_tokens"})
-LOCAL = "local"
-"""The provider of our own models, which cost nothing."""
 OWN_TOOLS = frozenset({"function", "custom"})
 OWN_TOOL_WORDS = frozenset(
     [

@@ -33,9 +33,8 @@ from schemas.events.llm import Attempt, CostEntry, RequestAdmitted, ResponseComp
 from schemas.identity import uuid7
 from schemas.money import to_usd
 from schemas.pricing import ESTIMATED_SURFACES, cost_of
-from schemas.routing import Decision, Target
+from schemas.routing import LOCAL, Decision, Target
 
-LOCAL = "local"
 TOKENS_MAX = 1 << 40
 NAMES_MAX = 32
 _NOTHING = Usage()

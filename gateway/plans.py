@@ -13,11 +13,12 @@ from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, Weights
 from gateway.upstream import Limits
 from schemas.access import Grant
+from schemas.clock import now_us
 from schemas.discovery import discover
 from schemas.errors import ConfigurationError, InvalidRequest, ModelNotFound, NoTargetAvailable
 from schemas.events.changes import ProviderChanged, RouteChanged, RouteTarget
 from schemas.rewards import TASK_TYPES
-from schemas.routing import Decision, Target
+from schemas.routing import LOCAL, Decision, Target
 
 AUTO = "auto"
 AUTO_STRATEGY = "task_type"
@@ -127,6 +128,25 @@ def resolve(state: GatewayState, model: str, grant: Grant | None = None) -> Plan
         f"the model '{model}' does not exist or is not known to this gateway; "
         "GET /v1/models lists what is"
     )
+
+
+def unlisted(state: GatewayState, model: str, dialect: str) -> str | None:
+    """Return where a bare name goes that nobody lists, as ``provider/model``, None for nowhere.
+
+    That is the vendor whose prices know it, the one that the client's own dialect is named after before
+    others; else that one, which has models that no list knows yet.
+    """
+    vendor = dialect.partition("_")[0]
+    rows = [row for row in state.providers.values() if row.name != LOCAL]
+    rows.sort(key=lambda row: (row.name != vendor, row.name != row.dialect, row.name))
+    at_us = now_us()
+    for row in rows:
+        if state.price(row.name, model, at_us) is not None:
+            return f"{row.name}/{model}"
+    speaking = [row.name for row in rows if row.dialect == vendor]
+    if "/" in model or not speaking or (vendor not in speaking and len(speaking) > 1):
+        return None
+    return f"{speaking[0]}/{model}"
 
 
 def _callable(state: GatewayState) -> list[Target]:

@@ -154,7 +154,7 @@ class Proxy:
             raise
 
     async def _open(self, client: Client, admitted: Admitted, ticket: Ticket | None) -> Call:
-        plan = self.router.plan(admitted.opening.model, admitted.grant)
+        plan = self.router.plan(admitted.opening.model, admitted.grant, admitted.front.name)
         ask = await self.asker.ask(client, admitted, plan)
         decision = self.router.decide(plan, ask)
         longest_s = self._settings.call_timeout_s

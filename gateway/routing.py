@@ -14,7 +14,7 @@ from gateway.dialects.neutral import Usage
 from gateway.filters import Ask, bound, check_surface, narrow
 from gateway.health import HealthBook, Standing
 from gateway.learning import Arm, Lessons, believed, liked
-from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies
+from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies, unlisted
 from gateway.shifts import Find, shifted
 from gateway.state import GatewayState
 from gateway.strategies.base import Strategy, Weights
@@ -22,6 +22,7 @@ from gateway.utility import leaning, valued
 from schemas.access import Allowed, Grant
 from schemas.circuits import CLOSED, HALF_OPEN, OPEN
 from schemas.clock import now_us
+from schemas.errors import ModelNotFound
 from schemas.events.canaries import BASELINE, CANARY
 from schemas.events.changes import PriceChanged
 from schemas.events.llm import Candidate
@@ -80,8 +81,9 @@ class Router:
         self._checked_s = 0.0
         self._odds: dict[Key, Odds] = {}
 
-    def plan(self, model: str, grant: Grant | None = None) -> Plan:
-        """Return the plan for a model name as a key may use it.
+    def plan(self, model: str, grant: Grant | None = None, dialect: str = "") -> Plan:
+        """Return the plan for a model name as a key may use it; `dialect` is the client's, by which a
+        name that nobody lists finds its vendor.
 
         Raises ModelNotFound, NoTargetAvailable, ConfigurationError, PermissionDenied.
         """
@@ -89,10 +91,17 @@ class Router:
         if now_s > self._checked_s + REUSE_S:
             self._checked_s = now_s
             self._forget_outdated()
-        name = (model, grant.narrowed if grant else ())
-        plan = self._plans.get(name)
+        narrowed = grant.narrowed if grant else ()
+        name = (model, narrowed)
+        plan = self._plans.get(name) or self._plans.get((f"{dialect}:{model}", narrowed))
         if plan is None:
-            plan = resolve(self._state, model, grant)
+            try:
+                plan = resolve(self._state, model, grant)
+            except ModelNotFound:
+                known = unlisted(self._state, model, dialect)
+                if known is None:
+                    raise
+                plan, name = resolve(self._state, known, grant), (f"{dialect}:{model}", narrowed)
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
                 self._odds.clear()

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import zlib
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -49,6 +48,7 @@ from schemas.events.rewards import LikingRow, RewardRow
 from schemas.events.tables import HealthRow, TableRow
 from schemas.log import Cursor, Log, TableView
 from schemas.optimizer import in_force
+from schemas.prices import PriceBook, list_of
 from schemas.routing import BUCKET_SECONDS, Target, TargetHealth, health_of
 
 HEALTH_WINDOW_S = 60
@@ -142,7 +142,7 @@ class GatewayState:
             self._build_targets, self._targets, self.deployments, self._preferences
         )
         self._provider_index = Index(self._build_providers, self._providers)
-        self._price_index = Index(self._build_prices, self._prices)
+        self._price_book = Index(self._build_prices, self._prices)
         self._health_index = Index(self._build_health, self._health)
         self._guardrail_index = Index(self._build_guardrails, self._guardrails)
         self._health_cache: dict[str, tuple[int, int, TargetHealth]] = {}
@@ -241,13 +241,7 @@ class GatewayState:
 
         A provider that resells another's models names its price list in `price_provider`.
         """
-        row = self.providers.get(provider)
-        name = row.price_provider if row is not None and row.price_provider else provider
-        prices = self._price_index().get((name, model))
-        if prices is None:
-            return None
-        found = bisect_right(prices, at_us, key=lambda price: price.valid_from_us)
-        return prices[found - 1] if found else None
+        return self._price_book().find(list_of(provider, self.providers), model, at_us)
 
     def guardrails(self) -> dict[str, GuardrailChanged]:
         """Return the guardrails that are in force, by name."""
@@ -315,11 +309,8 @@ class GatewayState:
                 targets[change.target] = preferred(tuned, baseline, change)
         return targets
 
-    def _build_prices(self) -> dict[tuple[str, str], list[PriceChanged]]:
-        prices: dict[tuple[str, str], list[PriceChanged]] = {}
-        for price in sorted(self._prices.entries.values(), key=lambda price: price.valid_from_us):
-            prices.setdefault((price.provider, price.model), []).append(price)
-        return prices
+    def _build_prices(self) -> PriceBook:
+        return PriceBook(self._prices.entries.values())
 
     def _build_health(self) -> dict[str, list[HealthRow]]:
         rows: dict[str, list[HealthRow]] = {}

@@ -2,7 +2,8 @@
 
 Each part lies within 0–1, 1 the best:
 
-- quality for the call's task, from the target's description; unknown counts as the others' mean;
+- quality for the call's task, from the target's description; unknown counts as the others' mean, give or
+  take what the price hints at: vendors charge more for better models;
 - success, the live estimate;
 - latency and cost as ``1 - norm``, where ``norm = x / (x + the least positive x of all)``: the best
   has a half, twice as much a third, nothing at all (a free model) one. So a factor of two weighs
@@ -29,6 +30,9 @@ EXPLORED = 0.01
 """The share of first choices that goes to the others whatever the utility, so that what is known
 of them stays true and records of one strategy can be weighed for another."""
 QUALITY_UNKNOWN = 0.5
+PRICE_HINT = 0.1
+"""How much better the dearest of all is thought than the cheapest, by the logarithm of expected cost: it
+outweighs the cost of a demanding call, is even with that of a usual one, and loses for a simple one."""
 LEANS = {
     "simple": Weights(quality=0.25, success=1.0, latency=1.0, cost=4.0),
     "complex": Weights(quality=3.0, success=1.0, latency=0.5, cost=0.25),
@@ -55,6 +59,7 @@ def valued(standings: Sequence[Standing], weights: Weights) -> list[Standing]:
     total = weights.quality + weights.success + weights.latency + weights.cost
     known = [item.quality for item in standings if item.quality is not None]
     usual = sum(known) / len(known) if known else QUALITY_UNKNOWN
+    hints = hinted([item.cost_nano_usd for item in standings])
     speeds = goodness([item.p95_us for item in standings], math.inf)
     savings = goodness([item.cost_nano_usd for item in standings], -math.inf)
     first = max(rank(item) for item in standings)
@@ -62,7 +67,7 @@ def valued(standings: Sequence[Standing], weights: Weights) -> list[Standing]:
         msgspec.structs.replace(
             item,
             utility=(
-                weights.quality * (usual if item.quality is None else item.quality)
+                weights.quality * (usual + hint if item.quality is None else item.quality)
                 + weights.success * item.success
                 + weights.latency * speed
                 + weights.cost * saving
@@ -70,7 +75,7 @@ def valued(standings: Sequence[Standing], weights: Weights) -> list[Standing]:
             / total
             * 2.0 ** (rank(item) - first),
         )
-        for item, speed, saving in zip(standings, speeds, savings, strict=True)
+        for item, hint, speed, saving in zip(standings, hints, speeds, savings, strict=True)
     ]
 
 
@@ -99,6 +104,17 @@ def best(standings: Sequence[Standing]) -> list[float]:
 def rank(standing: Standing) -> int:
     """Return how the route prefers a target: its priority, a step more where it names the task."""
     return standing.priority + standing.named
+
+
+def hinted(costs: Sequence[int | None]) -> list[float]:
+    """Return by how much each quality differs from the usual one, as far as its price tells."""
+    logs = [None if cost is None else math.log(max(1, cost)) for cost in costs]
+    known = [value for value in logs if value is not None]
+    span = max(known) - min(known) if known else 0.0
+    if not span:
+        return [0.0] * len(costs)
+    middle = (max(known) + min(known)) / 2
+    return [0.0 if value is None else PRICE_HINT * (value - middle) / span for value in logs]
 
 
 def goodness(values: Sequence[float | None], unknown: float) -> list[float]:

@@ -22,6 +22,8 @@ TOKEN_KINDS = {
     "output_image_mtok": "output_image_tokens",
 }
 MS_PER_HOUR = 3_600_000
+_REGIONAL = "regional."
+"""How the list marks what Bedrock runs in one region; `schemas.prices` knows the regions' own marks."""
 FREE = frozenset({("openai", "moderation")})
 """Models that the list names without any price because their vendor takes none
 (https://developers.openai.com/api/docs/guides/moderation: free of charge)."""
@@ -51,7 +53,8 @@ def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChange
             continue
         for model in provider.models:
             free = (provider.id, model.id) in FREE
-            for name in (model.id, *_names(model.match), *(FREE_NAMES if free else ())):
+            own = model.id.removeprefix(_REGIONAL)
+            for name in (own, *_names(model.match), *(FREE_NAMES if free else ())):
                 for valid_from_us, price in _dated(model.prices):
                     units = {"call": 0} if free else _units(provider.id, vars(price))
                     event = _event(provider.id, name, valid_from_us, price, units, actor)

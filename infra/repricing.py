@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import logging
 import uuid
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from schemas.errors import BrokerUnavailable, CorruptRecord, LogTruncated, Wrong
 from schemas.events.changes import PriceChanged, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
 from schemas.log import Cursor, Log, Reader, Record, TableView
+from schemas.prices import PriceBook, list_of
 from schemas.pricing import cost_of
 
 LOOK_S = 1.0
@@ -42,20 +42,15 @@ _NAMESPACE = uuid.UUID("0b1a4c35-8a53-4b9e-9d0c-6f6cbb0c3c58")
 _log = logging.getLogger(__name__)
 
 
-class PriceBook:
-    """What is known of prices now."""
+class Knowledge:
+    """What is known of prices now, and whose list each provider goes by."""
 
     def __init__(
         self, prices: Iterable[PriceChanged], providers: Iterable[ProviderChanged]
     ) -> None:
-        self._prices: dict[tuple[str, str], list[PriceChanged]] = {}
-        for price in sorted(prices, key=lambda price: price.valid_from_us):
-            self._prices.setdefault((price.provider, price.model), []).append(price)
-        self._lists = {
-            row.name: row.price_provider
-            for row in sorted(providers, key=lambda row: row.name)
-            if row.price_provider is not None
-        }
+        self._all = list(prices)
+        self._book = PriceBook(self._all)
+        self._providers = {row.name: row for row in providers}
 
     def digest(self) -> str:
         """Return a digest of all that a price can depend on."""
@@ -67,20 +62,18 @@ class PriceBook:
                 p.output_price,
                 p.unit_prices,
             )
-            for prices in self._prices.values()
-            for p in prices
+            for p in self._all
         }
-        known = msgspec.json.encode((said, self._lists), order="deterministic")
+        lists = {name: list_of(name, self._providers) for name in self._providers}
+        known = msgspec.json.encode((said, lists), order="deterministic")
         return hashlib.sha256(known).hexdigest()
 
     def of(self, line: CostEntry) -> PriceChanged | None:
         """Return the price for a line: of the list that was used for it, at its request's time."""
         if line.provider is None or line.model is None or line.priced_at_us is None:
             return None
-        name = line.price_list or self._lists.get(line.provider, line.provider)
-        prices = self._prices.get((name, line.model), [])
-        found = bisect_right(prices, line.priced_at_us, key=lambda price: price.valid_from_us)
-        return prices[found - 1] if found else None
+        name = line.price_list or list_of(line.provider, self._providers)
+        return self._book.find(name, line.model, line.priced_at_us)
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -100,7 +93,7 @@ class Owed:
     was right by itself: what was corrected must be taken back.
     """
 
-    def __init__(self, book: PriceBook, *, whole: bool) -> None:
+    def __init__(self, book: Knowledge, *, whole: bool) -> None:
         self._book = book
         self._whole = whole
         self._due: dict[str, Due] = {}
@@ -188,7 +181,7 @@ class Repricing:
         self._file = file
         self._generation = (-1, -1)
         self._digest = ""
-        self._book = PriceBook((), ())
+        self._book = Knowledge((), ())
 
     @property
     def routers(self) -> Sequence[APIRouter]:
@@ -265,7 +258,7 @@ class Repricing:
         generation = (self.prices.generation, self.providers.generation)
         if generation != self._generation:
             prices = sorted(self.prices.entries.values(), key=lambda price: price.key)
-            self._book = PriceBook(prices, self.providers.entries.values())
+            self._book = Knowledge(prices, self.providers.entries.values())
             self._digest = self._book.digest()
             self._generation = generation
         return self._digest

@@ -1,7 +1,7 @@
 """`GET /admin/cost/savings` (COST-17): what was spent against what one baseline model would have cost."""
 
 from calendar import monthrange
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from schemas.events.changes import PriceChanged, ProviderChanged, TargetChanged
 from schemas.events.savings import SavingsRow
 from schemas.log import TableView
 from schemas.money import to_usd
+from schemas.prices import PriceBook, list_of
 from schemas.pricing import cost_of
 
 DAYS_MAX = 92
@@ -128,6 +129,7 @@ class SavingsBoard:
         self._prices = TableView(PriceChanged)
         self._providers = TableView(ProviderChanged)
         self._targets = TableView(TargetChanged)
+        self._book, self._priced = PriceBook(), -1
 
     @property
     def views(self) -> list[TableView[Any]]:
@@ -187,18 +189,11 @@ class SavingsBoard:
     def _price(self, target: str, at: datetime) -> PriceChanged | None:
         """The list price of a target at a moment, by its own name or its provider's list."""
         provider, _, model = target.partition("/")
-        row = self._providers.get(f"provider:{provider}")
-        name = row.price_provider if row is not None and row.price_provider else provider
-        found = [
-            price
-            for price in self._prices_of(f"{name}/{model}")
-            if price.valid_from_us <= at.timestamp() * 1e6
-        ]
-        return max(found, key=lambda it: it.valid_from_us, default=None)
-
-    def _prices_of(self, model: str) -> Iterator[PriceChanged]:
-        prefix = f"{model}@"
-        return (it for key, it in self._prices.entries.items() if key.startswith(prefix))
+        if self._prices.generation != self._priced:
+            self._priced = self._prices.generation
+            self._book = PriceBook(self._prices.entries.values())
+        rows = {row.name: row for row in self._providers.entries.values()}
+        return self._book.find(list_of(provider, rows), model, round(at.timestamp() * 1e6))
 
     def _dearest(self) -> str:
         """The listed chat model whose output costs most: everything sent to the best there is."""

@@ -10,6 +10,8 @@ from schemas.events.llm import Candidate
 from schemas.events.tables import HealthBucket, HealthRow
 from schemas.histogram import merge, quantile
 
+LOCAL = "local"
+"""The provider of our own models, which cost nothing."""
 BUCKET_SECONDS = 10
 
 

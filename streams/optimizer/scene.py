@@ -22,6 +22,7 @@ from schemas.events.opinions import OpinionRow
 from schemas.events.optimizer import OptimizerRuleChanged, PerformanceRow
 from schemas.histogram import bucket_of, quantile
 from schemas.optimizer import OptimizerRules
+from schemas.prices import PriceBook, list_of
 from streams.agents.performance import HOUR_S, RECENT_S, RECENT_SLOTS
 
 DAY_S = 86_400
@@ -229,7 +230,7 @@ class Config:
         self.providers: dict[str, ProviderChanged] = {}
         self.targets: dict[str, TargetChanged] = {}
         self.canaries: dict[str, DeploymentChanged] = {}
-        self.prices: dict[tuple[str, str], list[PriceChanged]] = {}
+        self.prices = PriceBook()
         self.modes: dict[str, str] = {}
         self.versions: dict[str, ModelVersionChanged] = {}
         self.passed: list[DeploymentChanged] = []
@@ -278,10 +279,7 @@ class Config:
         ]
         self.versions = {it.key: it for it in held if isinstance(it, ModelVersionChanged)}
         self.modes = {it.rule: it.mode for it in held if isinstance(it, OptimizerRuleChanged)}
-        self.prices = {}
-        for it in held:
-            if isinstance(it, PriceChanged):
-                self.prices.setdefault((it.provider, it.model), []).append(it)
+        self.prices = PriceBook(it for it in held if isinstance(it, PriceChanged))
 
     def baseline(self, deployment: DeploymentChanged) -> str | None:
         """Return the target beside which a canary was tried, None where none is named."""
@@ -297,11 +295,7 @@ class Config:
     def price(self, target: str, at_us: int) -> PriceChanged | None:
         """Return the price of a target's tokens at a moment."""
         name, _, model = target.partition("/")
-        provider = self.providers.get(name)
-        lister = provider.price_provider if provider and provider.price_provider else name
-        prices = self.prices.get((lister, model), [])
-        valid = [price for price in prices if price.valid_from_us <= at_us]
-        return max(valid, key=lambda price: price.valid_from_us, default=None)
+        return self.prices.find(list_of(name, self.providers), model, at_us)
 
     def peers(self, target: str) -> list[str]:
         """Return who could take a target's calls: all that share a route with it.

@@ -29,7 +29,7 @@ GOOD: Any = {"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "conte
         (b'{"model": "auto", "messages": "hello"}', 400),
         (b'{"messages": [{"role": "user", "content": "hi"}]}', 400),
         (b'{"model": "auto", "messages": [{"role": "user", "content": "\xff\xfe"}]}', 400),
-        (b'{"model": "no-such-model", "max_tokens": 5, "messages": []}', 404),
+        (b'{"model": "nobody/knows", "max_tokens": 5, "messages": []}', 404),
         (b'{"model": "nowhere/x", "max_tokens": 5, "messages": []}', 404),
     ],
 )

@@ -162,7 +162,7 @@ def test_signed_thoughts_come_back_and_are_taken_again(aws: Any, model: str) -> 
 @pytest.mark.req("BEY-01", "GW-16")
 def test_errors_are_the_vendors_exceptions(aws: Any) -> None:
     with pytest.raises(aws.exceptions.ResourceNotFoundException):
-        aws.converse(modelId="nobody-knows", messages=HELLO)
+        aws.converse(modelId="nobody/knows", messages=HELLO)
     with pytest.raises(aws.exceptions.ValidationException, match="role"):
         aws.converse(modelId=MODELS[0], messages=[{"role": "system", "content": []}])
     with pytest.raises(aws.exceptions.ValidationException, match="must start with a user"):

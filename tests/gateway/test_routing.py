@@ -24,7 +24,7 @@ from schemas.errors import (
 )
 from schemas.events.changes import RouteTarget
 from schemas.routing import TargetHealth
-from tests.gateway.worker import provider, put, route, target
+from tests.gateway.worker import price, provider, put, route, target
 
 STRATEGIES = [BALANCED, WEIGHTED, FAILOVER]
 
@@ -94,6 +94,35 @@ def test_names_are_routes_targets_auto_or_models() -> None:
     put(state, route("odd", RouteTarget("a/one"), strategy="astrology"))
     with pytest.raises(ConfigurationError, match="astrology"):
         router.plan("odd")
+
+
+@pytest.mark.req("BEY-01")
+def test_a_bare_name_that_nobody_lists_finds_its_vendor() -> None:
+    state = GatewayState()
+    put(
+        state,
+        provider("anthropic", "anthropic", "http://x"),
+        provider("groq", "openai", "http://x"),
+        price("anthropic", "claude-sonnet-4-5", 1, 1),
+    )
+    router = Router(state, book(Clock()))
+
+    def found(name: str, dialect: str) -> str:
+        plan = router.plan(name, None, dialect)
+        assert plan is router.plan(name, None, dialect), "it is kept"
+        assert plan.name == plan.members[0].target.id, "as if the caller had named it in full"
+        return plan.name
+
+    assert found("claude-sonnet-4-5-20250929", "openai") == "anthropic/claude-sonnet-4-5-20250929"
+    assert found("claude-of-tomorrow", "anthropic") == "anthropic/claude-of-tomorrow"
+    assert found("only-one-speaks", "openai_responses") == "groq/only-one-speaks"
+    put(state, provider("together", "openai", "http://x"))
+    for name, dialect in (("x", "openai"), ("nobody/x", "anthropic"), ("x", "weir"), ("x", "")):
+        with pytest.raises(ModelNotFound):
+            Router(state, book(Clock())).plan(name, None, dialect)
+    put(state, provider("openai", "openai", "http://x"))
+    router = Router(state, book(Clock()))
+    assert found("gpt-of-tomorrow", "openai_responses") == "openai/gpt-of-tomorrow"
 
 
 def test_a_changed_route_is_in_force_at_once() -> None:

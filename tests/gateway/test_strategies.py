@@ -8,11 +8,11 @@ import pytest
 
 from gateway.filters import Ask
 from gateway.health import HealthBook
-from gateway.plans import hinted
+from gateway.plans import hinted, strategies
 from gateway.routing import Router
 from gateway.state import GatewayState
 from gateway.strategies.base import Weights
-from gateway.utility import valued
+from gateway.utility import best, leaning, valued
 from schemas.errors import ConfigurationError, InvalidRequest, UpstreamError
 from schemas.events.changes import DeploymentChanged, RouteTarget
 from schemas.routing import Decision, TargetHealth
@@ -93,6 +93,21 @@ def test_simple_calls_go_where_it_is_free_and_demanding_ones_where_it_is_good() 
     hard = decided(state, Ask(task_type="general", complexity="complex", input_tokens=50))
     assert scores(simple)[OWN] > 0.9
     assert scores(hard)[GOOD] > 0.9
+
+
+@pytest.mark.req("RT-06", "RT-04")
+@pytest.mark.parametrize(("complexity", "wanted"), [("simple", "b"), ("complex", "a")])
+def test_where_no_quality_is_known_the_price_hints(complexity: str, wanted: str) -> None:
+    given = [
+        standing("a", 1.0, cost_nano_usd=5_000_000),
+        standing("b", 1.0, cost_nano_usd=20_000),
+        standing("c", 1.0, cost_nano_usd=400_000),
+    ]
+    weights = strategies()["task_type"].weights
+    assert weights is not None
+    shares = best(valued(given, leaning(weights, complexity)))
+    assert given[shares.index(max(shares))].target == wanted
+    assert max(shares) > 0.5
 
 
 @pytest.mark.req("RT-04")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.kafka import KafkaLog
-from infra.repricing import Owed, PriceBook, Repricing
+from infra.repricing import Knowledge, Owed, Repricing
 from schemas.codec import decode_as
 from schemas.events.changes import PriceChanged, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
@@ -59,7 +59,7 @@ def line(**fields: Any) -> CostEntry:
 
 
 def due(lines: Iterable[CostEntry], prices: Iterable[PriceChanged], *, whole: bool = True) -> Any:
-    owed = Owed(PriceBook(prices, ()), whole=whole)
+    owed = Owed(Knowledge(prices, ()), whole=whole)
     for one in lines:
         owed.take(one)
     return owed.corrections()
@@ -120,7 +120,7 @@ def test_a_line_keeps_its_own_price_list_and_an_unpriced_one_takes_the_providers
         event_id=uuid7(), occurred_at_us=1, entity_version=1, actor="test", name="acme",
         dialect="openai", base_url="http://x", price_provider="other",
     )  # fmt: skip
-    book = PriceBook([price(), price("other", input_price=5 * MILLION)], [row])
+    book = Knowledge([price(), price("other", input_price=5 * MILLION)], [row])
     owed = Owed(book, whole=True)
     owed.take(line(entry="settled", cost_nano_usd=280, price_list="acme"))
     owed.take(line())
