@@ -25,8 +25,9 @@ RATE_PER_S = 0.7
 FEEDBACK = 0.4
 """Of so many calls somebody says something: enough for a change for the worse to show in minutes."""
 LASTING_S = 40 * 60.0
-UNDONE_S = 60 * 60.0
-"""So long after an incident everything must be as before: its window, and three steps back."""
+UNDONE_S = RULES.window_s + 3 * RULES.expiry_s
+"""So long after an incident everything must be as before: the last window that is full of it, then
+25, 50 and 100% of the calls, each once they tell that all is well or when its time is over."""
 FAST_S = 15 * 60.0
 CHEAPER = 0.5
 CONGESTION = 12.0

@@ -14,7 +14,7 @@ from schemas.event import Event
 from schemas.events.changes import DeploymentChanged, KeyChanged, LimitChanged
 from schemas.events.limits import LimitUsage, PaceUsage
 from schemas.events.operations import DeadLetter, Heartbeat
-from schemas.events.optimizer import OptimizerActed
+from schemas.events.optimizer import OptimizerActed, OptimizerRan
 from schemas.events.training import StepCompleted, TriggerFired
 
 DAY_US = 86_400_000_000
@@ -22,6 +22,7 @@ NOTICE_US = DAY_US
 """So long a thing is told of that is not wrong any more by itself: a run that ended."""
 EXPIRY_NOTICE_US = 7 * DAY_US
 DEAD_LETTER_US = 3_600_000_000
+DRIFT_US = 900_000_000
 SATURATED, CALM = 0.9, 0.7
 """Shares of a limit at which it counts as saturated, and as calm again."""
 CONDITIONS_MAX = 1_000
@@ -290,6 +291,31 @@ class Opportunities:
                     f"{act.rule} ({act.state}) for {act.target}{elsewhere}: {act.reason}",
                     act.before,
                 )
+
+
+class Drift:
+    """Targets that do worse than they did in seven days, whoever else there is."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, int]] = {}
+        """How each one drifts, and when that was seen last (Unix µs)."""
+
+    def apply(self, event: Event) -> None:
+        """Take in what the optimizer saw."""
+        if isinstance(event, OptimizerRan):
+            for target, reason in event.drifting.items():
+                self._seen[target] = (reason, event.occurred_at_us)
+
+    def holds(self, at_us: int, standing: frozenset[str]) -> Iterator[Condition]:
+        """Yield who was seen to drift within a quarter of an hour: one good look is no recovery."""
+        del standing
+        for target, (reason, seen_us) in list(self._seen.items()):
+            if at_us - seen_us > DRIFT_US:
+                del self._seen[target]
+                continue
+            yield Condition(
+                f"drift:{target}", "drift", "warning", f"target:{target}", f"{target}: {reason}"
+            )
 
 
 class DeadLetters:

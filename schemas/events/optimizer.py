@@ -117,14 +117,20 @@ class OptimizationRequested(Event, frozen=True, kw_only=True):
 
 
 class OptimizerRan(Event, frozen=True, kw_only=True):
-    """The optimizer looked at `targets` targets; `modes` says how each rule is set."""
+    """The optimizer looked at `targets` targets; `modes` says how each rule is set.
+
+    `drifting` are those that do worse than in seven days, whether or not others could take their
+    calls: in what, and how much.
+    """
 
     topic = HEARTBEATS
     type = "weir.optimizer.ran"
+    version = 2
 
     targets: int
     acted: int
     modes: dict[str, str]
+    drifting: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def key(self) -> str:

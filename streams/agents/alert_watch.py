@@ -23,6 +23,7 @@ from streams.conditions import (
     Canaries,
     Condition,
     DeadLetters,
+    Drift,
     Keys,
     Limits,
     Opportunities,
@@ -49,6 +50,7 @@ class WatchLedger(Ledger):
             Strangers(),
             self._limits,
             Opportunities(),
+            Drift(),
             DeadLetters(),
         )
         self._mine: dict[str, AlertChanged] = {}

@@ -23,6 +23,7 @@ from streams.agents.performance import PERFORMANCE
 from streams.decider import Decider, Ledger
 from streams.optimizer import preference
 from streams.optimizer.course import next_act
+from streams.optimizer.degradation import worse
 from streams.optimizer.rule import Rule
 from streams.optimizer.scene import Config, Memory, Scene
 
@@ -98,6 +99,11 @@ class OptimizerLedger(Ledger):
             targets=len(targets),
             acted=len(acts) + len(preferred),
             modes=modes,
+            drifting={
+                target: found.finding.reason
+                for target in targets
+                if (found := next(worse(scene, target, 0), None)) is not None
+            },
         )
         return [*acts, *preferred, ran]
 

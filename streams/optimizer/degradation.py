@@ -7,6 +7,7 @@ and, in latency, beyond what its hours usually differ.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from schemas.events.optimizer import OptimizerActed
 from schemas.statistics import exceeds, upper_share
@@ -20,38 +21,53 @@ CLEARED = 1.07
 """The reason has gone when the metric lies clearly on the good side of its line."""
 
 
+class Worse(NamedTuple):
+    """How a target is worse than it was, and whether somebody else could take its calls."""
+
+    finding: Finding
+    avoidable: bool
+
+
 def find(scene: Scene, target: str, since_us: int) -> Finding | None:
+    """Return in what a target is worse, where others do better."""
+    found = worse(scene, target, since_us)
+    return next((one.finding for one in found if one.avoidable), None)
+
+
+def worse(scene: Scene, target: str, since_us: int) -> Iterator[Worse]:
     """Look at success, then at the median of latency, then at feedback."""
     sums, usual = scene.now(target, since_us), scene.usual(target, WEEK_S)
     if sums.calls < scene.rules.calls_min or usual is None:
-        return None
-    return (
-        _success(scene, target, sums, usual.every)
-        or _latency(scene, target, sums, usual.every, usual.worst_us(0.5, scene.rules))
-        or _liked(scene, target, usual.every, since_us)
-    )
+        return
+    for found in (
+        _success(scene, target, sums, usual.every),
+        _latency(scene, target, sums, usual.every, usual.worst_us(0.5, scene.rules)),
+        _liked(scene, target, usual.every, since_us),
+    ):
+        if found is not None:
+            yield found
 
 
-def _success(scene: Scene, target: str, sums: Sums, usual: Sums) -> Finding | None:
+def _success(scene: Scene, target: str, sums: Sums, usual: Sums) -> Worse | None:
     rules = scene.rules
     worse = 1.0 - (1.0 - rules.degradation) * (1.0 - usual.failed)
     line = max(worse, upper_share(usual.failures, usual.calls))
     if not exceeds(sums.failures, sums.calls, line, rules.alpha):
         return None
-    if not any_better(scene, scene.peers(target), lambda peer: peer.failed < sums.failed / 2):
-        return None
-    return Finding(
+    avoidable = any_better(scene, scene.peers(target), lambda peer: peer.failed < sums.failed / 2)
+    finding = Finding(
         metric=SUCCESS,
         reason=f"{1 - sums.failed:.1%} of calls succeed, in seven days {1 - usual.failed:.1%}",
         floor=rules.probe_share,
         line=line,
         evidence={"target_calls": sums.calls, "usual": 1 - usual.failed},
     )
+    return Worse(finding, avoidable)
 
 
 def _latency(
     scene: Scene, target: str, sums: Sums, usual: Sums, varies_us: float | None
-) -> Finding | None:
+) -> Worse | None:
     rules, usual_us, now_us = scene.rules, usual.latency_us(0.5), sums.latency_us(0.5)
     if varies_us is None or usual_us is None or now_us is None or sums.successes < rules.calls_min:
         return None
@@ -63,9 +79,7 @@ def _latency(
         """Whether the calls would be answered sooner there."""
         return peer.slower(now_us) <= 0.5 * peer.successes
 
-    if not any_better(scene, scene.peers(target), faster):
-        return None
-    return Finding(
+    finding = Finding(
         metric=LATENCY,
         reason=f"the median is {milliseconds(now_us):g} ms, "
         f"in seven days {milliseconds(usual_us):g} ms",
@@ -73,9 +87,10 @@ def _latency(
         line=line,
         evidence={"target_calls": sums.successes, "usual_ms": milliseconds(usual_us)},
     )
+    return Worse(finding, any_better(scene, scene.peers(target), faster))
 
 
-def _liked(scene: Scene, target: str, usual: Sums, since_us: int) -> Finding | None:
+def _liked(scene: Scene, target: str, usual: Sums, since_us: int) -> Worse | None:
     rules = scene.rules
     if usual.opinions < rules.baseline_calls_min:
         return None
@@ -91,9 +106,8 @@ def _liked(scene: Scene, target: str, usual: Sums, since_us: int) -> Finding | N
     if heard is None:
         return None
     others = [scene.sums([peer], begin_us) for peer in scene.peers(target)]
-    if not any(peer.opinions < rules.calls_min or peer.displeased <= line for peer in others):
-        return None
-    return Finding(
+    avoidable = any(peer.opinions < rules.calls_min or peer.displeased <= line for peer in others)
+    finding = Finding(
         metric=LIKED,
         reason=f"{1 - heard.displeased:.0%} of {heard.opinions} pieces of feedback are good, "
         f"in seven days {1 - usual.displeased:.0%}",
@@ -102,6 +116,7 @@ def _liked(scene: Scene, target: str, usual: Sums, since_us: int) -> Finding | N
         evidence={"target_opinions": heard.opinions, "usual": 1 - usual.displeased},
         window_s=OPINION_WINDOWS[-1],
     )
+    return Worse(finding, avoidable)
 
 
 def _heard(scene: Scene, target: str, since_us: int) -> Iterator[tuple[int, Sums]]:

@@ -11,7 +11,7 @@ from schemas.event import Event
 from schemas.events.changes import DeploymentChanged, KeyChanged, LimitChanged
 from schemas.events.limits import LIMITS, LimitUsage, PaceUsage
 from schemas.events.operations import AlertChanged, DeadLetter, Heartbeat, OutboxClosed
-from schemas.events.optimizer import OptimizerActed
+from schemas.events.optimizer import OptimizerActed, OptimizerRan
 from schemas.events.training import StepCompleted, TriggerFired
 from streams.agents.alert_watch import WatchLedger
 
@@ -243,3 +243,22 @@ def test_an_instance_that_is_gone_takes_its_wrong_keys_along() -> None:
     ledger.apply(beat("gateway-0", 500, 5))
     assert looked(ledger, 6) == [("keys_refused", "warning", "open")]
     assert looked(ledger, 80) == [("keys_refused", "warning", "resolved")]
+
+
+def test_a_target_that_drifts_is_told_of_until_it_was_not_seen_to_for_a_while() -> None:
+    ledger = WatchLedger()
+
+    def ran(after_s: int, *drifting: str) -> None:
+        told = dict.fromkeys(drifting, "the median is 900 ms, in seven days 400 ms")
+        head = {"event_id": "e", "occurred_at_us": (NOW + after_s) * S}
+        ledger.apply(OptimizerRan(**head, targets=1, acted=0, modes={}, drifting=told))
+
+    ran(0)
+    assert looked(ledger, 1) == []
+    ran(30, "a/m")
+    assert looked(ledger, 31) == [("drift:a/m", "warning", "open")]
+    ran(60)
+    ran(90, "a/m")
+    assert looked(ledger, 600) == []
+    ran(960)
+    assert looked(ledger, 1_000) == [("drift:a/m", "warning", "resolved")]

@@ -219,6 +219,18 @@ def test_a_few_bad_opinions_and_bad_opinions_of_everybody_are_no_reason() -> Non
     assert place.steps(20, a=Way(liked=0.4), b=Way(liked=0.4), calls=160) == []
 
 
+@pytest.mark.req("RT-14", "OPS-01")
+def test_who_drifts_is_told_also_where_nobody_else_does_better() -> None:
+    place = Place()
+    place.steps(300)
+    assert place.steps(12, a=BAD, b=BAD) == []
+    place.loop.ledger.apply(OptimizationRequested(event_id="e", occurred_at_us=0, actor="me"))
+    (ran,) = place.loop.ledger.due(place.at_s * 1_000_000)
+    assert isinstance(ran, OptimizerRan)
+    assert set(ran.drifting) == {"a/m", "b/m"}
+    assert ran.drifting["a/m"] == "70.0% of calls succeed, in seven days 100.0%"
+
+
 @pytest.mark.req("RT-12")
 def test_a_cheaper_target_as_good_is_preferred_until_it_is_no_longer_cheaper() -> None:
     place = Place()
