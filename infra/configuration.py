@@ -16,6 +16,7 @@ from infra.commands import Commands, facts, meta
 from infra.entities import KINDS
 from infra.keys import KeyCommands, key_table
 from infra.kinds import Kind
+from infra.settings import WeirSettings
 from infra.tables import (
     BudgetTable,
     GuardrailTable,
@@ -270,6 +271,12 @@ def read_yaml(path: Path, text: str) -> dict[str, Any]:
 
 def parse(tables: Mapping[str, Any]) -> Document:
     """The document of a file's tables. Raises ValidationFailed with every field that is wrong."""
+    fixed = tables.keys() & WeirSettings.model_fields.keys() - Document.model_fields.keys()
+    if fixed:
+        raise ValidationFailed(
+            f"{', '.join(sorted(fixed))}: read when Weir starts, and not to be applied while it runs",
+            action="Put what is named into weir.toml and start again; apply a file without it.",
+        )
     document: Document = validated(Document, tables)
     return document
 

@@ -38,7 +38,7 @@ class Projection(BaseModel):
     """The running month, at the pace of the period's days."""
 
     month: str = Field(examples=["2026-11"])
-    days: float = Field(description="days of the period that the pace is of")
+    days: float = Field(description="days since the period's first call, that the pace is of")
     actual: str
     baseline: str
     saved: str
@@ -157,7 +157,7 @@ class SavingsBoard:
             by_route=account.told("route"),
             by_target=account.told("target"),
             by_day=account.told("day"),
-            projection=_projection(account.total, first, last, now),
+            projection=_projection(account, first, last, now),
             unpriced_calls=account.unpriced,
             uncounted=to_usd(account.uncounted),
             method=_METHOD,
@@ -210,8 +210,11 @@ class SavingsBoard:
         return max(found)[1]
 
 
-def _projection(total: _Sums, first: date, last: date, now: datetime) -> Projection:
-    """At the pace of the period: its days up to now, the running one by its share."""
+def _projection(account: _Account, first: date, last: date, now: datetime) -> Projection:
+    """At the pace of the period: its days since the first call up to now, the running one by its share."""
+    total = account.total
+    called = (date.fromisoformat(day) for day in account.by["day"])
+    first = min(called, default=first)
     days = (min(last, now.date()) - first).days + 1
     elapsed = float(days)
     if last >= now.date():

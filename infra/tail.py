@@ -53,10 +53,11 @@ def _kept(topic: Topic) -> str:
 
 
 def find_topic(name: str) -> Topic:
-    """The topic of this name, or the only one that contains it. Raises NotFound."""
+    """The topic of this name (`alerts` is `weir.alerts.v1`), or the only one that contains it. Raises NotFound."""
     by_name = {topic.name: topic for topic in topics()}
-    if name in by_name:
-        return by_name[name]
+    for whole in (name, f"weir.{name}.v1"):
+        if whole in by_name:
+            return by_name[whole]
     found = [topic for topic in topics() if name in topic.name]
     if len(found) != 1:
         which = ", ".join(topic.name for topic in found) or "none"

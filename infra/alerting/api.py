@@ -109,7 +109,10 @@ class Acts:
             raise Unavailable("control has not read its alerts yet", retry_after_seconds=1.0)
         found = self._book.get(alert_id)
         if found is None:
-            raise NotFound(f"there is no alert {alert_id}")
+            raise NotFound(
+                f"there is no alert {alert_id}",
+                action="List them with `weir alerts list --all`, or GET /admin/alerts.",
+            )
         return found
 
     def _event(self, current: AlertChanged, status: str, actor: str) -> AlertChanged:

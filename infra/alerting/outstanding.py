@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import msgspec
+
 from schemas.alerts import RESOLVED, followed, is_news, rank
 from schemas.event import Event
 from schemas.events.alerts import AlertChannelChanged, AlertDelivered
@@ -128,6 +130,9 @@ class Outstanding:
         """Make notifications of the news; everything up to now was read."""
         for news in self._news:
             if at_us - news.occurred_at_us <= NEWS_DAYS_MAX * _DAY_US:
+                if not self._channels.keys() & set(news.channels):
+                    # Nobody of those that its rule names is there: better all than none.
+                    news = msgspec.structs.replace(news, channels=[])
                 for name, channel in self._channels.items():
                     told = channel.at(news.occurred_at_us)
                     if told is not None and channel.current.enabled and wants(told, news):

@@ -19,7 +19,12 @@ from schemas.errors import NotFound
 from schemas.events.changes import ModelVersionChanged, ProviderChanged
 from schemas.events.operations import Heartbeat
 from schemas.events.opinions import OpinionRow
-from schemas.events.optimizer import OptimizerActed, OptimizerRan, PerformanceRow
+from schemas.events.optimizer import (
+    OptimizerActed,
+    OptimizerRan,
+    OptimizerRuleChanged,
+    PerformanceRow,
+)
 from schemas.events.preferences import PreferenceChanged
 from schemas.events.traffic import TrafficRow
 from schemas.log import Record, TableView
@@ -80,6 +85,7 @@ class Sources:
     alerts: AlertBook
     heartbeats: TableView[Heartbeat]
     providers: TableView[ProviderChanged]
+    rules: TableView[OptimizerRuleChanged]
     journal: Journal
     versions: TableView[ModelVersionChanged]
 
@@ -283,8 +289,14 @@ class SteeringBoard:
         return ran is not None and self._clock_us() - ran.occurred_at_us < LOOKS_AWAY_S * 1e6
 
     def rules(self) -> list[forms.RuleState]:
-        """Return the rules as the optimizer has them, with whom each concerns now."""
+        """Return the rules as the optimizer has them, or will at its next look, with whom each concerns."""
         ran = self._ran.get("optimizer")
+        if ran is None:
+            return []
+        since = [
+            it for it in self._from.rules.entries.values() if it.occurred_at_us > ran.occurred_at_us
+        ]
+        modes = ran.modes | {it.rule: it.mode for it in since if it.rule in ran.modes}
         concerned: dict[str, list[str]] = {}
         for act in self.live():
             concerned.setdefault(act.rule, []).append(act.target)
@@ -295,7 +307,7 @@ class SteeringBoard:
                 mode=mode,
                 targets=concerned.get(name, []),
             )
-            for name, mode in (ran.modes if ran is not None else {}).items()
+            for name, mode in modes.items()
         ]
 
     def live(self) -> list[OptimizerActed]:

@@ -19,6 +19,7 @@ from infra.steering.board import Sources, SteeringBoard
 from infra.steering.canaries import CanaryBoard, canaries_router
 from schemas.events.changes import ProviderChanged
 from schemas.events.operations import Heartbeat
+from schemas.events.optimizer import OptimizerRuleChanged
 from schemas.log import Log, TableView
 from trainer.api import TrainingDesk
 
@@ -46,6 +47,7 @@ class Steering:
             alerting.book,
             heartbeats,
             administration.commands.view_of(ProviderChanged),
+            administration.commands.view_of(OptimizerRuleChanged),
             training.journal,
             training.versions,
         )

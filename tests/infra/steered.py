@@ -33,6 +33,7 @@ from schemas.events.operations import Heartbeat
 from schemas.events.optimizer import (
     OptimizerActed,
     OptimizerRan,
+    OptimizerRuleChanged,
     PerformanceRow,
 )
 from schemas.events.traffic import TrafficRow
@@ -100,6 +101,7 @@ class Place:
             self.alerts,
             beats,
             self.commands.view_of(ProviderChanged),
+            self.commands.view_of(OptimizerRuleChanged),
             Journal(),
             TableView(ModelVersionChanged),
         )

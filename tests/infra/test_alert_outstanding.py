@@ -193,3 +193,17 @@ def test_a_channel_takes_what_it_wants() -> None:
     named = msgspec.structs.replace(opened, channels=["other"])
     assert not wants(channel(), named)
     assert wants(channel("other"), named)
+
+
+def test_an_alert_whose_channels_do_not_exist_is_told_to_all() -> None:
+    outstanding = Outstanding(DELIVERY)
+    for event in (
+        channel("hook"),
+        channel("chat"),
+        alert("a", "open", 1, channels=["chat", "gone"]),
+        alert("b", "open", 2, channels=["misspelt"]),
+    ):
+        outstanding.apply(event)
+    found = [(it.channel, it.alert.alert_id) for it in due(outstanding, 3)]
+    assert sorted(found) == [("chat", "a"), ("hook", "b")]
+    assert outstanding.waiting == {"hook": 1, "chat": 2}

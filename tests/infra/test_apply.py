@@ -7,7 +7,8 @@ import pytest
 import pytest_asyncio
 
 from infra.broker import Broker
-from infra.configuration import Document, expanded
+from infra.configuration import Document, expanded, parse
+from schemas.errors import ValidationFailed
 from schemas.events.changes import (
     BudgetChanged,
     KeyChanged,
@@ -202,3 +203,9 @@ async def test_a_price_without_a_time_holds_from_the_first_time_it_is_applied(
     assert actions(done)[f"price {mark}/small"] == "create"
     held = [it for it in entries(desk, PriceChanged).values() if it.provider == mark]
     assert sorted(it.input_price for it in held) == [1_000_000_000, 3_000_000_000]
+
+
+@pytest.mark.req("BEY-17")
+async def test_what_is_read_at_the_start_alone_is_told_as_such() -> None:
+    with pytest.raises(ValidationFailed, match="parts, workers: read when Weir starts"):
+        parse({"workers": 2, "parts": {}, "budgets": {}})

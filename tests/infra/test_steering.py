@@ -126,6 +126,7 @@ def test_what_acts_by_itself_tells_what_the_month_has_saved() -> None:
 def test_rules_are_turned_off_and_on_and_asked_to_look() -> None:
     place = Place()
     assert place.act("disable_rule", 200, rule="cost")["result"]["mode"] == "off"
+    assert place.health()["rules"][0] == {"rule": "cost", "mode": "off", "targets": []}
     assert place.act("enable_rule", 200, rule="cost", mode="propose")["status"] == "done"
     found = [it for it in place.log.events if isinstance(it, OptimizerRuleChanged)]
     assert [(it.mode, it.entity_version) for it in found] == [("off", 1), ("propose", 2)]

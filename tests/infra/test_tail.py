@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from infra.tail import _until
+from infra.tail import _until, find_topic
+from schemas.errors import NotFound
 from schemas.log import Cursor, Record
 
 
@@ -46,3 +47,11 @@ async def test_the_first_records_come_in_the_order_of_their_time() -> None:
     )
     found = await _until(reader, "t", {0: 2, 1: 2})
     assert [one.timestamp_ms for one in found] == [1, 5, 7, 9]
+
+
+@pytest.mark.req("BEY-22")
+def test_a_topic_is_found_by_what_it_is_called() -> None:
+    assert find_topic("alerts").name == find_topic("weir.alerts.v1").name == "weir.alerts.v1"
+    assert find_topic("deliveries").name == "weir.alerts.deliveries.v1"
+    with pytest.raises(NotFound, match="does not name one topic"):
+        find_topic("alerts.")
