@@ -120,6 +120,20 @@ class Scene:
         """Call the administration."""
         return fetch(f"{self.api}/admin{path}", key=self.stack.key, method=method, body=body)
 
+    def make_key(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Make an API key; return its id and secret, however late control reads it back."""
+        made = self.admin("POST", "/keys", {"name": name, **fields})
+        found: list[str] = []
+
+        def listed() -> bool:
+            found[:] = [
+                it["id"] for it in self.admin("GET", "/keys")["items"] if it["name"] == name
+            ]
+            return bool(found)
+
+        until(f"the key {name} is listed", listed)
+        return {"id": found[0], "secret": made["secret"]}
+
     def standing(self) -> dict[str, str]:
         """Return {alert id: type} of what stands."""
         found = self.admin("GET", "/alerts?status=standing&limit=1000")["items"]
@@ -176,10 +190,9 @@ def played(size: int, status: str) -> list[Event]:
 
 def raise_all(scene: Scene) -> dict[str, Any]:
     """Give each kind its cause; return what is needed to end them."""
-    key = scene.admin("POST", "/keys", {"name": "caller"})
-    other = scene.admin("POST", "/keys", {"name": "other caller"})
+    key, other = scene.make_key("caller"), scene.make_key("other caller")
     ending = (datetime.now(UTC) + timedelta(days=3)).isoformat()
-    dying = scene.admin("POST", "/keys", {"name": "dying", "expires_at": ending})
+    dying = scene.make_key("dying", expires_at=ending)
     for call in range(5):
         fetch(
             f"{scene.stack.url}/api/v1/feedback",
@@ -238,7 +251,7 @@ def end_all(scene: Scene, causes: dict[str, Any]) -> None:
     """Take each cause away; what would take an hour to end is ended by hand."""
     scene.stack.sandbox.behave("b", MODEL)
     scene.admin("PATCH", "/cost/budgets/small", {"total_limit_usd": "1000"})
-    scene.admin("POST", f"/keys/{causes['dying']['key']['id']}/revoke", {})
+    scene.admin("POST", f"/keys/{causes['dying']['id']}/revoke", {})
     triggers = read_topics(scene.stack.bootstrap, ["weir.training.triggers.v1"])
     change = causes["deployment"]
     promoted = DeploymentChanged(

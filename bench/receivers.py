@@ -10,6 +10,7 @@ import json
 import socketserver
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -115,6 +116,10 @@ class SmtpReceiver(_Server):
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
+                with suppress(ConnectionError):  # who tells was killed
+                    self._converse()
+
+            def _converse(self) -> None:
                 self._answer("220 bench ESMTP")
                 sender, recipients = "", list[str]()
                 while line := self.rfile.readline().decode("utf-8", "replace").strip():

@@ -57,6 +57,9 @@ class Pending(BaseModel):
     """A command that the log has and this control has not read back within two seconds."""
 
     status: str = Field("accepted", description="always accepted")
+    entity: str | None = Field(
+        None, description="what the log calls it; of an API key its id", examples=["route:support"]
+    )
     position: str = Field(description="topic|partition@offset", examples=["weir.routing…|0@17"])
 
 
@@ -92,7 +95,7 @@ class Desk:
             place = accepted.position
             position = f"{place.topic}|{place.partition}@{place.offset}"
             # A secret is shown once, so it is shown even now.
-            late = {"status": "accepted", "position": position}
+            late = {"status": "accepted", "entity": event.key, "position": position}
             return JSONResponse(late | {k: v for k, v in body.items() if k == "secret"}, 202)
         return JSONResponse(dict(body), status, {"ETag": f'"{event.entity_version}"'})
 

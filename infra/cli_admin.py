@@ -159,8 +159,8 @@ def _show_secret(answer: Any, *, as_json: bool) -> None:
     if as_json:
         show_json(answer)
         return
-    if "key" in answer:
-        console.print(f"[dim]id[/dim]   {answer['key']['id']}")
+    key_id = answer["key"]["id"] if "key" in answer else answer["entity"]
+    console.print(f"[dim]id[/dim]   {key_id}")
     if until := answer.get("key", {}).get("previous_expires_at"):
         console.print(f"[dim]the secret before works until {until}[/dim]")
     console.print(f"[bold]key  {answer['secret']}[/bold]", soft_wrap=True)

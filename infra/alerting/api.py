@@ -99,7 +99,8 @@ class Acts:
                 return JSONResponse(told(await read_back))
         except TimeoutError:
             position = f"{place.topic}|{place.partition}@{place.offset}"
-            return JSONResponse({"status": "accepted", "position": position}, 202)
+            late = {"status": "accepted", "entity": alert_id, "position": position}
+            return JSONResponse(late, 202)
         finally:
             unhear()
 

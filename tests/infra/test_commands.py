@@ -2,13 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 
 from infra import commands as module
-from infra.audit import FIRST, chain_of, hash_of
+from infra.admin_desk import Desk
+from infra.audit import FIRST, Auditor, chain_of, hash_of
 from infra.broker import Broker
 from infra.commands import Commands
 from infra.entities import route_fields
@@ -186,6 +188,31 @@ async def test_what_is_not_read_back_in_time_is_told_with_its_position(
     monkeypatch.setattr(module, "APPLIED_WITHIN_S", 0.02)
     accepted = await command(Deaf())
     assert (accepted.in_force, accepted.position.offset) == (False, 17)
+
+
+class Unwritten(Auditor):
+    """Writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def record(
+        self, actor: str, action: str, subject: str, detail: Mapping[str, str] | None = None
+    ) -> None:
+        """Forget it."""
+
+
+@pytest.mark.req("SEC-03")
+async def test_who_made_a_key_that_is_not_in_force_yet_knows_its_id_and_its_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "APPLIED_WITHIN_S", 0.02)
+    accepted = await command(Deaf())
+    desk = Desk(Commands(Deaf(), (RouteChanged,)), Unwritten())  # type: ignore[arg-type]
+    answer = await desk.done("route.change", accepted, {"name": "r", "secret": "shown once"})
+    assert answer.status_code == 202
+    told = json.loads(bytes(answer.body))
+    assert (told["entity"], told["secret"]) == ("route:r", "shown once")
 
 
 @pytest.mark.req("BEY-19")
