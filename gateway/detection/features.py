@@ -1,4 +1,4 @@
-"""From a prompt to the features of the task model: hashed words, letters and shape.
+"""From a prompt to the features of the task model: hashed words, letters shape and size.
 
 All of it is arithmetic on arrays of bytes, so that a prompt of 4,000 characters costs well under
 a millisecond. What a prompt asks for stands at its beginning or its end; what it is about, often
@@ -52,15 +52,17 @@ WEIGHTS = {
     "body": 0.5,
     "system": 0.5,
     "shape": 0.8,
+    "size": 0.8,
 }
 
 
 def features(asked: str, system: str = "") -> tuple[Hashes, NDArray[np.float32]]:
     """Return the indexes (below 2**BITS) of a prompt's features and their values."""
     data = _normal(asked)
-    groups: list[tuple[str, Hashes]] = [("shape", _shape(asked, data))]
     ends, body = _parts(asked, data)
     heads = [_words(end) for end in ends]
+    groups: list[tuple[str, Hashes]] = [("shape", _shape(asked, data))]
+    groups.append(("size", _size(asked, data, heads)))
     # Each end has its own length: a request of three words is heard beside a page of text.
     for end, words in zip(ends, heads, strict=True):
         groups.append(("letters", _letters(end)))
@@ -221,6 +223,23 @@ def _shape(asked: str, data: Bytes) -> Hashes:
         290 + (len(lines[0]) < 200) + 2 * (len(lines[-1]) < 200) + 4 * (len(lines) > 3),
     ]
     return (np.array(facts, np.uint32) + np.uint32(1)) * np.uint32(0x85EBCA6B)
+
+
+def _size(asked: str, data: Bytes, heads: list[Hashes]) -> Hashes:
+    """How much is said in one breath: the length and the marks of the longest paragraph, and of how
+    many kinds of things the ends speak. Who asks for much asks in long sentences with many commas.
+    """
+    longest = max(asked.split("\n\n"), key=len)
+    paragraph = data if longest == asked else _normal(longest)
+    facts = [
+        int(np.log2(len(paragraph)) * 3),
+        100 + min(12, int((paragraph == 44).sum())),
+        120 + min(8, int(np.isin(paragraph, (58, 59)).sum())),
+        140 + min(8, int(np.isin(paragraph, (33, 46, 63)).sum())),
+        160 + min(20, len(np.unique(np.concatenate([_concepts(words) for words in heads])))),
+        190 + min(10, int((paragraph == 48).sum())),
+    ]
+    return (np.array(facts, np.uint32) + np.uint32(1)) * np.uint32(0x7FEB352D)
 
 
 def _tagged(hashes: Hashes, tag: int) -> Hashes:

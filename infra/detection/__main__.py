@@ -13,9 +13,9 @@ from infra.detection.examples import DEVELOPMENT, made, repeated, written
 from infra.detection.grammar import Prompt, load
 from infra.detection.train import calibrated, calibration_error, graded, model, sharpened, store
 
-PER_TASK = 1_500
+PER_TASK = 800
 SEED = 1
-REPEATS = 14
+REPEATS = 6
 """How often a written prompt is learned from, changed anew each time."""
 
 
