@@ -31,9 +31,10 @@ import psutil
 import uvloop
 
 from bench.stack import Child
-from gateway.app import App, _spare_the_collector, server_of
+from gateway.app import App, server_of
 from gateway.durability import Durability
 from gateway.http1 import Pool
+from gateway.memory import spare_the_collector
 from gateway.outbox import OutboxSettings
 from gateway.server import bound
 from gateway.settings import GatewaySettings
@@ -212,7 +213,7 @@ async def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any
     with Child([*own, "--provide", str(provider_port)], folder / "provider.log"):
         await _listens(provider_port)
         await server.listen(bound("127.0.0.1", port))
-        _spare_the_collector()
+        spare_the_collector()
         base = f"http://127.0.0.1:{provider_port}"
         minimal = [sys.executable, "-m", "bench.minimal_proxy", str(minimal_port), base]
         with Child(minimal, folder / "minimal.log") as child:

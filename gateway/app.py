@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +32,7 @@ from gateway.http1 import Pool
 from gateway.idempotency import Idempotency
 from gateway.inner import InnerCall
 from gateway.load import Load
+from gateway.memory import give_back_peaks, spare_the_collector
 from gateway.outbox import OutboxSettings
 from gateway.passthrough import Passthrough, Place, place_of
 from gateway.proxy import Proxy
@@ -64,8 +64,6 @@ START_S = 10.0
 START_FROM_CACHE_S = 1.0
 """The same for a worker that knows its keys from its cache: a suspended broker must not keep it
 from serving, since the other workers may be gone too."""
-GC_OBJECTS = 10_000
-"""New objects after which the youngest are looked through."""
 _log = logging.getLogger(__name__)
 
 
@@ -425,22 +423,12 @@ async def run(settings: GatewaySettings, log: Log, stop: asyncio.Event) -> None:
         try:
             await _first_state(state, following, start_s)
             app = App(settings, state, durability, pool, log)
-            _spare_the_collector()
+            spare_the_collector()
             await _serve(app, settings, following, stop)
         finally:
             done.set()
             pool.close()
             await following
-
-
-def _spare_the_collector() -> None:
-    """Leave what lives as long as the worker out of garbage collections, and have fewer of them.
-
-    Calls leave hardly any cycles behind; to walk all modules for them took a twentieth of the time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_OBJECTS, 20, 20)
 
 
 async def _first_state(
@@ -471,12 +459,14 @@ async def _serve(
     watching = asyncio.create_task(app.load.watch())
     batches = asyncio.create_task(app.batches.runner.run())
     telling = asyncio.create_task(publish(settings.data_dir, settings.name, app.figures))
+    tidying = asyncio.create_task(give_back_peaks(lambda: app.load.calls > 0))
     try:
         await asyncio.wait({stopping, following}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
         await server.close(settings.drain_s)
         watching.cancel()
+        tidying.cancel()
         batches.cancel()
         telling.cancel()
         await asyncio.gather(batches, telling, return_exceptions=True)
