@@ -33,6 +33,7 @@ CLAIMS = (
     "steering_seeds",
     "adaptive",
     "split",
+    "canaries",
     "detection",
     "conformance",
     "bad_input",

@@ -91,11 +91,13 @@ def settle(stack: Stack, rows: Sequence[Row], arguments: Arguments) -> dict[str,
 class Background:
     """A load that runs in a thread until the block ends; `rows` is then its whole ledger."""
 
-    def __init__(self, stack: Stack, seed: int, rate_per_s: float, shape: Shape) -> None:
+    def __init__(
+        self, stack: Stack, seed: int, rate_per_s: float, shape: Shape, *, feedback: bool = False
+    ) -> None:
         self._ledger = Ledger(stack.out / "client.jsonl")
         self._stop = threading.Event()
         times_s = self._until_stopped(arrivals(seed, rate_per_s, LONGEST_S))
-        settings = Settings(stack.url, stack.key)
+        settings = Settings(stack.url, stack.key, feedback=feedback)
         self._thread = threading.Thread(
             target=lambda: asyncio.run(
                 drive(settings, workload(seed, shape), times_s, self._ledger)

@@ -186,6 +186,7 @@ class _Client:
             "satisfaction_score": said.satisfaction_score,
             "corrected_response": said.corrected_response,
             "request_id": row.request_id,
+            "model_id": row.headers.get("x-weir-model"),
             "task_type": request.task_type,
             "metadata": request.tags,
         }

@@ -51,6 +51,12 @@ def test_a_slow_provider_gives_calls_away_and_gets_them_back(tmp_path: Path) -> 
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.req("EVT-04", "BEY-15")
+def test_a_canarys_statistics_are_those_of_the_drawn_calls(tmp_path: Path) -> None:
+    ended = _run("canaries", tmp_path, "--size", "800")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 @pytest.mark.req("GEN-05", "GW-16")
 def test_bad_input_is_refused_clearly(tmp_path: Path) -> None:
     ended = _run("bad_input", tmp_path)
@@ -104,6 +110,7 @@ SABOTAGED = {
     "visibility": "50",
     "rules": "1",
     "rules_live": "15",
+    "canaries": "300",
     "bad_input": "1",
     "conformance": "1",
     "ledger": "800",
