@@ -124,11 +124,12 @@ def _begin(
 def _go_on(
     scene: Scene, last: OptimizerActed, rule: Rule | None, mode: str
 ) -> OptimizerActed | None:
-    if rule is None or mode != ON:
+    if rule is None or mode == OFF:
         return _change(scene, last, REVERTED, 1.0, "its rule was turned off")
+    acts = mode == ON  # what only proposes goes on with what somebody has applied, to its end
     expired = last.expires_at_us is not None and scene.at_us >= last.expires_at_us
     if last.state == RESTORING:
-        return _restore_on(scene, last, rule, expired=expired)
+        return _restore_on(scene, last, rule, acts=acts, expired=expired)
     verdict, after = judged(rule, scene, last)
     seen = msgspec.structs.replace(last, verdict=verdict, after=after)
     if verdict == WORSE:
@@ -137,7 +138,7 @@ def _go_on(
         return None
     if rule.cleared(scene, last):
         return _restore(scene, seen, f"its reason has gone; {_told(seen)}")
-    finding = rule.find(scene, last.target, last.stepped_at_us)
+    finding = rule.find(scene, last.target, last.stepped_at_us) if acts else None
     if finding is not None and verdict == HELPED:
         floor = max(finding.floor, scene.rules.probe_share)
         deeper = max(floor, last.factor * (1.0 - scene.rules.change_max))
@@ -150,18 +151,18 @@ def _go_on(
     if verdict == UNCLEAR and last.verdict != HELPED:
         return _change(scene, seen, REVERTED, 1.0, f"it did not help: {_told(seen)}")
     if finding is None:
-        # Too little was heard of it to tell: with more calls it can show how it fares.
+        # It may not go on by itself, or too little was heard of it to tell: with more calls it can show.
         return _restore(scene, seen, f"its time is over; {_told(seen)}", ended=EXPIRED)
     return _change(scene, seen, ACTIVE, last.factor, f"renewed: {finding.reason}")
 
 
 def _restore_on(
-    scene: Scene, last: OptimizerActed, rule: Rule, *, expired: bool
+    scene: Scene, last: OptimizerActed, rule: Rule, *, acts: bool, expired: bool
 ) -> OptimizerActed | None:
     """The way back: on if all is well, back down if the reason returns."""
     if scene.at_us < last.stepped_at_us + int(scene.rules.cooldown_s * _SECOND_US):
         return None
-    finding = rule.find(scene, last.target, last.stepped_at_us)
+    finding = rule.find(scene, last.target, last.stepped_at_us) if acts else None
     if finding is not None:
         down = max(finding.floor, last.factor * (1.0 - scene.rules.change_max))
         return _change(scene, last, ACTIVE, min(down, last.factor), f"again: {finding.reason}")

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -315,6 +316,30 @@ def test_a_rule_is_turned_off_or_proposes_and_can_be_asked_at_once() -> None:
     (ran,) = ledger.due(at_us + 1)
     assert isinstance(ran, OptimizerRan)
     assert ran.modes["error_rate"] == "propose"
+
+
+@pytest.mark.req("RT-09", "ANA-12", "ANA-14")
+def test_what_a_person_applied_stays_while_it_helps_goes_no_further_and_ends_in_time() -> None:
+    place = Place()
+    rule = OptimizerRuleChanged(**META, entity_version=1, rule="error_rate", mode="propose")
+    place.loop.tell(rule)
+    place.steps(10)
+    proposed = place.steps(6, a=BAD, calls=100)[0]
+    at_us = place.at_s * 1_000_000
+    applied = msgspec.structs.replace(
+        proposed,
+        state="active",
+        number=proposed.number + 1,
+        actor="operator",
+        stepped_at_us=at_us,
+        expires_at_us=at_us + 1_800_000_000,
+    )
+    place.loop.tell(applied)
+    assert place.steps(58, a=BAD, calls=100) == []
+    assert place.factor == 0.5
+    acts = place.steps(60, calls=100)
+    assert (acts[-1].state, acts[-1].factor) == ("expired", 1.0)
+    assert acts[-1].reason.startswith("its time is over; error_rate 0.")
 
 
 @pytest.mark.req("RT-09")
