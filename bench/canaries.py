@@ -4,6 +4,7 @@ A canary takes a quarter of a baseline's users on a real stack; one of the two, 
 some of its calls and is slow. What `/routing/canaries` tells is held against a recount of the log that
 knows no fold: calls, failures, latency, cost, feedback. Calls of the canary by its own name, which no
 draw gave it, run beside them and must count for nothing; with `--sabotage` the recount counts them.
+In the end the canary is promoted: what its version gained becomes a preference, until it is rolled back.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from bench.workload import Shape, Share
 from infra.kafka import KafkaLog
 from schemas.clock import now_us
 from schemas.connection import Connection
-from schemas.events.changes import DeploymentChanged
+from schemas.events.changes import DeploymentChanged, ModelVersionChanged
 from schemas.identity import uuid7
 
 RESPONSES, FEEDBACK = "weir.llm.responses.v1", "weir.llm.feedback.v1"
 ANSWERED = "weir.llm.response.completed"
 BASELINE, CANARY = (f"{tenant}/{MODEL}" for tenant in TENANTS)
 PERCENTAGE, TRIAL = 25, "claim#25"
-CONFIG = f'[routes.main]\ntargets = [{{ target = "{BASELINE}" }}]\n'
+CONFIG = f'[optimizer]\ninterval_s = 5\n[routes.main]\ntargets = [{{ target = "{BASELINE}" }}]\n'
 SHAPE = Shape(
     (Share("openai", "main", 4.0), Share("anthropic", "main", 4.0), Share("openai", CANARY)),
     tools=0.0,
@@ -44,31 +45,61 @@ SHAPE = Shape(
 WORSE: dict[str, Json] = {"first_token_ms": 40, "faults": [{"kind": "server_error", "rate": 0.2}]}
 RATE_PER_S = 20.0
 SETTLED_S = 60.0
+GAIN = 0.25
 OWN_FAULTS = frozenset({"request", "context", "filter"})
 
 
-def deploy(stack: Stack) -> None:
-    """Give the canary its share."""
+def deploy(stack: Stack, version: int, state: str, percentage: int = 0) -> None:
+    """Take the canary to a state, its model version beside it."""
     provider, _, model = CANARY.partition("/")
-    event = DeploymentChanged(
+    head: dict[str, Any] = {
+        "occurred_at_us": now_us(),
+        "entity_version": version,
+        "actor": "bench",
+        "model_version_id": "v1",
+    }
+    deployment = DeploymentChanged(
+        **head,
         event_id=uuid7(),
-        occurred_at_us=now_us(),
-        entity_version=1,
-        actor="bench",
         deployment_id="claim",
-        model_version_id="v1",
         model=model,
         provider=provider,
-        state="observing",
-        percentage=PERCENTAGE,
+        state=state,
+        percentage=percentage,
         baseline_deployment_id=BASELINE,
+    )
+    tuned = ModelVersionChanged(
+        **head,
+        event_id=uuid7(),
+        name=model,
+        status="deployed",
+        base_model="base",
+        metrics={"gain_code": GAIN, "gain_lower_code": GAIN / 2},
     )
 
     async def append() -> None:
         async with KafkaLog(Connection(stack.bootstrap), "/bench") as log:
-            await log.publish(event)
+            await log.publish(tuned)
+            await log.publish(deployment)
 
     asyncio.run(append())
+
+
+def preferences_of(stack: Stack) -> int:
+    """Return for how many targets there is a preference."""
+    return len(fetch(f"{stack.url}/routing/optimizer", key=stack.key)["preferences"])
+
+
+def preference(stack: Stack, state: str) -> dict[str, Any]:
+    """Wait until what the canary is preferred for is in a state; {} when it takes too long."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < SETTLED_S:
+        found = fetch(f"{stack.url}/routing/optimizer", key=stack.key)["preferences"]
+        mine = [one for one in found if one["target"] == CANARY and one["state"] == state]
+        if mine:
+            return dict(mine[0])
+        time.sleep(1.0)
+    return {}
 
 
 def recount(records: Iterable[Raw], *, by_name: bool) -> dict[str, dict[str, Any]]:
@@ -149,7 +180,7 @@ def measure(arguments: Arguments) -> Verdict:
     with Stack(arguments.out, seed=arguments.seed, config=CONFIG, keep=arguments.keep) as stack:
         for name in TENANTS:
             stack.sandbox.behave(name, MODEL, **(QUICK | (WORSE if name == worse else {})))
-        deploy(stack)
+        deploy(stack, 1, "observing", PERCENTAGE)
         time.sleep(3.0)
         with Background(stack, arguments.seed, RATE_PER_S, SHAPE, feedback=True) as load:
             while len(load.rows) < arguments.size:
@@ -163,6 +194,11 @@ def measure(arguments: Arguments) -> Verdict:
             if not wrong or time.monotonic() - begun > SETTLED_S:
                 break
             time.sleep(1.0)
+        early = preferences_of(stack)
+        deploy(stack, 2, "promoted")
+        preferred = preference(stack, "active")
+        deploy(stack, 3, "rolled_back")
+        withdrawn = preference(stack, "withdrawn")
         dump(records, arguments.out / "log.jsonl")
     named = sum(
         bool(
@@ -189,10 +225,16 @@ def measure(arguments: Arguments) -> Verdict:
             ),
             "differing": wrong,
             "figures_wrong": len(wrong),
+            "preferred_too_early": early,
+            "preferred": [preferred.get("gains"), preferred.get("reason")],
+            "withdrawn": withdrawn.get("reason"),
+            "preferences_missing": (preferred.get("gains") != {"code": GAIN}) + (not withdrawn),
         },
         [
             Limit("figures_wrong", 0),
             Limit("wrong_verdicts", 0),
+            Limit("preferred_too_early", 0),
+            Limit("preferences_missing", 0),
             Limit("canary_calls", 100, "min"),
             Limit("by_name", 20, "min"),
         ],

@@ -51,7 +51,7 @@ def test_a_slow_provider_gives_calls_away_and_gets_them_back(tmp_path: Path) -> 
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.req("EVT-04", "BEY-15")
+@pytest.mark.req("EVT-04", "BEY-15", "RT-15")
 def test_a_canarys_statistics_are_those_of_the_drawn_calls(tmp_path: Path) -> None:
     ended = _run("canaries", tmp_path, "--size", "800")
     assert ended.returncode == 0, ended.stdout + ended.stderr
