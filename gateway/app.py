@@ -360,6 +360,7 @@ class App:
             "outbox": self._durability.status(),
             "refused_callers": self._state.refusals.counts,
             "providers": self.proxy.outbound.status(),
+            "cache": self.proxy.cache.status(),
             "streams_alive": self._state.streams_alive,
             "state_age_seconds": round(self._state.freshness.age_s, 1),
             "calls": self.load.calls,

@@ -48,6 +48,10 @@ class AnswerCache:
         self.hits = 0
         self.misses = 0
 
+    def status(self) -> dict[str, int]:
+        """Return the figures that `/status` shows."""
+        return {"hits": self.hits, "misses": self.misses, "bytes": self.size_bytes}
+
     def look(self, call: Call) -> None:
         """Give a call the key of its answer and the answer, as far as there are any."""
         if call.refused is None:

@@ -87,7 +87,7 @@ class Proxy:
         self._upstream = upstream
         self._idempotency = idempotency
         self._guardrails = Guardrails(state.guardrails)
-        self._cache = AnswerCache(settings.cache_bytes_max)
+        self.cache = AnswerCache(settings.cache_bytes_max)
         self.book = HealthBook(state.health, lambda: state.streams_alive)
         self.circuits = Circuits(state.circuit, lambda: state.streams_alive, settings.circuits)
         self.router = Router(state, self.book, circuits=self.circuits)
@@ -164,7 +164,7 @@ class Proxy:
         if plan.route.guardrails:
             call.guard = self._guardrails.of(plan.route.guardrails)
         check_request(call)
-        self._cache.look(call)
+        self.cache.look(call)
         # What is refused or known already costs nothing, and a mask may have made the request longer:
         # only now is it known what there is to reserve.
         if self.budgets.any and call.refused is None and call.hit is None:
@@ -311,7 +311,7 @@ class Proxy:
         recorded = body if same else None
         await self._settle(call, outcome="success", status=200, answer=answer, recorded=recorded)
         if call.cache_key is not None:
-            self._cache.keep(call.cache_key, call, recorded)
+            self.cache.keep(call.cache_key, call, recorded)
         if not same:
             body = front.write_answer(answer, call.receipt())
         await client.whole(200, [*call.headers(), call.answer_type], body)
@@ -405,7 +405,7 @@ class Proxy:
         call.record = relay.record(call.answer_type[1])
         await self._settle(call, outcome="success", status=200, answer=call.answer)
         if call.cache_key is not None:
-            self._cache.keep(call.cache_key, call, None)
+            self.cache.keep(call.cache_key, call, None)
         await client.end(front.end_of_stream(call.receipt()) + relay.final)
 
     # --- ends ----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from gateway.dialects.neutral import (
 )
 from gateway.dialects.reading import (
     budget_of,
+    contents,
     effort_of,
     member,
     parse_arguments,
@@ -70,13 +71,13 @@ def read(fields: Fields) -> Chat:
     messages: list[Message] = []
     system: object = member(fields, "system", _ANY)
     if system is not None:
-        messages.append(Message("system", _content(system, "system")))
+        messages.append(Message("system", contents(system, "system", _part)))
     for number, wire in enumerate(required(fields, "messages", list[dict[str, Any]])):
         where = f"messages[{number}]"
         role = wire.get("role")
         if role not in ("user", "assistant", "system"):
             raise InvalidRequest(f"{where}.role must be user or assistant")
-        messages.append(Message(role, _content(wire.get("content"), where)))
+        messages.append(Message(role, contents(wire.get("content"), f"{where}.content", _part)))
     metadata = member(fields, "metadata", dict) or {}
     output = member(fields, "output_config", dict) or {}
     form = output.get("format") or {}
@@ -115,14 +116,6 @@ def reasoning_of(thinking: Json | None, effort: object) -> Reasoning | None:
     return Reasoning(known) if known else None
 
 
-def _content(content: object, where: str) -> list[Part]:
-    if isinstance(content, str):
-        return [Text(content)]
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{where}.content must be a text or a list of blocks")
-    return [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
-
-
 def _part(part: Any, where: str) -> Part:
     match part:
         case {"type": "text", "text": str(text)}:
@@ -150,7 +143,7 @@ def _part(part: Any, where: str) -> Part:
             return ToolCall(call_id, name, arguments)
         case {"type": "tool_result", "tool_use_id": str(call_id)}:
             content = part.get("content")
-            parts = [] if content is None else _content(content, where)
+            parts = [] if content is None else contents(content, f"{where}.content", _part)
             seen = [item for item in parts if isinstance(item, Text | Image)]
             return ToolResult(call_id, seen, bool(part.get("is_error")))
         case {"type": "thinking", "thinking": str(text)}:

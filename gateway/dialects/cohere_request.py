@@ -29,6 +29,7 @@ from gateway.dialects.neutral import (
 from gateway.dialects.reading import (
     asks,
     budget_of,
+    contents,
     effort_of,
     member,
     read_calls,
@@ -118,16 +119,16 @@ def _message(wire: Json, where: str) -> Message:
     content = wire.get("content")
     match wire.get("role"):
         case "system":
-            return Message("system", _content(content, where))
+            return Message("system", contents(content, f"{where}.content", _part))
         case "user":
-            return Message("user", _content(content, where))
+            return Message("user", contents(content, f"{where}.content", _part))
         case "assistant":
             return Message("assistant", _assistant(wire, where))
         case "tool":
             call_id = wire.get("tool_call_id")
             if not isinstance(call_id, str):
                 raise InvalidRequest(f"{where}.tool_call_id is missing")
-            parts = _content(content, where)
+            parts = contents(content, f"{where}.content", _part)
             seen = [part for part in parts if isinstance(part, Text | Image)]
             return Message("user", [ToolResult(call_id, seen)])
         case role:
@@ -137,18 +138,10 @@ def _message(wire: Json, where: str) -> Message:
 def _assistant(wire: Json, where: str) -> list[Part]:
     parts: list[Part] = []
     if wire.get("content") is not None:
-        parts += _content(wire["content"], where)
+        parts += contents(wire["content"], f"{where}.content", _part)
     if isinstance(plan := wire.get("tool_plan"), str) and plan:
         parts.append(Text(plan))
     return parts + read_calls(wire.get("tool_calls"), where)
-
-
-def _content(content: object, where: str) -> list[Part]:
-    if isinstance(content, str):
-        return [Text(content)]
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{where}.content must be a text or a list of blocks")
-    return [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
 
 
 def _part(part: object, where: str) -> Part:

@@ -27,6 +27,7 @@ from gateway.dialects.neutral import (
 )
 from gateway.dialects.openai_wire import DETAIL_VENDORS
 from gateway.dialects.reading import (
+    contents,
     effort_of,
     further,
     member,
@@ -109,7 +110,7 @@ def read(fields: Fields) -> Chat:
         reasoning=_reasoning(member(fields, "reasoning_effort", str)),
         stop=[stop] if isinstance(stop, str) else stop or [],
         tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
-        tool_choice=_tool_choice(fields),
+        tool_choice=tool_choice_of(fields),
         user=member(fields, "user", str),
         schema=schema.get("schema") if isinstance(schema, dict) else None,
         schema_name=str(schema.get("name") or "answer") if isinstance(schema, dict) else "answer",
@@ -133,16 +134,20 @@ def read_messages(wires: list[Json]) -> list[Message]:
         where = f"messages[{number}]"
         match wire.get("role"):
             case "system" | "developer":
-                messages.append(Message("system", _content(wire.get("content"), where)))
+                messages.append(
+                    Message("system", contents(wire.get("content"), f"{where}.content", _part))
+                )
             case "user":
-                messages.append(Message("user", _content(wire.get("content"), where)))
+                messages.append(
+                    Message("user", contents(wire.get("content"), f"{where}.content", _part))
+                )
             case "assistant":
                 messages.append(Message("assistant", _assistant(wire, where)))
             case "tool":
                 call_id = wire.get("tool_call_id")
                 if not isinstance(call_id, str):
                     raise InvalidRequest(f"{where}.tool_call_id is missing")
-                parts = _content(wire.get("content"), where)
+                parts = contents(wire.get("content"), f"{where}.content", _part)
                 seen = [part for part in parts if isinstance(part, Text | Image)]
                 messages.append(Message("user", [ToolResult(call_id, seen)]))
             case role:
@@ -159,7 +164,7 @@ def _assistant(wire: Json, where: str) -> list[Part]:
     elif isinstance(reasoning, str) and reasoning:
         parts.append(Thinking(reasoning, vendor=""))
     if wire.get("content") is not None:
-        parts += _content(wire["content"], where)
+        parts += contents(wire["content"], f"{where}.content", _part)
     return parts + read_calls(wire.get("tool_calls"), where)
 
 
@@ -183,14 +188,6 @@ def thoughts(details: list[Any]) -> list[Part]:
             case "reasoning.text" | "reasoning.summary":
                 blocks.append(Thinking(text, signature or None, False, vendor))
     return list(blocks)
-
-
-def _content(content: object, where: str) -> list[Part]:
-    if isinstance(content, str):
-        return [Text(content)]
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{where}.content must be a text or a list of parts")
-    return [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
 
 
 def _part(part: object, where: str) -> Part:
@@ -229,7 +226,8 @@ def _tool(tool: Json) -> Tool:
     return Tool(name, function.get("description"), parameters, function.get("strict"))
 
 
-def _tool_choice(fields: Fields) -> ToolChoice | None:
+def tool_choice_of(fields: Fields) -> ToolChoice | None:
+    """Read who is to choose a tool, as both of the vendor's dialects say it. Raises InvalidRequest."""
     choice: object = member(fields, "tool_choice", _ANY)
     parallel = member(fields, "parallel_tool_calls", bool)
     match choice:
@@ -237,7 +235,10 @@ def _tool_choice(fields: Fields) -> ToolChoice | None:
             return ToolChoice("auto", parallel=parallel) if parallel is not None else None
         case "auto" | "none" | "required":
             return ToolChoice(choice, parallel=parallel)
-        case {"type": "function", "function": {"name": str(name)}}:
+        case {"type": "function", "function": {"name": str(name)}} | {
+            "type": "function",
+            "name": str(name),
+        }:
             return ToolChoice("tool", name, parallel)
     raise InvalidRequest("'tool_choice' is neither auto, none, required nor a function")
 

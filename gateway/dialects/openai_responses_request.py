@@ -23,6 +23,7 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
+from gateway.dialects.openai_request import tool_choice_of
 from gateway.dialects.openai_responses_wire import (
     VENDOR,
     WireItem,
@@ -30,6 +31,7 @@ from gateway.dialects.openai_responses_wire import (
     thinking_of,
 )
 from gateway.dialects.reading import (
+    contents,
     effort_of,
     further,
     member,
@@ -85,7 +87,7 @@ def read(fields: Fields) -> Chat:
         top_p=member(fields, "top_p", float),
         reasoning=_reasoning(reasoning),
         tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
-        tool_choice=_tool_choice(fields),
+        tool_choice=tool_choice_of(fields),
         user=member(fields, "user", str),
         schema=form.get("schema") if is_schema else None,
         schema_name=str(form.get("name") or "answer") if is_schema else "answer",
@@ -137,7 +139,7 @@ def _item(item: Any, where: str) -> Message:
             call = ToolCall(call_id, name, arguments if isinstance(arguments, str) else "{}")
             return Message("assistant", [call])
         case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
-            parts = _content(output, f"{where}.output")
+            parts = contents(output, f"{where}.output", _part)
             seen = [part for part in parts if isinstance(part, Text | Image)]
             return Message("user", [ToolResult(call_id, seen)])
         case {"type": "reasoning"}:
@@ -146,23 +148,15 @@ def _item(item: Any, where: str) -> Message:
             except msgspec.DecodeError as error:
                 raise InvalidRequest(f"{where} is no reasoning item: {error}") from error
         case {"role": "system" | "developer", "content": content}:
-            return Message("system", _content(content, where))
+            return Message("system", contents(content, f"{where}.content", _part))
         case {"role": "user" | "assistant" as role, "content": content}:
-            return Message(role, _content(content, where))
+            return Message(role, contents(content, f"{where}.content", _part))
     kind = item.get("type") if isinstance(item, dict) else None
     raise InvalidRequest(
         f"{where} has type {kind!r}, which this target's provider does not take",
         action="Send messages, function calls, their outputs and reasoning, or name a target of "
         "OpenAI's.",
     )
-
-
-def _content(content: Any, where: str) -> list[Part]:
-    if isinstance(content, str):
-        return [Text(content)]
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{where}.content must be a text or a list of parts")
-    return [_part(part, f"{where}.content[{at}]") for at, part in enumerate(content)]
 
 
 def _part(part: Any, where: str) -> Part:
@@ -198,19 +192,6 @@ def _tool(tool: Json) -> Tool:
         )
     parameters = tool.get("parameters") or {"type": "object", "properties": {}}
     return Tool(name, tool.get("description"), parameters, tool.get("strict"))
-
-
-def _tool_choice(fields: Fields) -> ToolChoice | None:
-    choice: object = member(fields, "tool_choice", _ANY)
-    parallel = member(fields, "parallel_tool_calls", bool)
-    match choice:
-        case None:
-            return ToolChoice("auto", parallel=parallel) if parallel is not None else None
-        case "auto" | "none" | "required":
-            return ToolChoice(choice, parallel=parallel)
-        case {"type": "function", "name": str(name)}:
-            return ToolChoice("tool", name, parallel)
-    raise InvalidRequest("'tool_choice' is neither auto, none, required nor a function")
 
 
 # --- written for a provider --------------------------------------------------------------------

@@ -11,7 +11,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.dialects.neutral import Effort, Embed, Fields, Json, Part, Reasoning, ToolCall
+from gateway.dialects.neutral import (
+    Effort,
+    Embed,
+    Fields,
+    Json,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+)
 from schemas.errors import (
     InvalidRequest,
     UpstreamAuthentication,
@@ -269,6 +278,18 @@ def _is_model_missing(status: int, kind: str, message: str) -> bool:
     if status == 404:
         return not _FILE.search(message)
     return kind == "model_not_found" or _NO_MODEL.search(message) is not None
+
+
+def contents(content: object, where: str, read: Callable[[Any, str], Part]) -> list[Part]:
+    """Return the parts of a message: a text, or a list whose entries `read` knows by their place.
+
+    Raises InvalidRequest.
+    """
+    if isinstance(content, str):
+        return [Text(content)]
+    if not isinstance(content, list):
+        raise InvalidRequest(f"{where} must be a text or a list of parts")
+    return [read(part, f"{where}[{index}]") for index, part in enumerate(content)]
 
 
 def texts_of(embed: Embed) -> list[str]:

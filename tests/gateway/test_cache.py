@@ -120,7 +120,7 @@ def test_an_answer_from_before_a_guardrail_changed_is_not_served(cached: Worker)
 
 @pytest.mark.req("GW-12")
 def test_the_cache_is_bounded_by_bytes_and_forgets_the_least_used(cached: Worker) -> None:
-    cache = cached.app.proxy._cache
+    cache = cached.app.proxy.cache
     cache._bytes_max = 6_000
     for number in range(12):
         ask(cached, f"Question {number}.")
@@ -128,6 +128,8 @@ def test_the_cache_is_bounded_by_bytes_and_forgets_the_least_used(cached: Worker
         assert cache.size_bytes <= 6_000
     assert hit(ask(cached, "Question 11."))
     assert not hit(ask(cached, "Question 1."))
+    shown = json.loads(cached.request("GET", "/status/worker")[2])["cache"]
+    assert shown == {"hits": cache.hits, "misses": cache.misses, "bytes": cache.size_bytes}
 
 
 def _said(stream: bytes) -> str:
