@@ -431,6 +431,7 @@ def effective_providers(
             (f"env:{SANDBOX_SECRET}",),
             vendor.price_provider,
             vendor.models,
+            ProviderTable(speaks=list(vendor.speaks)),
         )
         for vendor in VENDORS
         if vendor.name in {"openai", "anthropic"}

@@ -40,6 +40,10 @@ def test_without_any_provider_the_sandbox_stands_in_for_both_vendors() -> None:
     assert uses_sandbox(settings, {})
     assert not uses_sandbox(settings, {"ANTHROPIC_API_KEY": "k"})
     found = {provider.name: provider.base_url for provider in effective_providers(settings, {})}
+    spoken = {
+        provider.name: provider.table.speaks for provider in effective_providers(settings, {})
+    }
+    assert spoken["openai"] == ["openai_responses", "openai_completions"], "as its vendor does"
     assert found == {"openai": "http://127.0.0.1:9003/v1", "anthropic": "http://127.0.0.1:9003"}
 
 
