@@ -13,8 +13,10 @@ from schemas.clock import now_us
 from schemas.events.changes import PriceChanged
 from schemas.identity import uuid7
 from schemas.money import price_from_usd_per_million
+from schemas.prices import ANY
 
 SOURCE = "genai-prices"
+SELF_HOSTED = "self-hosted"
 TOKEN_KINDS = {
     "input_audio_mtok": "input_audio_tokens",
     "input_image_mtok": "input_image_tokens",
@@ -65,6 +67,26 @@ def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChange
             event = _searches(vendor, model_name, price, actor)
             events.setdefault(event.key, event)
     return list(events.values())
+
+
+def free_prices(providers: Iterable[str], actor: str) -> list[PriceChanged]:
+    """A price of nothing for whatever these providers run: they are machines of one's own."""
+    return [
+        PriceChanged(
+            event_id=uuid7(),
+            occurred_at_us=now_us(),
+            entity_version=1,
+            actor=actor,
+            provider=provider,
+            model=ANY,
+            valid_from_us=0,
+            input_price=0,
+            output_price=0,
+            price_version=SELF_HOSTED,
+            source=SELF_HOSTED,
+        )
+        for provider in providers
+    ]
 
 
 def _searches(provider: str, model: str, price: Decimal, actor: str) -> PriceChanged:

@@ -6,6 +6,8 @@ yet) one `corrected` line adds the difference. Which are missing is told by the 
 end before anything is written: whoever writes again after a crash finds what was written before, and an
 id follows from the line and from how many corrections it had, so the same correction is the same event.
 
+What still has no price is told by an alert for each model, which ends when it has one (PROV-08).
+
 Control is the only writer. Its position is kept in a file; without it the ledger is read from its
 beginning, as it is after a change of prices.
 """
@@ -22,10 +24,14 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter
 
+from schemas.alerts import OPEN, RESOLVED
+from schemas.clock import now_us
 from schemas.codec import decode_as
 from schemas.errors import BrokerUnavailable, CorruptRecord, LogTruncated, WrongLog
 from schemas.events.changes import PriceChanged, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
+from schemas.events.operations import AlertChanged
+from schemas.identity import uuid7
 from schemas.log import Cursor, Log, Reader, Record, TableView
 from schemas.prices import PriceBook, list_of
 from schemas.pricing import cost_of
@@ -38,6 +44,8 @@ AT_ONCE = 500
 """Corrections on their way at a time."""
 PRICED = frozenset({"settled", "wasted", "unpriced"})
 """Lines whose cost follows from a price. An abandoned call is entered at its reservation, for ever."""
+UNPRICED_MAX = 1_000
+"""Models without a price that are told of."""
 _NAMESPACE = uuid.UUID("0b1a4c35-8a53-4b9e-9d0c-6f6cbb0c3c58")
 _log = logging.getLogger(__name__)
 
@@ -98,6 +106,8 @@ class Owed:
         self._whole = whole
         self._due: dict[str, Due] = {}
         self._corrected: dict[str, tuple[int, int]] = {}
+        self.unpriced: set[str] = set()
+        """Targets of lines that no price is known for."""
 
     def take(self, line: CostEntry) -> None:
         """Take the next line of the ledger."""
@@ -118,6 +128,8 @@ class Owed:
             return
         price = self._book.of(line)
         cost = cost_of(price, line, line.units)
+        if cost is None and line.entry == "unpriced" and len(self.unpriced) < UNPRICED_MAX:
+            self.unpriced.add(f"{line.provider}/{line.model}")
         if price is not None and cost is not None and cost != line.cost_nano_usd:
             known = line.cost_nano_usd is not None
             self._due[line.event_id] = Due(line, price, cost - (line.cost_nano_usd or 0), known)
@@ -162,11 +174,31 @@ def correction(due: Due, difference: int, times: int) -> CostEntry:
     )
 
 
+def alert_of(target: str, status: str) -> AlertChanged:
+    """Return the alert that a target has no price, opened or resolved."""
+    what = (
+        "now have a price"
+        if status == RESOLVED
+        else f'have no price; [prices."{target}"] gives them one, for the past too'
+    )
+    return AlertChanged(
+        event_id=uuid7(),
+        occurred_at_us=now_us(),
+        alert_id=f"price_unknown:{target}",
+        alert_type="price_unknown",
+        severity="warning",
+        scope=f"target:{target}",
+        status=status,
+        message=f"calls of {target} {what}",
+    )
+
+
 class State(msgspec.Struct):
-    """How far the ledger is right, by which prices (their digest)."""
+    """How far the ledger is right, by which prices (their digest), and what has none."""
 
     prices: str
     cursor: Cursor
+    unpriced: list[str] = []
 
 
 class Repricing:
@@ -229,12 +261,18 @@ class Repricing:
         state = self._load()
         whole = state is None or state.prices != digest
         cursor = Cursor() if state is None or whole else state.cursor
+        told = set() if state is None else set(state.unpriced)
         async with self._log.reader([COSTS], cursor) as reader:
             while not stop.is_set():
                 owed = Owed(self._book, whole=whole)
                 if await _read_on(reader, owed) or whole:
                     await self._write(owed.corrections())
-                    self._save(State(digest, reader.cursor))
+                    room = UNPRICED_MAX - len(told)
+                    new = sorted(owed.unpriced - told)[:room]
+                    unpriced = owed.unpriced if whole else told.union(new)
+                    await self._tell(told, unpriced)
+                    told = unpriced
+                    self._save(State(digest, reader.cursor, sorted(told)))
                 whole = False
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), LOOK_S)
@@ -248,6 +286,12 @@ class Repricing:
                     group.create_task(self._publish(line))
         if missing:
             _log.info("%d lines of the ledger are corrected", len(missing))
+
+    async def _tell(self, before: set[str], now: set[str]) -> None:
+        for target in sorted(now - before):
+            await self._log.publish(alert_of(target, OPEN))
+        for target in sorted(before - now):
+            await self._log.publish(alert_of(target, RESOLVED))
 
     async def _publish(self, line: CostEntry) -> None:
         await self._log.publish(line, correlation_id=line.request_id, causation_id=line.corrects)

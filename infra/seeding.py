@@ -30,7 +30,7 @@ from infra.keys import new_secret
 from infra.kinds import Kind
 from infra.settings import ConfiguredProvider, WeirSettings, effective_providers
 from infra.tables import TargetTable
-from infra.vendors import LOCAL_PROVIDER
+from infra.vendors import LOCAL_PROVIDER, SELF_HOSTED
 from schemas.access import hash_of
 from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable
@@ -222,14 +222,16 @@ def _missing_prices(
     wanted: Iterable[ConfiguredProvider], prices: TableView[PriceChanged]
 ) -> list[PriceChanged]:
     """The price lists that this version of the package has not given to the log yet."""
-    from infra.prices import price_events, price_version  # half a second of lists
+    from infra.prices import free_prices, price_events, price_version  # half a second of lists
 
     current = price_version()
     present = {
         price.provider for price in prices.entries.values() if price.price_version == current
     }
     lists = {provider.price_provider for provider in wanted if provider.price_provider}
-    return _changed(price_events(sorted(lists - present), ACTOR), prices)
+    known = [it.name for it in wanted if it.name in SELF_HOSTED and not it.secrets]
+    listed = price_events(sorted(lists - present), ACTOR)
+    return _changed([*listed, *free_prices(known, ACTOR)], prices)
 
 
 def _difference(wanted: Sequence[C], view: TableView[C], named: set[str]) -> list[C]:

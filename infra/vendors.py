@@ -404,3 +404,6 @@ VENDORS = (
         page="https://lmstudio.ai/docs/app/api/endpoints/openai",
     ),
 )
+
+SELF_HOSTED = frozenset(vendor.name for vendor in VENDORS if vendor.key_variable is None)
+"""Servers that one runs oneself: what they answer costs nothing unless somebody prices it."""

@@ -162,7 +162,7 @@ class UpstreamOverloaded(UpstreamError):
     status = 503
     code = "upstream_overloaded"
     type = "overloaded_error"
-    action = "Try again after the time in Retry-After, or name a route with several providers."
+    action = "Try again shortly, or name a route with several providers."
 
 
 class UpstreamForbidden(UpstreamError):

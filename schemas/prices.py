@@ -2,7 +2,7 @@
 
 A list names families (``claude-sonnet-4-5``), a call may name one of a family's dated snapshots
 (``claude-sonnet-4-5-20250929``), its place (``eu.amazon.nova-lite-v1:0``) or a tuned version of it: what
-has no price of its own costs what its family does.
+has no price of its own costs what its family does, and else what the list has for any model, if that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ _PLACE = re.compile(r"^(?:us|us-gov|eu|apac|jp|au|ca)\.")
 """Where Bedrock runs a model, before its id; its own price holds in each. What runs `global` has another."""
 _TUNED = re.compile(r"^(ft:[^:]+):.*$")
 """OpenAI's name of a tuned version: the base is part of it."""
+
+
+ANY = "*"
+"""The model of a price that holds for all that have none of their own."""
 
 
 def families(model: str) -> Iterator[str]:
@@ -42,7 +46,7 @@ class PriceBook:
 
     def find(self, price_list: str, model: str, at_us: int) -> PriceChanged | None:
         """Return the price that holds at a time (Unix microseconds), None when it is not known."""
-        for name in families(model):
+        for name in (*families(model), ANY):
             prices = self._prices.get((price_list, name))
             if prices is not None:
                 found = bisect_right(prices, at_us, key=lambda price: price.valid_from_us)

@@ -15,6 +15,7 @@ from infra.repricing import Knowledge, Owed, Repricing
 from schemas.codec import decode_as
 from schemas.events.changes import PriceChanged, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
+from schemas.events.operations import ALERTS, AlertChanged
 from schemas.identity import uuid7
 from schemas.log import Cursor
 from schemas.pricing import newly_unpriced
@@ -165,6 +166,39 @@ async def _until(log: KafkaLog, model: str, cost_nano_usd: int) -> list[CostEntr
         while total(found := await _lines(log, model)) != cost_nano_usd:
             await asyncio.sleep(0.2)
     return found
+
+
+async def _alerts(log: KafkaLog, target: str) -> list[str]:
+    found = []
+    async with log.reader([ALERTS], Cursor()) as reader:
+        while records := await reader.batch(1_000, 0.4):
+            for record in records:
+                alert = decode_as(record.value or b"", AlertChanged)
+                if alert is not None and alert.alert_id == f"price_unknown:{target}":
+                    found.append(alert.status)
+    return found
+
+
+@pytest.mark.req("PROV-08")
+async def test_a_model_without_a_price_is_told_until_it_has_one(
+    log: KafkaLog, tmp_path: Path
+) -> None:
+    model, stop = uuid7(), asyncio.Event()
+    one = line(model=model)
+    target = f"{one.provider}/{model}"
+    await log.publish(one)
+    task = asyncio.create_task(Repricing(log, tmp_path / "repricing.json").run(stop))
+    try:
+        async with asyncio.timeout(30):
+            while await _alerts(log, target) != ["open"]:
+                await asyncio.sleep(0.2)
+            await log.publish(line(model=model))
+            await log.publish(msgspec.structs.replace(price(), model=model))
+            while await _alerts(log, target) != ["open", "resolved"]:
+                await asyncio.sleep(0.2)
+    finally:
+        stop.set()
+        await task
 
 
 @pytest.mark.req("BEY-08")

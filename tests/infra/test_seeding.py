@@ -27,6 +27,7 @@ from schemas.events.changes import (
 from schemas.identity import uuid7
 from schemas.log import TableView
 from schemas.money import NANO_USD, token_cost_nano_usd
+from schemas.prices import PriceBook
 
 
 @pytest.mark.req("EVT-01")
@@ -46,6 +47,20 @@ async def test_a_start_publishes_only_what_the_log_does_not_say(
     assert key.secret_hash == hashlib.sha256(first.admin_key.encode()).hexdigest()
     assert "admin" in key.scopes
     assert set(providers.entries) == {"provider:openai", "provider:anthropic", "provider:local"}
+
+
+@pytest.mark.req("PROV-04")
+async def test_what_one_runs_oneself_costs_nothing(fresh_log: KafkaLog, tmp_path: Path) -> None:
+    settings = WeirSettings(home=tmp_path)
+    environment = {"OLLAMA_BASE_URL": "http://127.0.0.1:11434/v1"}
+    await seed(fresh_log, settings, environment)
+    assert (await seed(fresh_log, settings, environment)).published == 0
+    prices = TableView(PriceChanged)
+    await read_now(fresh_log, [prices])
+    found = PriceBook(prices.entries.values()).find("ollama", "llama3.2", 1)
+    assert found is not None
+    assert (found.input_price, found.output_price) == (0, 0)
+    assert PriceBook(prices.entries.values()).find("openai", "llama3.2", 1) is None
 
 
 async def test_changed_settings_become_events_and_removed_ones_deletions(
