@@ -4,6 +4,7 @@ One scrape of any worker's address gives the whole installation: it is answered 
 the projections, so it does not matter how many workers there are or how often they were restarted.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from fastapi import APIRouter, Response
@@ -33,11 +34,16 @@ class PartMetrics(Collector):
         beats = list(self._heartbeats.entries.values())
         ages = [([beat.part], (now_us() - beat.occurred_at_us) / 1e6) for beat in beats]
         lags = [([beat.part], float(beat.lag)) for beat in beats if beat.lag is not None]
+        late: Counter[str] = Counter()
+        for beat in beats:
+            late.update(beat.late)  # several processes share a fold
+        counts = [([fold], float(count)) for fold, count in sorted(late.items())]
         behind: list[tuple[list[str], float]] = [
             ([], float(self._projections.projector.status.lag_records or 0))
         ]
         yield gauge("weir_heartbeat_age_seconds", "Since a part was heard.", ages, ["part"])
         yield gauge("weir_lag_records", "Records that a part is behind.", lags, ["part"])
+        yield gauge("weir_late_records", "Came after their rows had expired.", counts, ["fold"])
         yield gauge("weir_projection_lag_records", "Records not projected yet.", behind, [])
         yield gauge("weir_info", "The version that runs.", [([__version__], 1.0)], ["version"])
 

@@ -85,6 +85,7 @@ def system_router(
                     "age_seconds": (now_us() - beat.occurred_at_us) / 1e6,
                     "lag": beat.lag,
                     "lags": beat.lags,
+                    "late": beat.late,
                     "instance": beat.instance,
                 }
                 for key, beat in heartbeats.entries.items()

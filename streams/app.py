@@ -18,6 +18,7 @@ from schemas.identity import uuid7
 from schemas.log import Log
 from streams import READY_FILE
 from streams.decider import Decider, decide
+from streams.ends import Ends, EndsReader
 from streams.fold import AnyFold, Fold
 from streams.runtime import SourceRunner
 from streams.settings import StreamsSettings
@@ -54,14 +55,15 @@ async def run(settings: StreamsSettings, log: Log, stop: asyncio.Event) -> None:
     try:
         async with (
             TableWriter(log.connection, log.source) as writer,
+            EndsReader(log.connection, [fold.source for fold in folds]) as ends,
             asyncio.TaskGroup() as group,
         ):
             runners = [FoldRunner(fold, settings.batch_wait_s, log, writer) for fold in folds]
-            sources = _by_source(runners, settings, log, topic_ids)
+            sources = _by_source(runners, settings, log, ends, topic_ids)
             for source in sources:
                 group.create_task(source.run(stop))
             beginning = group.create_task(_begin(sources, runners, settings, log, stop))
-            group.create_task(_beat(sources, runners, settings, log, stop))
+            group.create_task(_beat(sources, ends, settings, log, stop))
             await stop.wait()
             beginning.cancel()
     except BaseExceptionGroup as failures:
@@ -72,13 +74,14 @@ def _by_source(
     runners: Sequence[FoldRunner],
     settings: StreamsSettings,
     log: Log,
+    ends: EndsReader,
     topic_ids: Mapping[str, str],
 ) -> list[SourceRunner]:
     by_source: dict[str, list[FoldRunner]] = {}
     for runner in runners:
         by_source.setdefault(runner.fold.source.name, []).append(runner)
     return [
-        SourceRunner(together, settings, log, topic_ids.get(name))
+        SourceRunner(together, settings, log, ends, topic_ids.get(name))
         for name, together in by_source.items()
     ]
 
@@ -142,7 +145,7 @@ async def _topic_ids(folds: Sequence[AnyFold], log: Log, stop: asyncio.Event) ->
 
 async def _beat(
     sources: Sequence[SourceRunner],
-    runners: Sequence[FoldRunner],
+    ends: EndsReader,
     settings: StreamsSettings,
     log: Log,
     stop: asyncio.Event,
@@ -152,12 +155,13 @@ async def _beat(
     The beat stops with the folds: a gateway that no longer hears it relies on its own breakers.
     """
     started_at_us = now_us()
+    runners = [runner for source in sources for runner in source.folds]
     watchdogs = {
         runner.fold.name: Watchdog(runner.fold.name, settings.stalled_s) for runner in runners
     }
     while not stop.is_set():
         try:
-            lags = await _lags(sources)
+            lags = _lags(sources, await ends.now())
             for runner in runners:
                 name, position = runner.fold.name, sum(runner.positions().values())
                 watchdogs[name].look(position, lags[name], time.monotonic())
@@ -171,6 +175,7 @@ async def _beat(
                     lag=sum(lags.values()),
                     positions=_positions(runners),
                     lags=lags,
+                    late={runner.fold.name: runner.late for runner in runners if runner.late},
                 )
             )
         except BrokerUnavailable as error:
@@ -181,10 +186,10 @@ async def _beat(
             await asyncio.wait_for(stop.wait(), settings.heartbeat_s)
 
 
-async def _lags(sources: Sequence[SourceRunner]) -> dict[str, int]:
+def _lags(sources: Sequence[SourceRunner], ends: Ends) -> dict[str, int]:
     lags: dict[str, int] = {}
     for source in sources:
-        lags |= await source.lags()
+        lags |= source.lags(ends)
     return lags
 
 

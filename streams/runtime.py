@@ -16,14 +16,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from typing import Any
 
 import faust
-from aiokafka.errors import KafkaError
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
 
-from schemas.errors import BrokerUnavailable, LogTruncated
+from schemas.errors import LogTruncated
 from schemas.event import Topic
 from schemas.log import Connection, Cursor, Log, Reader, Record
 from streams.arrival import read
+from streams.ends import Ends, EndsReader
 from streams.partition import PartitionFold, recovered
 from streams.settings import StreamsSettings
 from streams.table import FoldRunner
@@ -55,12 +55,14 @@ class SourceRunner:
         folds: Sequence[FoldRunner],
         settings: StreamsSettings,
         log: Log,
+        ends: EndsReader,
         topic_id: str | None,
     ) -> None:
         self.folds = folds
         self.source: Topic = folds[0].fold.source
         self.assigned = asyncio.Event()
         self._log = log
+        self._ends = ends
         self._topic_id = topic_id
         self._next: dict[int, int] = {}
         """What is read next, by partition: before it, every fold has everything."""
@@ -101,37 +103,24 @@ class SourceRunner:
         """Return the next offset that is read, of the partitions that this process has."""
         return {TP(self.source.name, number): at for number, at in self._next.items()}
 
-    async def lags(self) -> dict[str, int]:
+    def lags(self, ends: Ends) -> dict[str, int]:
         """Return how many source records of our partitions each fold has not folded yet.
 
         Raises LogTruncated when the source ends below a cursor: never an automatic reset.
-        Raises BrokerUnavailable.
         """
-        positions = {runner.fold.name: runner.positions() for runner in self.folds}
-        ends = (await self._ends())[self.source.name]
-        lags = dict.fromkeys(positions, 0)
-        for name, at in positions.items():
-            for number in at.keys() & ends.keys():
-                behind = ends[number] - at[number]
-                if behind < 0:
+        found = ends[self.source.name]
+        lags: dict[str, int] = {}
+        for runner in self.folds:
+            name = runner.fold.name
+            behind = {number: found[number] - at for number, at in runner.positions().items()}
+            for number, records in behind.items():
+                if records < 0:
                     raise LogTruncated(
-                        f"{self.source.name}|{number} ends at {ends[number]}, "
-                        f"the {name} table already includes {-behind} records more"
+                        f"{self.source.name}|{number} ends at {found[number]}, "
+                        f"the {name} table already includes {-records} records more"
                     )
-                lags[name] += behind
+            lags[name] = sum(behind.values())
         return lags
-
-    async def _ends(self) -> dict[str, dict[int, int]]:
-        """Return {source: {partition: end offset}}."""
-        name = self.source.name
-        if not self._next:
-            return {name: {}}
-        tps = [TP(name, number) for number in range(self.source.partitions)]
-        try:
-            ends = await self._app.consumer.highwaters(*tps)
-        except KafkaError as error:
-            raise BrokerUnavailable("the broker does not tell the log's end") from error
-        return {name: {tp.partition: end for tp, end in ends.items()}}
 
     # --- partitions come and go ----------------------------------------------------------------
 
@@ -237,7 +226,7 @@ class SourceRunner:
         """Read what is missing with a plain reader. Raises LogTruncated when it is gone."""
         name = self.source.name
         _log.warning("%s: %s|%d again from %d", _group(self.folds), name, partition, start)
-        until = _flat(await self._ends())
+        until = _flat({name: (await self._ends.now())[name]})
         at = {number: start if number == partition else until[name, number] for _, number in until}
         until[name, partition] = end
         async with self._log.reader([self.source], Cursor(positions={name: at})) as reader:

@@ -40,6 +40,7 @@ class FoldRunner:
         self._writer = writer
         self._parts: dict[int, PartitionFold] = {}
         self._waiting: dict[int, list[Arrival]] = {}
+        self._late_before = 0
         self._count = 0
         self._some, self._enough, self._room = (asyncio.Event() for _ in range(3))
         self._room.set()
@@ -55,8 +56,8 @@ class FoldRunner:
 
     @property
     def late(self) -> int:
-        """Return how many events came too late for a row, since the partitions were opened."""
-        return sum(part.late for part in self._parts.values())
+        """Return how many events came too late for a row, since the start of the process."""
+        return self._late_before + sum(part.late for part in self._parts.values())
 
     def open(self, parts: Mapping[int, PartitionFold]) -> None:
         """Begin with these partitions, as they were recovered."""
@@ -69,6 +70,7 @@ class FoldRunner:
             self._forget()
 
     def _forget(self) -> None:
+        self._late_before = self.late
         self._parts.clear()
         self._empty()
 

@@ -165,12 +165,13 @@ class Heartbeat(Event, frozen=True, kw_only=True):
     """A part is alive. `positions` maps ``topic|partition`` to the next offset it will read.
 
     `lag` counts the records that it has still to take, `lags` says so by what takes them (its folds).
-    `refused` counts the callers whose key was unknown or invalid, since the instance began.
+    `refused` counts the callers whose key was unknown or invalid, since the instance began; `late`, by
+    fold, what came after the rows that it belonged to had expired.
     """
 
     topic = HEARTBEATS
     type = "weir.heartbeat"
-    version = 3
+    version = 4
 
     part: str
     instance: str
@@ -179,6 +180,7 @@ class Heartbeat(Event, frozen=True, kw_only=True):
     positions: dict[str, int] = msgspec.field(default_factory=dict)
     lags: dict[str, int] = msgspec.field(default_factory=dict)
     refused: int = 0
+    late: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def key(self) -> str:

@@ -13,6 +13,7 @@ from schemas.codec import encode
 from schemas.event import Event
 from schemas.events.tables import CursorRow, TableRow
 from schemas.log import Record
+from streams.ends import EndsReader
 from streams.fold import AnyFold
 from streams.partition import PartitionFold, Row, Step, Tombstone
 from streams.runtime import SourceRunner
@@ -108,9 +109,12 @@ def folded(fold: AnyFold, batches: Sequence[Sequence[Record]], partition: int = 
 async def served(fold: AnyFold, log: KafkaLog, data_dir: Path) -> AsyncIterator[FoldRunner]:
     """Run a fold on a broker, from when it has its partitions."""
     stop = asyncio.Event()
-    async with TableWriter(log.connection, "/test") as writer:
+    async with (
+        TableWriter(log.connection, "/test") as writer,
+        EndsReader(log.connection, [fold.source]) as ends,
+    ):
         runner = FoldRunner(fold, 0.1, log, writer)
-        source = SourceRunner([runner], StreamsSettings(data_dir), log, None)
+        source = SourceRunner([runner], StreamsSettings(data_dir), log, ends, None)
         running = asyncio.create_task(source.run(stop))
         try:
             async with asyncio.timeout(40):

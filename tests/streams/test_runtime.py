@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,7 +60,8 @@ class Source(SourceRunner):
         self.fake = log
         self.writer = Writer(log)
         self.fold = FoldRunner(FEEDBACK, 0.01, log, self.writer)  # type: ignore[arg-type]
-        super().__init__([self.fold], StreamsSettings(data_dir), log, None)  # type: ignore[arg-type]
+        no_ends = SimpleNamespace()
+        super().__init__([self.fold], StreamsSettings(data_dir), log, no_ends, None)  # type: ignore[arg-type]
         self.reread: list[tuple[int, int]] = []
 
     async def _reread(self, partition: int, start: int, end: int) -> list[Record]:
