@@ -29,6 +29,7 @@ from infra.docs_page import docs_router, tell_of_all
 from infra.door import Door, Keys, install_errors
 from infra.foresight_api import Foresight, foresight_router
 from infra.heart import Heart
+from infra.initialize import initialize
 from infra.kafka import KafkaLog
 from infra.metrics import metrics_router
 from infra.realtime import Live
@@ -140,7 +141,14 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
     door = Keys(keys, operator_token(settings.weir_home), tenants)
     heart = Heart(log, lambda: door.refused)
-    test = SelfTest(settings.weir_home, log, components, heartbeats, heart)
+    test = SelfTest(
+        settings.weir_home,
+        log,
+        components,
+        heartbeats,
+        heart,
+        lambda: initialize(log.connection, installation),
+    )
     app = build(
         door,
         [

@@ -19,9 +19,10 @@ from pydantic import BaseModel, Field
 from infra.admin_desk import PREFIXES, actor_of
 from infra.audit import Auditor
 from infra.heart import Heart
+from infra.initialize import Initialized, told, topic_differences
 from infra.state import load_state
 from infra.system import Reporting
-from infra.topics import ensure_topics, partition_counts
+from infra.topics import partition_counts
 from infra.workers import worker_figures
 from schemas.clock import now_us
 from schemas.errors import Unavailable, WeirError
@@ -49,14 +50,18 @@ class SelfTestReport(BaseModel):
     """All of them."""
 
     ok: bool
-    created_topics: list[str] = Field(description="what initializing has created")
+    initialized: Initialized | None = Field(description="what was changed, if that was asked for")
     checks: list[Check]
 
 
 class SelfTestOrder(BaseModel):
     """How to test."""
 
-    initialize: bool = Field(default=False, description="create topics that are missing, first")
+    initialize: bool = Field(
+        default=False,
+        description="first create what is missing of topics and of what the settings name, and put right"
+        " the settings of topics",
+    )
 
 
 class SelfTest:
@@ -69,16 +74,18 @@ class SelfTest:
         components: Mapping[str, Reporting],
         heartbeats: TableView[Heartbeat],
         heart: Heart,
+        initialize: Callable[[], Awaitable[Initialized]],
     ) -> None:
         self._home = home
         self._log = log
         self._components = components
         self._heartbeats = heartbeats
         self._heart = heart
+        self._initialize = initialize
 
     async def report(self, *, initialize: bool = False) -> SelfTestReport:
         """Ask all of them, one after the other."""
-        created = await ensure_topics(self._log.connection) if initialize else []
+        initialized = await self._initialize() if initialize else None
         asked: dict[str, Callable[[], Awaitable[str]]] = {
             "log": self._round_trip,
             "topics": self._topics,
@@ -91,7 +98,7 @@ class SelfTest:
             asked[name] = _readiness(component)
         checks = [await _checked(name, ask) for name, ask in asked.items()]
         return SelfTestReport(
-            ok=all(check.ok for check in checks), created_topics=created, checks=checks
+            ok=all(check.ok for check in checks), initialized=initialized, checks=checks
         )
 
     async def _round_trip(self) -> str:
@@ -108,10 +115,11 @@ class SelfTest:
     async def _topics(self) -> str:
         counts = await asyncio.to_thread(partition_counts, self._log.connection)
         wrong = [topic.name for topic in topics() if counts.get(topic.name) != topic.partitions]
+        wrong = wrong or told(await asyncio.to_thread(topic_differences, self._log.connection))
         if wrong:
             raise Unavailable(
                 f"not as declared: {', '.join(wrong)}",
-                action="Create what is missing: `weir selftest --initialize`.",
+                action="Create and put right what is wrong: `weir selftest --initialize`.",
             )
         return f"{len(topics())} as declared"
 

@@ -8,6 +8,7 @@ import pytest
 
 from infra import selftest
 from infra.heart import Heart
+from infra.initialize import Initialized
 from infra.selftest import SelfTest, SelfTestReport
 from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable
@@ -45,17 +46,32 @@ class Part:
 
 
 def report(
-    monkeypatch: pytest.MonkeyPatch, home: Path, *, away: bool = False, missing: int = 0
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+    *,
+    away: bool = False,
+    missing: int = 0,
+    unlike: bool = False,
+    initialize: bool = False,
 ) -> SelfTestReport:
     declared = {topic.name: topic.partitions for topic in topics()[missing:]}
     monkeypatch.setattr(selftest, "partition_counts", lambda _: declared)
+    differing: dict[str, dict[str, tuple[str, str]]] = {}
+    if unlike:
+        differing = {"weir.x": {"cleanup.policy": ("delete", "compact")}}
+    monkeypatch.setattr(selftest, "topic_differences", lambda _: differing)
     view = TableView(Heartbeat)
     beat = {"event_id": "e", "instance": "0", "started_at_us": 0, "positions": {"t|0": 1}}
     view.entries["streams"] = Heartbeat(occurred_at_us=now_us(), part="streams", lag=3, **beat)
     log: Any = Echo(view, away=away)
     typed: Log = log
     parts = {"projections": Part(None), "trainer": Part("still reading")}
-    told = asyncio.run(SelfTest(home, typed, parts, view, Heart(typed, lambda: 0)).report())
+
+    async def initialized() -> Initialized:
+        return Initialized(topics=["weir.x"])
+
+    test = SelfTest(home, typed, parts, view, Heart(typed, lambda: 0), initialized)
+    told = asyncio.run(test.report(initialize=initialize))
     # What a test leaves behind must be no part that falls silent afterwards.
     assert set(view.entries) <= {"streams", "control"}
     return told
@@ -87,3 +103,16 @@ def test_a_broker_that_is_away_and_missing_topics_are_told(
     assert not topic.ok
     assert topics()[0].name in topic.text
     assert "--initialize" in topic.action
+    told = report(monkeypatch, tmp_path, unlike=True)
+    topic = next(check for check in told.checks if check.subsystem == "topics")
+    assert topic.text == "not as declared: weir.x: cleanup.policy delete → compact"
+
+
+@pytest.mark.req("OPS-05")
+def test_what_initializing_changed_is_in_the_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = report(monkeypatch, tmp_path, initialize=True)
+    assert told.initialized is not None
+    assert told.initialized.topics == ["weir.x"]
+    assert report(monkeypatch, tmp_path).initialized is None
