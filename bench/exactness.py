@@ -38,9 +38,9 @@ ROUNDS = 50
 EVENTS_PER_ROUND = EVENTS // ROUNDS
 EVENTS_PER_S = 2_000
 DISTURBED_EVENTS_PER_S = 1_000
-PAUSE_S = (2.0, 6.0)
+PAUSE_S = (1.5, 4.5)
 LAG_P95_S_MAX = 5.0
-CATCH_UP_S = 180.0
+CATCH_UP_S = 300.0
 ACTIONS = ("stop", "kill", "second", "broker", "second")
 
 
@@ -111,6 +111,8 @@ class Disturbance:
     actions: tuple[str, ...] = ACTIONS
     done: list[dict[str, Any]] = field(default_factory=list)
     died: int = 0
+    slow: int = 0
+    """Processes that had not ended half a minute after SIGTERM, and were killed."""
 
     def __post_init__(self) -> None:
         self.first, self.second = (
@@ -155,7 +157,7 @@ class Disturbance:
 
     def _end(self, worker: Worker, number: int) -> None:
         if worker.runs:
-            worker.end(number)
+            self.slow += not worker.end(number)
         worker.process = None
 
     def watch(self) -> None:
@@ -236,6 +238,7 @@ def disturbed(
         told = kind.lower().replace(" ", "_").removesuffix("_sig")
         figures[told] = sum(done["action"].startswith(kind) for done in disturbance.done)
     figures["died_by_itself"] = disturbance.died
+    figures["slow_to_end"] = disturbance.slow
     return figures, disturbance.done
 
 
@@ -248,8 +251,8 @@ def steady(broker: Broker, home: Path, arguments: Arguments) -> dict[str, Any]:
     worker = Worker(broker.bootstrap, home / "steady")
     worker.start()
     try:
-        worker.ready()
-        tables.caught_up()
+        worker.ready(CATCH_UP_S)
+        tables.caught_up(limit_s=CATCH_UP_S)
         begun = time.monotonic()
         with (
             Follower(tables),
@@ -257,7 +260,7 @@ def steady(broker: Broker, home: Path, arguments: Arguments) -> dict[str, Any]:
         ):
             sending.finish()
             seconds = time.monotonic() - begun
-        tables.caught_up()
+        tables.caught_up(limit_s=CATCH_UP_S)
         cpu_s = worker.cpu_s()
         figures = compared(broker.bootstrap, tables, ledger, prefix, arguments.out, sabotage=False)
     finally:

@@ -8,6 +8,7 @@ sweep or restart. What differs from the published row was done wrong by the mach
 from __future__ import annotations
 
 import math
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from schemas.discovery import discover
 from schemas.event import Event
 from schemas.events.tables import TableRow
 from streams.fold import AnyFold, Fold
+
+SILENCE_S = 60.0
 
 ROW_OWN = {"event_id", "occurred_at_us", "offset"}
 """Fields of a row that are no result of the fold."""
@@ -146,9 +149,14 @@ def _messages(bootstrap: str, source: str) -> Iterator[Any]:
             for number in range(PARTITIONS)
         }
         consumer.assign([TopicPartition(source, number, 0) for number in ends])
-        left = sum(ends.values())
+        left, heard_s = sum(ends.values()), time.monotonic()
         while left > 0:
-            for message in consumer.consume(5_000, timeout=1.0):
+            messages = consumer.consume(5_000, timeout=1.0)
+            if messages:
+                heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > SILENCE_S:
+                raise TimeoutError(f"{left} records of {source} cannot be read")
+            for message in messages:
                 if message.error() is None and message.offset() < ends[message.partition()]:
                     left -= 1
                     yield message

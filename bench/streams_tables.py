@@ -110,7 +110,7 @@ class Tables:
                 missing += end - 1 - cursors[-1][0]
         return missing
 
-    def caught_up(self, names: Iterable[str] = (), limit_s: float = 120.0) -> float:
+    def caught_up(self, names: Iterable[str] = (), limit_s: float = 300.0) -> float:
         """Wait until the tables include everything; return the seconds. Raises TimeoutError."""
         begun = time.monotonic()
         while (behind := self._behind_if_known(names)) != 0:

@@ -25,6 +25,9 @@ from streams import READY_FILE
 from streams.app import run
 from streams.settings import StreamsSettings
 
+END_S = 30
+"""After that a supervisor would kill what does not end."""
+
 
 @dataclass
 class Worker:
@@ -62,12 +65,19 @@ class Worker:
                 raise TimeoutError("the streams process is not ready")
             time.sleep(0.05)
 
-    def end(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal and wait for the end."""
+    def end(self, number: int = signal.SIGKILL) -> bool:
+        """Send a signal and wait for the end; return whether it came, or had to be forced."""
         assert self.process is not None
         self.process.send_signal(number)
-        self.process.wait(30)
+        obeyed = True
+        try:
+            self.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            obeyed = False
+            self.process.kill()
+            self.process.wait()
         self.process = None
+        return obeyed
 
     def cpu_s(self) -> float:
         """Return the processor time that the process has used."""

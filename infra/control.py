@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,14 +142,8 @@ async def run(settings: ControlSettings, log: Log, stop: asyncio.Event) -> None:
     system = system_router(settings.weir_home, log.connection, components, configured, heartbeats)
     door = Keys(keys, operator_token(settings.weir_home), tenants)
     heart = Heart(log, lambda: door.refused)
-    test = SelfTest(
-        settings.weir_home,
-        log,
-        components,
-        heartbeats,
-        heart,
-        lambda: initialize(log.connection, installation),
-    )
+    begin = partial(initialize, log.connection, installation)
+    test = SelfTest(settings.weir_home, log, components, heartbeats, heart, begin)
     app = build(
         door,
         [
