@@ -205,6 +205,7 @@ def compared(
         "events": log.events,
         "repeats": log.repeats,
         "rows": log.rows,
+        "empty_tables": len(log.empty),
         "figures": len(wanted),
         "wrong": len(wrong) + len(log.wrong),
         "lost": lost + missing,
@@ -294,7 +295,8 @@ def measure(arguments: Arguments) -> Verdict:
     figures: dict[str, Any] = {"rounds": rounds, "tables": len(followed())}
     for part, found in parts.items():
         figures |= {f"{part}_{name}": value for name, value in found.items()}
-    limits = [Limit(f"{part}_{name}", 0) for part in parts for name in ("wrong", "lost", "doubled")]
+    names = ("wrong", "lost", "doubled", "empty_tables")
+    limits = [Limit(f"{part}_{name}", 0) for part in parts for name in names]
     limits += [
         Limit("disturbed_figures", 1, "min"),
         Limit("steady_sent", arguments.size, "equal"),

@@ -24,6 +24,8 @@ ERRORS = (
     ("failed", "request"),
     ("cancelled", None),
 )
+CANARY_SHARE = 0.2
+"""Of all calls, those that were drawn into a trial."""
 RECENT_RECORDS = 20
 """So many of the last records may be sent again at once."""
 
@@ -159,9 +161,17 @@ class Load:
             usage_basis="reported",
             stream=False,
             latency_us=5_000,
+            cost_nano_usd=self._random.randrange(10**7),
+            trials=self._trials(),
         )
         tried = [(a.target, a.outcome, a.error_class, a.latency_us) for a in attempts]
         return self._note("response", event, attempts=tried)
+
+    def _trials(self) -> dict[str, str]:
+        if self._random.random() >= CANARY_SHARE:
+            return {}
+        side = self._random.choice(["canary", "baseline"])
+        return {f"{self.prefix}-canary{self._random.randrange(3)}": side}
 
     def _cost(self, name: str, at_us: int) -> Event:
         base = self._base(name, at_us)
@@ -180,7 +190,7 @@ class Load:
         return self._note("cost", event, owners=owners, cost=cost, tokens=tokens)
 
     def _feedback(self, name: str, at_us: int) -> Event:
-        model = f"{self.prefix}-model{self._random.randrange(3)}"
+        model = f"{self.prefix}/model{self._random.randrange(3)}"
         event = FeedbackRecorded(
             event_id=name,
             occurred_at_us=at_us,
@@ -189,9 +199,10 @@ class Load:
             key_id="k",
             user_id="u",
             feedback_type="correction",
-            satisfaction_score=0.5,
+            satisfaction_score=self._random.uniform(-1, 1),
             has_correction=True,
             model_id=model,
+            task_type=f"{self.prefix}-task{self._random.randrange(3)}",
             data_key_id="d",
             nonce=b"n" * 12,
             ciphertext=b"c" * 200,

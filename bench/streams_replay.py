@@ -93,6 +93,8 @@ class Replay:
 
     wrong: list[str] = field(default_factory=list)
     rows: int = 0
+    empty: list[str] = field(default_factory=list)
+    """Folds that the load gave nothing to do."""
     events: int = 0
     repeats: int = 0
     ids: set[str] = field(default_factory=set)
@@ -111,6 +113,8 @@ def replay(bootstrap: str, tables: Tables, measured: set[str] | None = None) -> 
         for one in replayed:
             result.wrong.extend(one.differences(tables))
             result.rows += len(one.states)
+            if not one.states:
+                result.empty.append(one.fold.name)
     return result
 
 
