@@ -130,9 +130,8 @@ class SourceRunner:
         Until here what comes finds no partition open and is left alone: it will be read again
         from the cursors.
         """
-        self._next.clear()
-        self._openings = opening = self._openings + 1
-        name = self.source.name
+        await self._close_partitions()
+        opening, name = self._openings, self.source.name
         mine = [tp.partition for tp in self._app.consumer.assignment() if tp.topic == name]
         rows = await self._recover(mine)
         if self._openings != opening:
