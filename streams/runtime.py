@@ -39,6 +39,9 @@ _STEP_RECORDS = 500
 _PAUSE_S_MAX = 0.1
 """So long nothing is taken after a fetch: one per record costs more than folding it."""
 
+_MANY_RECORDS = 1_000
+"""After a fetch of so many there is no rest: there is a backlog."""
+
 _REREAD_RECORDS = 5_000
 _REREAD_WAIT_S = 0.5
 
@@ -312,7 +315,8 @@ def _hand_over_chunks(app: faust.App, pause_s: float) -> None:
                 yield tp, _chunk(tp, records, generation)
         if not consumer.flow_active:
             await consumer.perform_seek()
-        await asyncio.sleep(pause_s)
+        if sum(map(len, fetched.values())) < _MANY_RECORDS:
+            await asyncio.sleep(pause_s)
 
     consumer.getmany = getmany
 
