@@ -1,7 +1,7 @@
 """Claim: what is injected into a world's traffic is found within a minute, with who made the difference, and little else.
 
-Each of `--size` seeded worlds lives for an hour of simulated time with one incident; its traffic goes through
-the very fold and ledger of the streams. An incident counts as found when an anomaly of a metric that it
+Each of `--size` seeded worlds lives for an hour of simulated time with one incident, and a tenth as many grow for an
+hour or meet a team that was never there (`bench/anomaly_slow.py`); the traffic goes through the very fold and ledger of the streams. An incident counts as found when an anomaly of a metric that it
 touches is opened within sixty seconds of its start; every anomaly that no incident explains is a false
 one. The worlds are the simulator's: nothing of the detector has a part in their randomness. `--sabotage` lets
 the consumer skip four of five seconds.
@@ -16,6 +16,7 @@ from functools import partial
 import msgspec
 import numpy as np
 
+from bench import anomaly_slow
 from bench.anomaly_runs import driver_of, simulate
 from bench.claim import Arguments, Limit, Verdict, main
 from bench.simulator import HOUR_S, Incident, World, drawn_incidents, drawn_world
@@ -26,13 +27,15 @@ TOUCHED = {
     "surge": {"calls", "cost_nano_usd", "tokens"},
     "drop": {"calls", "cost_nano_usd", "tokens"},
     "tokens": {"tokens", "cost_nano_usd", "latency_us", "failure_rate"},
-    "price": {"cost_nano_usd"},
+    "price": {"cost_nano_usd", "price"},
     "slow": {"latency_us", "failure_rate", "cost_nano_usd", "tokens"},
     "errors": {"failure_rate", "cost_nano_usd", "tokens", "latency_us"},
     "outage": {"failure_rate", "cost_nano_usd", "tokens", "latency_us"},
 }
 """Metrics that an incident changes: calls that fail cost nothing, calls that time out fail."""
 
+SLOW_PART = 10
+"""So many times fewer worlds have an anomaly that is no incident of minutes."""
 RATE_PER_S = 4.0
 LENGTH_S = 3_600
 CALM_S = 2_000
@@ -46,8 +49,10 @@ def measure(arguments: Arguments) -> Verdict:
     with ProcessPoolExecutor(2) as pool:
         work = partial(one, seed=arguments.seed, sabotage=arguments.sabotage)
         results = list(pool.map(work, range(arguments.size)))
+        work = partial(anomaly_slow.one, seed=arguments.seed, sabotage=arguments.sabotage)
+        slow = list(pool.map(work, range(max(2, arguments.size // SLOW_PART))))
     with (arguments.out / "worlds.jsonl").open("w", encoding="utf-8") as ledger:
-        ledger.writelines(json.dumps(result) + "\n" for result in results)
+        ledger.writelines(json.dumps(result) + "\n" for result in [*results, *slow])
     opened = sum(len(result["found"]) for result in results)
     true = sum(item["true"] for result in results for item in result["found"])
     delays = [result["delay_s"] for result in results if result["delay_s"] is not None]
@@ -64,6 +69,9 @@ def measure(arguments: Arguments) -> Verdict:
         "false_per_series_day": round((opened - true) / len(results) * 86_400 / LENGTH_S, 2),
         "told_twice": sum(result["twice"] for result in results),
         "recall_by_kind": {kind: _recall(results, kind) for kind in KINDS},
+        "slow_series": len(slow),
+        "trends_told": _told(slow, "trend"),
+        "newcomers_told": _told(slow, "new_value"),
     }
     return Verdict(
         figures,
@@ -72,6 +80,8 @@ def measure(arguments: Arguments) -> Verdict:
             Limit("precision", 0.8, "min"),
             Limit("driver_right", 0.9, "min"),
             Limit("told_twice", 0),
+            Limit("trends_told", 0.9, "min"),
+            Limit("newcomers_told", 0.9, "min"),
         ],
     )
 
@@ -81,6 +91,12 @@ def _recall(results: list[dict[str, object]], kind: str) -> float | None:
     if not mine:
         return None
     return round(sum(d is not None and float(str(d)) <= WITHIN_S for d in mine) / len(mine), 4)
+
+
+def _told(results: list[dict[str, object]], kind: str) -> float:
+    return round(
+        float(np.mean([result["told"] for result in results if result["kind"] == kind])), 4
+    )
 
 
 def one(number: int, seed: int, sabotage: bool) -> dict[str, object]:

@@ -79,7 +79,7 @@ def _how(found: dict[str, Any]) -> str:
 def anomalies(
     every: Annotated[bool, typer.Option("--all", help="Those that are over, too.")] = False,
     metric: Annotated[
-        str | None, typer.Option(help="calls, cost, tokens, failure_rate or latency_us.")
+        str | None, typer.Option(help="calls, cost, tokens, failure_rate, latency_us or price.")
     ] = None,
     kind: Annotated[
         str | None, typer.Option(help="spike, drop, level_shift, trend or new_value.")

@@ -16,13 +16,13 @@ from schemas.log import TableView
 from schemas.money import to_usd
 from schemas.traffic import TOTAL
 
-COST = "cost_nano_usd"
+COST, PRICE = "cost_nano_usd", "price"
 DAY_S = 86_400
 _NANO = 1e9
 
 Granularity = Literal["hour", "day", "week", "month"]
 Metric = Literal["usage", "tokens", "cost", "capacity"]
-AnomalyMetric = Literal["calls", "cost", "tokens", "failure_rate", "latency_us"]
+AnomalyMetric = Literal["calls", "cost", "tokens", "failure_rate", "latency_us", "price"]
 Kind = Literal["spike", "drop", "level_shift", "trend", "new_value"]
 SCOPES = ("team", "project", "provider", "model", "key", "budget")
 _METRICS: dict[str, str] = {"usage": "calls", "tokens": "tokens", "cost": COST, "capacity": "calls"}
@@ -48,11 +48,11 @@ class Driver(BaseModel):
 
 class Anomaly(BaseModel):
     """Something that was not to be expected. Cost is in USD a minute, calls and tokens per minute,
-    failures a share, latency microseconds.
+    failures a share, latency microseconds, price USD a million tokens.
     """
 
     id: str
-    metric: str = Field(description="calls, cost, tokens, failure_rate or latency_us")
+    metric: str = Field(description="calls, cost, tokens, failure_rate, latency_us or price")
     dimension: str = Field(description="the series", examples=["total:", "user:ada"])
     kind: str = Field(description="spike, drop, level_shift, trend or new_value")
     expected: float | None
@@ -252,7 +252,7 @@ def _points(
 
 
 def _anomaly(change: AnomalyChanged) -> Anomaly:
-    unit = _NANO if change.metric == COST else 1.0
+    unit = _NANO if change.metric in (COST, PRICE) else 1.0
     return Anomaly(
         id=change.anomaly_id,
         metric="cost" if change.metric == COST else change.metric,
@@ -305,7 +305,7 @@ def foresight_router(board: Foresight) -> APIRouter:
     async def cost_anomalies(
         status: Status = None, limit: Limit = 100, offset: Offset = 0
     ) -> AnomalyPage:
-        found = board.anomalies(lambda c: c.metric == COST and status in (None, c.status))
+        found = board.anomalies(lambda c: c.metric in (COST, PRICE) and status in (None, c.status))
         return _page(found, limit, offset)
 
     async def anomalies(

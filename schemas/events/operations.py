@@ -87,10 +87,10 @@ class AnomalyDriver(msgspec.Struct, frozen=True):
 class AnomalyChanged(Event, frozen=True, kw_only=True):
     """An anomaly (ANA-05) was found, has changed or has ended; carries its whole state.
 
-    `metric` is calls, cost_nano_usd or tokens (per minute), failure_rate (0–1) or latency_us (mean);
-    `dimension` the series in which it shows, as ``total:`` or ``user:ada``; `kind` spike, drop,
-    level_shift, trend or new_value; `severity` as an alert's; `status` open or ended. `score` counts
-    the series' own standard deviations. `drivers` begin with the one who made the difference, and
+    `metric` is calls, cost_nano_usd or tokens (per minute), failure_rate (0–1), latency_us (mean) or
+    price (nano-USD per million tokens); `dimension` the series in which it shows, as ``total:`` or
+    ``user:ada``; `kind` spike, drop, level_shift, trend or new_value; `severity` as an alert's;
+    `status` open or ended. `score` counts the series' own standard deviations. `drivers` begin with the one who made the difference, and
     are empty when everybody did. `number` counts the changes of this anomaly from 1.
     """
 

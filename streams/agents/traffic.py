@@ -7,9 +7,9 @@ never put out by another: so the rows do not depend on the order of events.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from schemas.event import Event
 from schemas.events.llm import ResponseCompleted
@@ -42,13 +42,11 @@ OTHERS = ""
 FAILED = frozenset({"failed", "abandoned"})
 
 
-class Part(NamedTuple):
-    """What one call adds to a member's bucket (its number within the block)."""
+Amounts = tuple[int, ...]
+"""What one call adds, in the order of the columns."""
 
-    member: str
-    bucket: int
-    amounts: tuple[int, ...]
-
+Part = tuple[str, int, Amounts]
+"""What one call adds to a member's bucket (its number within the block)."""
 
 Cells = dict[int, list[int]]
 """A member's sums, in the order of the columns, by bucket."""
@@ -56,8 +54,8 @@ Cells = dict[int, list[int]]
 State = dict[str, Cells]
 
 
-def split(event: ResponseCompleted) -> Iterator[tuple[str, Part]]:
-    """Yield the call under everything that it belongs to, at both levels."""
+def split(event: ResponseCompleted) -> list[tuple[str, Part]]:
+    """Return the call under everything that it belongs to, at both levels."""
     second = event.occurred_at_us // _SECOND_US
     good = event.outcome == "success"
     amounts = (
@@ -72,11 +70,23 @@ def split(event: ResponseCompleted) -> Iterator[tuple[str, Part]]:
     fine = second % FINE.block_s // FINE.bucket_s
     hour = second % HOURS.block_s // HOURS.bucket_s
     block_s = second - second % FINE.block_s
-    for dimension, name in _members(event):
-        short, long = _rows(dimension, name, block_s)
-        yield short, Part(name, fine, amounts)
-        if long is not None:
-            yield long, Part(name, hour, amounts)
+    parts: list[tuple[str, Part]] = []
+    for dimension, name in (
+        ("total", ""),
+        ("key", event.key_id),
+        ("target", event.target),
+        ("model", event.model),
+        ("team", event.team),
+        ("project", event.project),
+        ("user", event.user_id),
+        ("task", event.task_type),
+    ):
+        if name or dimension == "total":
+            short, long = _rows(dimension, name or "", block_s)
+            parts.append((short, (name or "", fine, amounts)))
+            if long is not None:
+                parts.append((long, (name or "", hour, amounts)))
+    return parts
 
 
 @lru_cache(maxsize=16_384)
@@ -87,36 +97,22 @@ def _rows(dimension: str, name: str, block_s: int) -> tuple[str, str | None]:
     return row_name(dimension, FINE, slot, block_s), long
 
 
-def _members(event: ResponseCompleted) -> Iterator[tuple[str, str]]:
-    yield "total", ""
-    yield "key", event.key_id
-    for dimension, name in (
-        ("target", event.target),
-        ("model", event.model),
-        ("team", event.team),
-        ("project", event.project),
-        ("user", event.user_id),
-        ("task", event.task_type),
-    ):
-        if name:
-            yield dimension, name
-
-
 def apply(state: State, part: Part) -> Sequence[Event]:
     """Add one call, under its member's name or with the others'."""
-    cells = _room(state, part.member)
-    sums = cells.get(part.bucket)
+    member, bucket, amounts = part
+    cells = state.get(member)
+    if cells is None:
+        cells = _room(state, member)
+    sums = cells.get(bucket)
     if sums is None:
-        cells[part.bucket] = list(part.amounts)
+        cells[bucket] = list(amounts)
     else:
-        _add(sums, part.amounts)
+        _add(sums, amounts)
     return NOTHING
 
 
 def _room(state: State, member: str) -> Cells:
-    found = state.get(member)
-    if found is not None:
-        return found
+    """Return the cells of a member that has none: its own, or those of the others."""
     named = [name for name in state if name != OTHERS]
     if member == OTHERS or len(named) < MEMBERS_MAX:
         return state.setdefault(member, {})
@@ -130,9 +126,14 @@ def _room(state: State, member: str) -> Cells:
 
 
 def _add(sums: list[int], amounts: Sequence[int]) -> None:
-    for column, amount in enumerate(amounts):
-        if amount:
-            sums[column] += amount
+    calls, failures, successes, latency_us, cost, inputs, outputs = amounts
+    sums[0] += calls
+    sums[1] += failures
+    sums[2] += successes
+    sums[3] += latency_us
+    sums[4] += cost
+    sums[5] += inputs
+    sums[6] += outputs
 
 
 def freeze(state: State) -> dict[str, Any]:

@@ -253,10 +253,8 @@ class AnomalyLedger(Ledger):
         for firing in rules.fired(scores, self._panel.names):
             if self._is_told(firing, scores, number):
                 continue
-            if firing.kind == "level_shift":
-                rise = rules.trend(self._panel, firing.metric, firing.row, rules.TREND_RISE_MIN)[0]
-                if firing.sign * rise >= rules.TREND_SCORE:
-                    firing = firing._replace(kind="trend")
+            if firing.kind == "level_shift" and self._goes_on(firing, number):
+                firing = firing._replace(kind="trend")
             dimension, made = rules.drivers(self._panel, scores, firing)
             row = self._panel.index[dimension]
             length = WINDOWS[firing.place]
@@ -274,6 +272,17 @@ class AnomalyLedger(Ledger):
             rows[row] = True
             self._panel.mask(firing.metric, rows, range(number - length + 1, number + 1))
 
+    def _goes_on(self, firing: Firing, number: int) -> bool:
+        """Whether a level that shifts has risen or fallen steadily, or shifted the same way within the hour."""
+        rise = rules.trend(self._panel, firing.metric, firing.row, rules.TREND_RISE_MIN)[0]
+        now_us = (number + 1) * BUCKET_US
+        return firing.sign * rise >= rules.TREND_SCORE or any(
+            change.kind == "level_shift"
+            and change.dimension == self._panel.names[firing.row]
+            and sign_of(change) == firing.sign
+            for change in self._current(METRICS[firing.metric], now_us, TREND_COOLDOWN_US)
+        )
+
     def _is_told(self, firing: Firing, scores: Scores, number: int) -> bool:
         """Whether an anomaly that is open, or has just ended, explains what fires."""
         name = self._panel.names[firing.row]
@@ -281,8 +290,11 @@ class AnomalyLedger(Ledger):
         for change in self._current(METRICS[firing.metric], now_us, TREND_COOLDOWN_US):
             if change.kind == "new_value" or sign_of(change) != firing.sign:
                 continue
-            if change.kind == "trend" and firing.kind == "level_shift":
+            if firing.kind == "level_shift" and change.kind == "trend":
                 return True
+            is_all = change.kind == "level_shift" and not change.drivers
+            if firing.kind == "level_shift" and is_all and name != change.dimension:
+                return True  # everybody's level is a new one
             if change.ended_at_us is not None and now_us - change.ended_at_us >= COOLDOWN_US:
                 continue
             names = names_of(change.drivers[:1])

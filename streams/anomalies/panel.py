@@ -4,8 +4,8 @@ Every series keeps the last hour in buckets of ten seconds. What is expected of 
 the buckets that were not strange themselves, times the season of the week. The distance is the signed
 root of the Poisson deviance (McCullagh and Nelder, "Generalized Linear Models", 1989, 2.4.2), which
 behaves like a normal score for busy series and keeps near the exact tail for quiet ones; sums such as
-cost are first counted in calls of mean size, latencies are compared as logarithms of means. Each is
-divided by the spread of the series' own scores, 1.4826 times the median absolute deviation, and never
+cost are first counted in calls of mean size; latencies, and prices (cost by tokens), are compared as
+logarithms of means. Each is divided by the spread of the series' own scores, 1.4826 times the median absolute deviation, and never
 by less than chance alone explains. Windows of 10, 30 and 60 seconds are looked at, and a cumulative
 sum (Page, Biometrika 41, 1954) of the minutes finds what is small and stays.
 """
@@ -19,8 +19,8 @@ import numpy as np
 
 from schemas.traffic import Sums
 
-METRICS = ("calls", "cost_nano_usd", "tokens", "failure_rate", "latency_us")
-CALLS, COST, TOKENS, FAILURES, LATENCY = range(len(METRICS))
+METRICS = ("calls", "cost_nano_usd", "tokens", "failure_rate", "latency_us", "price")
+CALLS, COST, TOKENS, FAILURES, LATENCY, PRICE = range(len(METRICS))
 
 WINDOWS = (1, 3, 6)
 """In buckets: 10, 30 and 60 seconds."""
@@ -41,7 +41,7 @@ _EXPECTED_MIN = 0.3
 _FAILING_MIN = 0.005
 _SIZES_SPREAD, _SIZES_TAIL, _FEW_CALLS = 1.3, 0.4, 10.0
 """A sum of log-normal sizes varies more than their number, and of few it has a heavier tail."""
-_LATENCY_CV = 0.7
+_LATENCY_CV, _PRICE_CV = 0.7, 0.4
 _STRANGE = 4.0
 """A bucket further away than this is not taken for normal later."""
 _SLACK = 1.0
@@ -52,7 +52,8 @@ _SLACK = 1.0
 class Scores:
     """How one bucket and the windows that end with it look; arrays by window, metric, series.
 
-    `expected` and `actual` are in the metric's own unit, of failures a number, of latency a sum;
+    `expected` and `actual` are in the metric's own unit, of failures a number, of latency a sum, of
+    price what the tokens would have cost, and did;
     `score` is positive above what is expected. `sums` are the cumulative ones, up and down.
     """
 
@@ -65,6 +66,8 @@ class Scores:
     """By direction (up, down), metric, series."""
     warm: Array
     """Which series have enough history, by series."""
+    doubt: Array
+    """By how much more a series must score because its history is short, a factor by series."""
 
 
 class Panel:
@@ -193,6 +196,10 @@ class Panel:
         fine = ~self._masked[LATENCY]
         answered = (successes * fine).sum(axis=1)
         self._level[LATENCY] = (latency * fine).sum(axis=1) / np.maximum(answered, 1.0)
+        fine = ~self._masked[PRICE]
+        self._level[PRICE] = (cost * fine).sum(axis=1) / np.maximum(
+            (tokens * fine).sum(axis=1), 1.0
+        )
         self._learn_spread()
 
     def _learn_spread(self) -> None:
@@ -241,19 +248,24 @@ class Panel:
             actual[place, FAILURES] = sums[1]
             expected[place, LATENCY] = sums[2] * self._level[LATENCY]
             actual[place, LATENCY] = sums[3]
+            expected[place, PRICE] = sums[5] * self._level[PRICE]
+            actual[place, PRICE] = sums[4]
             counts = [CALLS, COST, TOKENS, FAILURES]
             unit = self._unit[counts]
             raw[place, counts] = _deviance(
                 actual[place, counts] / unit, expected[place, counts] / unit
             )
-            raw[place, LATENCY] = _log_ratio(
-                actual[place, LATENCY], expected[place, LATENCY], sums[2]
-            )
+            for metric, cv in ((LATENCY, _LATENCY_CV), (PRICE, _PRICE_CV)):
+                raw[place, metric] = _log_ratio(
+                    actual[place, metric], expected[place, metric], sums[2], cv
+                )
         score = raw / self._spread
         self._note(raw, score)
         warm = (self.last - self._first + 1 >= POINTS_MIN) & (self.pushed >= POINTS_MIN)
         warm &= self._columns[0].sum(axis=1) - calls[-1] >= POINTS_MIN
-        return Scores(score, expected, actual, calls, self._cumulated(score), warm)
+        points = np.clip(np.minimum(self.last - self._first + 1, self.pushed), POINTS_MIN, None)
+        doubt = 1.0 + (POINTS_MIN / points) ** 1.5
+        return Scores(score, expected, actual, calls, self._cumulated(score), warm, doubt)
 
     def _note(self, raw: Array, score: Array) -> None:
         assert self.last is not None
@@ -309,11 +321,14 @@ def _deviance(actual: Array, expected: Array) -> Array:
     return np.asarray(np.sign(actual - expected) * np.sqrt(np.maximum(deviance, 0.0)))
 
 
-def _log_ratio(actual: Array, expected: Array, calls: Array) -> Array:
-    """Return how far a mean is from the expected one, in standard errors of its logarithm."""
+def _log_ratio(actual: Array, expected: Array, calls: Array, cv: float) -> Array:
+    """Return how far a mean is from the expected one, in standard errors of its logarithm.
+
+    `cv` is the standard deviation of one call's logarithm.
+    """
     there = (calls > 0) & (expected > 0) & (actual > 0)
     ratio = np.log(np.where(there, actual, 1.0) / np.where(there, expected, 1.0))
-    return np.where(there, ratio * np.sqrt(calls) / _LATENCY_CV, 0.0)
+    return np.where(there, ratio * np.sqrt(calls) / cv, 0.0)
 
 
 def _widened(array: Array, axis: int, more: int, value: float) -> Array:

@@ -15,6 +15,7 @@ from streams.anomalies.panel import (
     FAILURES,
     LATENCY,
     MINUTE,
+    PRICE,
     TOKENS,
     WINDOWS,
     Panel,
@@ -31,10 +32,12 @@ QUIET = 3.0
 CUSUM = 12.0
 SHIFT_DIMENSIONS = ("total", "target", "team", "project")
 """Small shifts are looked for where many calls meet, and not in latencies, which drift."""
+PRICE_DIMENSIONS = ("target", "model")
+"""Who else pays another price asks for something else."""
 RISE, FALL, SHIFT = 1.5, 0.5, 1.3
 """Changes below these factors matter to nobody, however sure they are."""
 
-CALLS_MIN = {CALLS: 10, COST: 3, TOKENS: 3, FAILURES: 8, LATENCY: 8}
+CALLS_MIN = {CALLS: 10, COST: 3, TOKENS: 3, FAILURES: 8, LATENCY: 8, PRICE: 8}
 DROP_CALLS_MIN = 12.0
 FAILURES_MIN = 5
 FAILURE_RISE_MIN = 0.1
@@ -83,18 +86,21 @@ def fired(scores: Scores, names: Sequence[str]) -> list[Firing]:
     steady = scores.warm & np.array(
         [dimension_of(name) in SHIFT_DIMENSIONS for name in names], bool
     )
-    for metric in (CALLS, COST, TOKENS, FAILURES, LATENCY):
+    priced = np.array([dimension_of(name) in PRICE_DIMENSIONS for name in names], bool)
+    for metric in (CALLS, COST, TOKENS, FAILURES, LATENCY, PRICE):
+        judged = scores.warm & priced if metric == PRICE else scores.warm
         taken: set[int] = set()
         for place in sorted(range(len(WINDOWS)), key=lambda at: -WINDOWS[at]):
             for sign in (1, -1):
-                hits = _hits(scores, metric, place, sign) & scores.warm
+                hits = _hits(scores, metric, place, sign) & judged
                 for row in np.flatnonzero(hits):
                     if int(row) not in taken:
                         taken.add(int(row))
                         kind = "spike" if sign > 0 else "drop"
                         found.append(_firing(scores, metric, int(row), sign, place, kind))
         for direction, sign in ((0, 1), (1, -1)):
-            shifted = (scores.sums[direction, metric] >= CUSUM) & steady & (metric != LATENCY)
+            shifted = (scores.sums[direction, metric] >= CUSUM) & steady
+            shifted &= metric not in (LATENCY, PRICE)
             for row in np.flatnonzero(shifted & _shift(scores, metric, sign)):
                 if int(row) not in taken:
                     taken.add(int(row))
@@ -111,7 +117,7 @@ def _firing(scores: Scores, metric: int, row: int, sign: int, place: int, kind: 
 def _hits(scores: Scores, metric: int, place: int, sign: int) -> np.ndarray:
     actual, expected = scores.actual[place, metric], scores.expected[place, metric]
     calls = scores.calls[place]
-    sure = sign * scores.score[place, metric] >= FIRE[place]
+    sure = sign * scores.score[place, metric] >= FIRE[place] * scores.doubt
     if sign > 0:
         hits = sure & (actual >= RISE * expected) & (calls >= CALLS_MIN[metric])
         if metric == FAILURES:
@@ -119,8 +125,10 @@ def _hits(scores: Scores, metric: int, place: int, sign: int) -> np.ndarray:
             usual = expected / np.maximum(calls, 1.0)
             hits &= (actual >= FAILURES_MIN) & (share >= usual + FAILURE_RISE_MIN)
         return np.asarray(hits)
-    if metric in (FAILURES, LATENCY):
-        return np.zeros(len(actual), bool)  # fewer failures and shorter waits alarm nobody
+    if metric in (FAILURES, LATENCY, PRICE):
+        return np.zeros(
+            len(actual), bool
+        )  # fewer failures, shorter waits, lower prices alarm nobody
     return np.asarray(
         sure & (actual <= FALL * expected) & (scores.expected[place, CALLS] >= DROP_CALLS_MIN)
     )
@@ -212,11 +220,14 @@ def _part(part: float, whole: float) -> float:
 
 
 def in_unit(scores: Scores, metric: int, place: int, row: int) -> tuple[float, float]:
-    """Return what was expected and what came: per minute, as a share, or as a mean."""
+    """Return what was expected and what came: per minute, as a share, as a mean, or per million tokens."""
     expected, actual = scores.expected[place, metric, row], scores.actual[place, metric, row]
     calls = float(scores.calls[place, row])
     if metric == FAILURES:
         return _rounded(expected / max(calls, 1.0)), _rounded(actual / max(calls, 1.0))
+    if metric == PRICE:
+        tokens = max(float(scores.actual[place, TOKENS, row]), 1.0) / 1e6
+        return _rounded(expected / tokens), _rounded(actual / tokens)
     if metric == LATENCY:
         failed = float(scores.actual[place, FAILURES, row])
         answered = max(calls - failed, 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from schemas.events.operations import AlertChanged, AnomalyChanged, AnomalyDriver
 from streams.decider import decision_id
 
-_COST = "cost_nano_usd"
+_COST, _PRICE = "cost_nano_usd", "price"
 
 
 def severity_of(metric: str, kind: str, score: float, expected: float, actual: float) -> str:
@@ -53,12 +53,15 @@ _NAMES = {
     "tokens": "tokens",
     "failure_rate": "failures",
     "latency_us": "latency",
+    _PRICE: "price",
 }
 
 
 def _said(metric: str, value: float) -> str:
     if metric == _COST:
         return f"{value / 1e9:.4g} USD a minute"
+    if metric == _PRICE:
+        return f"{value / 1e9:.4g} USD a million tokens"
     if metric == "failure_rate":
         return f"{value:.1%} of calls"
     if metric == "latency_us":
@@ -72,7 +75,7 @@ def alert_of(change: AnomalyChanged) -> AlertChanged:
         event_id=decision_id("anomaly-alert", change.event_id),
         occurred_at_us=change.occurred_at_us,
         alert_id=f"anomaly:{change.anomaly_id}",
-        alert_type="cost_anomaly" if change.metric == _COST else "metric_anomaly",
+        alert_type="cost_anomaly" if change.metric in (_COST, _PRICE) else "metric_anomaly",
         severity=change.severity,
         scope=change.dimension,
         status="open" if change.status == "open" else "resolved",

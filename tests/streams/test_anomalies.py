@@ -13,7 +13,8 @@ from schemas.events.traffic import TrafficCursor, TrafficRow
 from schemas.traffic import FINE, HOURS, TOTAL, Level, Sums, TrafficTable, row_name, slot_of
 from streams.anomalies.frontier import Frontier
 from streams.anomalies.ledger import AnomalyLedger
-from streams.anomalies.panel import CALLS, FAILURES, Panel
+from streams.anomalies.panel import CALLS, FAILURES, PRICE, Panel
+from streams.anomalies.rules import fired, in_unit
 from streams.anomalies.season import Season
 
 START_S = 1_790_000_000 // 604_800 * 604_800 + 345_600
@@ -283,3 +284,36 @@ def test_scores_need_thirty_points_and_forget_the_idle() -> None:
     assert panel.scores().score[0, FAILURES, 0] > 9
     with pytest.raises(ValueError, match="does not follow"):
         panel.push(800, {})
+
+
+@pytest.mark.req("COST-08")
+def test_a_price_that_rises_is_told_of_the_target_in_half_a_minute() -> None:
+    panel, rng = Panel(), np.random.default_rng(8)
+    for number in range(200):
+        price = 20 if number >= 197 else 10
+        tokens = {name: int(rng.integers(1_800, 2_600)) for name in ("target:a/x", "target:b/y")}
+        panel.push(
+            number,
+            {
+                "target:a/x": Sums(
+                    20, 0, 20, 20, price * tokens["target:a/x"], tokens["target:a/x"]
+                ),
+                "target:b/y": Sums(20, 0, 20, 20, 10 * tokens["target:b/y"], tokens["target:b/y"]),
+                "team:t": Sums(20, 0, 20, 20, price * tokens["target:a/x"], tokens["target:a/x"]),
+            },
+        )
+        scores = panel.scores()
+    found = [firing for firing in fired(scores, panel.names) if firing.metric == PRICE]
+    assert [panel.names[firing.row] for firing in found] == ["target:a/x"]
+    usual, now = in_unit(scores, PRICE, found[0].place, found[0].row)
+    assert (usual, now) == (pytest.approx(10e6, rel=0.02), pytest.approx(20e6))
+
+
+def test_of_a_short_history_more_is_asked() -> None:
+    panel = Panel()
+    for number in range(300):
+        panel.push(number, {TOTAL: Sums(20)})
+        scores = panel.scores()
+        if number == 29:
+            assert scores.doubt[0] == pytest.approx(2.0)
+    assert scores.doubt[0] < 1.04
