@@ -256,6 +256,8 @@ class AnomalyLedger(Ledger):
             if firing.kind == "level_shift" and self._goes_on(firing, number):
                 firing = firing._replace(kind="trend")
             dimension, made = rules.drivers(self._panel, scores, firing)
+            if self._is_known(firing, dimension, names_of(made[:1]), number):
+                continue  # another series shows the same
             row = self._panel.index[dimension]
             length = WINDOWS[firing.place]
             self._raise(
@@ -309,6 +311,16 @@ class AnomalyLedger(Ledger):
             if change.status == ENDED or rest < rules.FIRE[firing.place]:
                 return True
         return False
+
+    def _is_known(self, firing: Firing, dimension: str, names: list[str], number: int) -> bool:
+        """Whether the same was told of the same series with the same driver."""
+        now_us = (number + 1) * BUCKET_US
+        return any(
+            change.kind != "new_value"
+            and sign_of(change) == firing.sign
+            and (change.dimension, names_of(change.drivers[:1])) == (dimension, names)
+            for change in self._current(METRICS[firing.metric], now_us, COOLDOWN_US)
+        )
 
     def _current(self, metric: str, now_us: int, cooldown_us: int) -> Iterator[AnomalyChanged]:
         for change in [*self._known.values(), *self._pending]:

@@ -30,6 +30,8 @@ _SECOND_US = 1_000_000
 HORIZON_DAYS = 90
 HISTORY_DAYS = HOURS.keep_s // DAY_S
 REFRESH_US = 3_600 * _SECOND_US
+LOOK_AGAIN_US = 300 * _SECOND_US
+"""After so long at a series that was too short: streams may have been catching up."""
 SCOPES_MAX = 100
 """Scopes that are forecast: the total and those of budgets first, then the busiest."""
 AT_ONCE = 30
@@ -73,7 +75,7 @@ class ForecastLedger(Ledger):
         self._made: dict[str, ForecastMade] = {}
         self._running: dict[str, Work] = {}
         self._short: dict[str, int] = {}
-        """Series that are too short, and the day on which they were."""
+        """Series that are too short, and when they were looked at, Unix µs."""
         self._looked_at_us = 0
 
     def apply(self, event: Event) -> None:
@@ -127,13 +129,13 @@ class ForecastLedger(Ledger):
                 for metric in (METRICS if not scope.startswith(OWN) else (COST,))
                 if self._is_stale(metric, scope, today_s, at_us, scope in budgeted)
             ]
-            if not stale or self._short.get(scope) == today_s:
+            if not stale or at_us - self._short.get(scope, 0) < LOOK_AGAIN_US:
                 continue
             if len(self._running) >= AT_ONCE:
                 break
             for metric, history in self._histories(scope, stale, today_s).items():
                 if history.shape[0] < DAYS_MIN:
-                    self._short[scope] = today_s
+                    self._short[scope] = at_us
                     continue
                 key = f"{metric}|{scope}"
                 made = self._made.get(key)

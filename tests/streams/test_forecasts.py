@@ -199,6 +199,17 @@ def test_forecasts_are_made_of_hours_once_and_anew_and_flag_a_budget() -> None:
 
 
 @pytest.mark.req("COST-07")
+def test_a_series_that_was_too_short_is_looked_at_again_while_streams_catch_up() -> None:
+    ledger = ForecastLedger(at_once)
+    assert run(ledger, TODAY_S * S) == []
+    hours = {TODAY_S - (day + 1) * DAY_S: {TOTAL: Sums(10)} for day in range(9)}
+    for event in rows(HOURS, hours):
+        ledger.apply(event)
+    assert run(ledger, (TODAY_S + 200) * S) == []
+    assert len(run(ledger, (TODAY_S + 400) * S)) == 3
+
+
+@pytest.mark.req("COST-07")
 def test_budgets_of_every_scope_have_a_day_on_which_they_are_exhausted() -> None:
     ledger = ForecastLedger(at_once)
     hours = {
