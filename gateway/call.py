@@ -55,6 +55,7 @@ class Call:
         longest_s: float = math.inf,
     ) -> None:
         self.admitted = admitted
+        self.streams = admitted.opening.stream
         self.client = client
         self.plan = plan
         self.decision = decision
@@ -86,11 +87,6 @@ class Call:
         self.hit: Kept | None = None
         self.refused: Failed | None = None
         self._prices: dict[str, PriceChanged | None] = {}
-
-    @property
-    def streams(self) -> bool:
-        """Whether the caller wants a stream."""
-        return self.admitted.opening.stream
 
     @property
     def elapsed_us(self) -> int:
@@ -411,10 +407,8 @@ def _unknown(target: Target, ask: Ask) -> int | None:
 def plausible(usage: Usage) -> Usage:
     """Return usage without counts that cannot be true: a provider's slip is no negative cost."""
     counts = msgspec.structs.astuple(usage)
-    for count in counts:
-        if count is not None and not 0 <= count <= TOKENS_MAX:
-            break
-    else:
+    known = [count for count in counts if count]
+    if not known or (min(known) >= 0 and max(known) <= TOKENS_MAX):
         return usage
     return Usage(*(c if c is not None and 0 <= c <= TOKENS_MAX else None for c in counts))
 

@@ -14,7 +14,6 @@ import msgspec
 from gateway.content import ContentMasker
 from gateway.dialects.neutral import Usage
 from gateway.outbox import Outbox
-from schemas.clock import now_us
 from schemas.event import Event
 from schemas.events.changes import PriceChanged
 from schemas.events.escrow import EscrowMoved
@@ -200,7 +199,7 @@ class Recorder:
         )
         return ContentCaptured(
             event_id=uuid7(),
-            occurred_at_us=now_us(),
+            occurred_at_us=response.occurred_at_us,
             request_id=response.request_id,
             mode=mode,
             data_key_id=sealed.data_key_id,

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.segment import Kind, Line, carry, frame, kind_of, pack, segment_path, write_all
+from gateway.segment import Kind, Line, carry, frame, kind_of, lead, pack, segment_path, write_all
 from schemas import codec
 from schemas.errors import BrokerUnavailable, OutboxFull, PayloadTooLarge
 from schemas.event import Event
@@ -38,9 +38,9 @@ RESERVED = "admitted"
 """The ledger's line that says what a call holds of budgets now."""
 RETRY_SECONDS = 0.1
 _ID_HEX = 16
+_OWN_HEADERS = 2
 OUTBOX_BYTES_MAX = 12 * 1024**3
 """Eight hours at 50 requests/s of 8.9 KB each. A chat of 1.8 KB answered by 150 tokens takes 6.1 KB."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -76,7 +76,9 @@ class Segment:
 
 _Places = dict[int, int]
 """A key's partition by the number of partitions."""
-_NOTABLE = (RequestAdmitted, ResponseCompleted, CostEntry)
+_Note = Callable[["Outbox", Event, Line, _Places], None]
+_ID, _TIME = lead("ce_id"), lead("ce_time")
+_LEADS = tuple(map(lead, codec.LINKS))
 
 
 class Outbox:
@@ -109,7 +111,7 @@ class Outbox:
         self._syncing: asyncio.Future[None] | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._open: dict[str, bytes] = {}
-        self._kinds: dict[type[Event], Kind] = {}
+        self._kinds: dict[type[Event], tuple[Kind, _Note | None]] = {}
         self._retired: deque[int] = deque()
         self._folder_changed = True
         self._places: dict[str, tuple[bytes, _Places]] = {}
@@ -178,17 +180,17 @@ class Outbox:
         OutboxFull, or PayloadTooLarge for a record that Kafka would not take; nothing of the
         group is appended then.
         """
-        lines, notable, sequence = list[Line](), list[tuple[Event, Line, _Places]](), self._sequence
-        links = codec.link_headers(correlation_id, causation_id, traceparent)
-        linked = b"".join(map(pack, links))
+        lines, notable = list[Line](), list[tuple[_Note, Event, Line, _Places]]()
+        sequence = self._sequence
+        further, linked = _links(correlation_id, causation_id, traceparent)
+        bytes_max = self.settings.max_record_bytes
         name, key, places = "", b"", _Places()
         time_us, when = -1, b""
         for event in events:
             sequence += 1
-            kind = self._kinds.get(type(event)) or self._learn(type(event))
+            kind, note = self._kinds.get(type(event)) or self._learn(type(event))
             value = kind.encode(event)
-            if len(value) > self.settings.max_record_bytes:
-                bytes_max = self.settings.max_record_bytes
+            if len(value) > bytes_max:
                 raise PayloadTooLarge(f"an event of {len(value)} bytes exceeds {bytes_max}")
             called = event.key
             if name != called:  # the events of one request share its key: hash it once
@@ -199,19 +201,19 @@ class Outbox:
                 partition = places[kind.partitions] = partition_of(key, kind.partitions)
             if time_us != event.occurred_at_us:
                 time_us = event.occurred_at_us
-                when = pack(("ce_time", codec.timestamp(time_us)))
-            own = pack(("ce_id", event.event_id.encode()))
-            headers = msgspec.Raw(b"".join((kind.headers[2 + len(links)], own, when, linked)))
+                when = _TIME + pack(codec.timestamp(time_us))
+            own = _ID + pack(event.event_id.encode())
+            headers = msgspec.Raw(b"".join((kind.headers[further], own, when, linked)))
             line = Line(sequence, kind.topic, partition, key, value, headers, time_us // 1000)
             lines.append(line)
-            if isinstance(event, _NOTABLE):
-                notable.append((event, line, places))
+            if note is not None:
+                notable.append((note, event, line, places))
         data = frame(lines)
         if not settles:
             self.reserve(len(data))
             self.release(len(data))
-        for found in notable:
-            self._remember(*found)
+        for note, event, line, places in notable:
+            note(self, event, line, places)
         self._sequence = sequence
         self._pending.append(data)
         self._pending_bytes += len(data)
@@ -220,21 +222,23 @@ class Outbox:
             self._loop.call_soon(self._planned_flush)
         return sequence
 
-    def _learn(self, event_type: type[Event]) -> Kind:
-        kind = self._kinds[event_type] = kind_of(event_type, self._source)
-        return kind
+    def _learn(self, event_type: type[Event]) -> tuple[Kind, _Note | None]:
+        self._kinds[event_type] = kind_of(event_type, self._source), _NOTES.get(event_type)
+        return self._kinds[event_type]
 
-    def _remember(self, event: Event, line: Line, places: _Places) -> None:
-        """Keep what an adopter must know of requests that are open: their admissions."""
-        if isinstance(event, RequestAdmitted):
-            self._open[event.request_id] = line.value
-            self._places[event.request_id] = (line.key, places)
-        elif isinstance(event, ResponseCompleted):
-            self._open.pop(event.request_id, None)
-            self._places.pop(event.request_id, None)
-        elif isinstance(event, CostEntry) and event.entry == RESERVED:
-            admitted = self._open[event.request_id]
-            self._open[event.request_id] = reserved_anew(admitted, line.value)
+    # What an adopter must know of requests that are open: their admissions.
+
+    def _begun(self, event: Event, line: Line, places: _Places) -> None:
+        self._open[event.key] = line.value
+        self._places[event.key] = (line.key, places)
+
+    def _ended(self, event: Event, _: Line, __: _Places) -> None:
+        self._open.pop(event.key, None)
+        self._places.pop(event.key, None)
+
+    def _priced(self, event: Event, line: Line, _: _Places) -> None:
+        if isinstance(event, CostEntry) and event.entry == RESERVED:
+            self._open[event.key] = reserved_anew(self._open[event.key], line.value)
 
     def _planned_flush(self) -> None:
         self._flush_planned = False
@@ -427,6 +431,19 @@ class Outbox:
         os.ftruncate(self._descriptor, self.segments[-1].end)
         os.close(self._descriptor)
         return self._lock
+
+
+_NOTES: dict[type[Event], _Note] = {
+    RequestAdmitted: Outbox._begun,
+    ResponseCompleted: Outbox._ended,
+    CostEntry: Outbox._priced,
+}
+
+
+def _links(*values: str | None) -> tuple[int, bytes]:
+    """Return how many headers a record has of its own, and those that say what it belongs to."""
+    found = [start + pack(it.encode()) for start, it in zip(_LEADS, values, strict=True) if it]
+    return _OWN_HEADERS + len(found), b"".join(found)
 
 
 def reserved_anew(admitted: bytes, line: bytes) -> bytes:

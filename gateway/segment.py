@@ -91,6 +91,11 @@ def kind_of(event_type: type[Event], source: str) -> Kind:
     return Kind(topic.name, topic.partitions, begins, codec.encoder(event_type))
 
 
+def lead(name: str) -> bytes:
+    """Return what begins a header of this name; its value, packed, follows."""
+    return b"\x92" + pack(name)
+
+
 def _list_head(length: int) -> bytes:
     """Return what begins a list. Source: MessagePack specification, "array format family"."""
     return bytes((0x90 | length,)) if length < 16 else b"\xdc" + length.to_bytes(2, "big")

@@ -93,8 +93,8 @@ class Index(Generic[T]):
     def __call__(self) -> T:
         # Generations only grow, so their sum changes whenever one of them does.
         stamp = self._first.generation
-        for view in self._further:
-            stamp += view.generation
+        if self._further:
+            stamp += sum(view.generation for view in self._further)
         if stamp != self._stamp:
             self._value, self._stamp = self._build(), stamp
         return self._value

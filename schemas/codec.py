@@ -27,6 +27,7 @@ from schemas.events import event_types
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
 CONTENT_TYPE = b"application/avro"
+LINKS = ("ce_correlationid", "ce_causationid", "ce_traceparent")
 
 Headers = list[tuple[str, bytes]]
 E = TypeVar("E", bound=Event)
@@ -177,12 +178,8 @@ def link_headers(
     correlation_id: str | None, causation_id: str | None, traceparent: str | None
 ) -> Headers:
     """Return the headers that the events of one cause share."""
-    pairs = (
-        ("ce_correlationid", correlation_id),
-        ("ce_causationid", causation_id),
-        ("ce_traceparent", traceparent),
-    )
-    return [(name, value.encode()) for name, value in pairs if value]
+    values = (correlation_id, causation_id, traceparent)
+    return [(name, value.encode()) for name, value in zip(LINKS, values, strict=True) if value]
 
 
 _last_second: tuple[int, bytes] = (0, b"1970-01-01T00:00:00")

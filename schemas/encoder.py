@@ -19,6 +19,7 @@ Encoder = Callable[[Any], bytes]
 
 _CACHED_TEXTS = 4_096
 _CACHED_CHARACTERS = 64
+_CACHED_TIMES = 256
 _SHORT = 1 << 14
 _WORD_IDS = frozenset({"deployment_id", "key_id", "outbox_id"})
 """Ids of which there are few; all others never repeat, and a table of them would only fill up."""
@@ -79,9 +80,23 @@ def text(value: str) -> bytes:
     return (LENGTHS[size] if size < _SHORT >> 1 else long(size)) + data
 
 
+class _Times(dict[int, bytes]):
+    """The last encoded times: the records of a call repeat them."""
+
+    def __missing__(self, number: int) -> bytes:
+        if len(self) >= _CACHED_TIMES:
+            self.clear()
+        encoded = self[number] = long(number)
+        return encoded
+
+
+_TIMES = _Times()
+
+
 def blob(value: bytes) -> bytes:
     """Return bytes with their length."""
-    return long(len(value)) + value
+    size = len(value)
+    return (LENGTHS[size] if size < _SHORT >> 1 else long(size)) + value
 
 
 class _Texts(dict[str | None, bytes]):
@@ -143,6 +158,7 @@ def _map(items: dict[str, Any], encode: Encoder) -> bytes:
 def _scope() -> dict[str, Any]:
     return {
         "long": long,
+        "times": _TIMES,
         "text": text,
         "blob": blob,
         "array": _array,
@@ -207,6 +223,8 @@ def _expression(kind: Any, value: str, lines: list[str], scope: dict[str, Any]) 
         if kind[1] == "string" and not value.endswith("_id"):
             return f"optional[{value}]"
         if kind[1] == "long":
+            if value.endswith("_at_us"):
+                return f"(b'\\x00' if (v := {value}) is None else b'\\x02' + times[v])"
             small = "some[v] if 0 <= v < 8192 else b'\\x02' + long(v)"
             return f"(b'\\x00' if (v := {value}) is None else {small})"
         inner = _expression(kind[1], "v", lines, scope)
@@ -223,6 +241,8 @@ def _expression(kind: Any, value: str, lines: list[str], scope: dict[str, Any]) 
     if kind == "boolean":
         return f"(YES if {value} else NO)"
     if kind == "long":
+        if value.endswith("_at_us"):
+            return f"times[{value}]"
         return f"(few[v] if 0 <= (v := {value}) < 8192 else long(v))"
     return {"double": "double", "bytes": "blob"}[kind] + f"({value})"
 

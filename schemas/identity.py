@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 
 
@@ -13,34 +14,41 @@ def uuid7(now_ms: int | None = None) -> str:
     draws several a request.
     """
     milliseconds = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    global _prefix
     known_ms, prefix = _prefix
     if known_ms != milliseconds:
-        high = f"{milliseconds & (1 << 48) - 1:012x}"
-        prefix = f"{high[:8]}-{high[8:]}-7"
-        _prefix = (milliseconds, prefix)  # one assignment, so threads never see half of it
-    while True:
-        try:
-            return prefix + _tails.pop()  # atomic, so threads never share a draw
-        except IndexError:
-            _draw()
+        prefix = _prefix_of(milliseconds)
+    try:
+        return prefix + _tails.pop()  # atomic, so threads never share a draw
+    except IndexError:
+        _draw()
+        return uuid7(milliseconds)
+
+
+def _prefix_of(milliseconds: int) -> str:
+    global _prefix
+    high = f"{milliseconds & (1 << 48) - 1:012x}"
+    prefix = f"{high[:8]}-{high[8:]}-7"
+    _prefix = (milliseconds, prefix)  # one assignment, so threads never see half of it
+    return prefix
 
 
 _DRAWS = 256
-_DRAW_HEX = 20
-_VARIANT = str.maketrans("0123456789abcdef", "89ab" * 4)
-"""From a random digit to the one that names the variant: 0b10 and two random bits."""
+_DIGITS = struct.Struct("3s3s12s")
+_VARIANT = bytes(b"89ab"[byte % 4] for byte in range(256))
+"""From a random byte to the digit that names the variant: 0b10 and two random bits."""
 _tails: list[str] = []
 _prefix = (-1, "")
 
 
 def _draw() -> None:
     """Draw random ends for many ids at once, since each call of the system costs more than an id."""
-    digits = os.urandom(_DRAWS * _DRAW_HEX // 2).hex()
-    variants = digits.translate(_VARIANT)
-    for at in range(0, _DRAWS * _DRAW_HEX, _DRAW_HEX):
-        head, rest = digits[at : at + 3], digits[at + 4 : at + 7]
-        _tails.append(f"{head}-{variants[at + 3]}{rest}-{digits[at + 7 : at + 19]}")
+    digits = os.urandom(_DRAWS * _DIGITS.size // 2).hex().encode()
+    variants = os.urandom(_DRAWS).translate(_VARIANT)
+    ends = [
+        b"%b-%c%b-%b" % (head, variant, rest, node)
+        for (head, rest, node), variant in zip(_DIGITS.iter_unpack(digits), variants, strict=True)
+    ]
+    _tails.extend(b" ".join(ends).decode().split(" "))
 
 
 os.register_at_fork(after_in_child=_tails.clear)

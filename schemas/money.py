@@ -43,6 +43,11 @@ def token_cost_nano_usd(parts: list[tuple[int, int]]) -> int:
     total = 0
     for tokens, price in parts:
         total += tokens * price
+    return rounded_nano_usd(total)
+
+
+def rounded_nano_usd(total: int) -> int:
+    """Return a sum of tokens times their prices per million of them, rounded half to even."""
     quotient, remainder = divmod(total, TOKENS_PER_PRICE)
     twice = remainder * 2
     if twice > TOKENS_PER_PRICE or (twice == TOKENS_PER_PRICE and quotient % 2):

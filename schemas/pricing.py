@@ -13,7 +13,7 @@ from typing import Protocol
 
 from schemas.events.changes import PriceChanged
 from schemas.events.llm import CostEntry
-from schemas.money import token_cost_nano_usd
+from schemas.money import rounded_nano_usd, token_cost_nano_usd
 
 ESTIMATED_SURFACES = frozenset({"chat", "embeddings"})
 """Surfaces whose tokens can be estimated from bytes; sound and pictures cannot."""
@@ -96,13 +96,17 @@ def _plain_cost(price: PriceChanged, usage: Counts) -> int | None:
     inputs, outputs = usage.input_tokens, usage.output_tokens
     if inputs is None or outputs is None:
         return None
+    input_price, output_price = price.input_price, price.output_price
+    special = usage.cached_input_tokens or usage.cache_write_input_tokens
+    if not special and input_price is not None and output_price is not None:
+        return rounded_nano_usd(inputs * input_price + outputs * output_price)
     cached = min(usage.cached_input_tokens or 0, inputs)
     written = min(usage.cache_write_input_tokens or 0, inputs - cached)
-    parts = [(inputs - cached - written, price.input_price), (outputs, price.output_price)]
+    parts = [(inputs - cached - written, input_price), (outputs, output_price)]
     if cached:
-        parts.append((cached, _either(price.cached_input_price, price.input_price)))
+        parts.append((cached, _either(price.cached_input_price, input_price)))
     if written:
-        parts.append((written, _either(price.cache_write_input_price, price.input_price)))
+        parts.append((written, _either(price.cache_write_input_price, input_price)))
     known = []
     for count, rate in parts:
         if rate is not None:
