@@ -67,6 +67,7 @@ def measure(arguments: Arguments) -> Verdict:
         figures["recorded"] = int(figures["recorded"] or 0) - 1
     limits = [
         Limit("cpu_many_to_few", 1.15),
+        Limit("many_worker_mib", 100.0),
         Limit("alone_ready_s", 1.0),
         Limit("recorded", answered, "equal"),
     ]
