@@ -56,7 +56,10 @@ class Side:
 
 def measure(arguments: Arguments) -> Verdict:
     """Make `--size` streams on each side."""
-    with Stack(arguments.out, seed=arguments.seed, keep=arguments.keep) as stack:
+    environment = {"WEIR_WORKERS": "1"}
+    with Stack(
+        arguments.out, seed=arguments.seed, environment=environment, keep=arguments.keep
+    ) as stack:
         stack.sandbox.behave("", MODEL, **PACE, **TOKENS)
         direct, gateway = asyncio.run(_run(stack, arguments.size))
         deadline = time.monotonic() + SETTLED_S

@@ -1,6 +1,6 @@
 """Claim: what a proxied call costs with durable events on, beside a direct call and a minimal proxy.
 
-CPU is that of the gateway's worker processes (user and system, their relay threads included) over
+CPU is that of the gateway's one worker process (user and system, its relay thread included) over
 a run, until everything is on the log, divided by its calls. Wall times are medians of single calls
 that take turns on kept-alive connections, so that all of them meet the same machine.
 LiteLLM's proxy and Portkey's gateway are measured in the same run (`bench.peers`), with a tenth of the
@@ -98,7 +98,7 @@ class Caller:
 
 def measure(arguments: Arguments) -> Verdict:
     """Run the three sides on one machine, one after the other."""
-    environment = {"WEIR_LOG_LEVEL": "warning"}
+    environment = {"WEIR_WORKERS": "1", "WEIR_LOG_LEVEL": "warning"}
     if os.environ.get("BENCH_PROFILE"):
         # Costs some of what it measures: figures with it are no figures, the shares are.
         environment["BENCH_PROFILE"] = str(arguments.out.absolute())
