@@ -40,7 +40,20 @@ from schemas.log import Connection
 
 SECRET = base64.b64encode(b"the key of this claim").decode()
 PATIENCE_S = 150.0
-PLAYED = ("metric_anomaly", "cost_anomaly", "optimization_opportunity", "lag")
+PLAYED = (
+    "metric_anomaly",
+    "cost_anomaly",
+    "optimization_opportunity",
+    "lag",
+    "drift",
+    "spending_limit",
+    "provider_saturated",
+    "limits_local",
+    "broker_away",
+    "outbox_50%",
+    "outbox_80%",
+    "tuning_failed",
+)
 MODEL = "gpt-4.1-nano"
 CAUSED = (
     "rule_calls",

@@ -19,9 +19,9 @@ CONNECT_S = 2.0
 ANSWER_S = 120.0
 SILENCE_S = 120.0
 LIVE_SOCKETS = frozenset(
-    f"{prefix}/admin/{path}/realtime"
+    f"{prefix}/admin/{path}"
     for prefix in ("", "/api/v1")
-    for path in ("dashboard", "cost")
+    for path in ("dashboard/realtime", "cost/realtime", "alerts/stream")
 )
 """Streams of control that are served as WebSockets too."""
 _OURS = frozenset(

@@ -15,7 +15,7 @@ from tests.docs.pages import blocks, page
 from tests.infra.test_up import Weir
 
 ADDRESS = "http://127.0.0.1:8080"
-PAGES = ("README.md", "docs/api.md", "docs/clients.md")
+PAGES = ("README.md", "docs/api.md", "docs/alerts.md", "docs/clients.md")
 PYTHON = [(name, text) for name in PAGES for text in blocks(page(name), "python")]
 SHELL = [
     (name, command)

@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
-from gateway.control_link import ControlLink
+from gateway.control_link import LIVE_SOCKETS, ControlLink
 from gateway.http1 import Pool
 from schemas.errors import ConfigurationError
 from schemas.events.llm import CostEntry, RequestAdmitted
@@ -24,7 +26,18 @@ class Control(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
+    def _stream(self) -> None:
+        known = self.headers.get("authorization") == "Bearer of-an-admin"
+        body = b'id: 1\nevent: alert\ndata: {"n":1}\n\n: \n\nevent: alert\ndata: {"n":2}\n\n'
+        self.send_response(200 if known else 401)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def _answer(self) -> None:
+        if self.headers.get("accept") == "text/event-stream":
+            self._stream()
+            return
         length = int(self.headers.get("content-length", "0"))
         body = json.dumps(
             {
@@ -148,3 +161,18 @@ def test_content_is_recorded_sealed_and_only_as_the_route_says(worker: Worker) -
     assert len(captured) == 1
     assert captured[0].mode == "full"
     assert b"messages" not in captured[0].ciphertext
+
+
+@pytest.mark.req("ANA-04", "OPS-01")
+@pytest.mark.parametrize("path", sorted(LIVE_SOCKETS))
+def test_what_control_streams_comes_as_messages_of_a_websocket(
+    worker: Worker, control: None, path: str
+) -> None:
+    url = f"ws://127.0.0.1:{worker.port}{path}"
+    with connect(url, subprotocols=["weir", "key.of-an-admin"]) as socket:  # type: ignore[list-item]
+        assert [json.loads(socket.recv(timeout=5)) for _ in range(2)] == [{"n": 1}, {"n": 2}]
+    with connect(url, additional_headers={"authorization": "Bearer of-nobody"}) as socket:
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4401
