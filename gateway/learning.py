@@ -50,7 +50,13 @@ from schemas.rewards import (
 HALF_LIFE_S = 600.0
 TROUBLE_HALF_LIFE_S = 60.0
 CHANGED = 4.0
-"""Newer and older calls differ beyond chance by so many standard errors."""
+"""Newer and older calls differ beyond chance by so many standard errors.
+
+Tuned on drawn calls, apart from any claim's worlds: 0.3% fail, 2% take four times as long, 1.5, 5 or 20
+calls a block. In 75 minutes without any change, 6 to 10% of such targets are thought to have
+changed at 4, 22 to 32% at 3.5, at most 3% at 4.5. Of targets that take five times as long, all are
+found within a minute at 5 calls a block, at 4 as at 3; of those failing half of their calls 78%.
+"""
 COMPARED_MIN = 5
 """Least calls on either side of a comparison."""
 BORROWED_CALLS = 20.0
@@ -231,8 +237,6 @@ def _change(blocks: Sequence[Block]) -> tuple[float, int]:
     newer = [list(accumulate(column)) for column in list(zip(*blocks, strict=True))[1:4]]
     calls, good, logs = (sums[-1] for sums in newer)
     squares = sum(block.squares for block in blocks)
-    rate = (good + 1.0) / (calls + 2.0)
-    chance = rate * (1.0 - rate)
     best, at = 0.0, 0
     for number, (n, g, lg) in enumerate(zip(*newer, strict=True), 1):
         older, older_good = calls - n, good - g
@@ -240,7 +244,7 @@ def _change(blocks: Sequence[Block]) -> tuple[float, int]:
             continue
         if older < COMPARED_MIN:
             break
-        loss = (older_good / older - g / n) / math.sqrt(chance * (1.0 / n + 1.0 / older))
+        loss = _worse(n - g, n, older - older_good, older) if good < calls else 0.0
         if g >= COMPARED_MIN and older_good >= COMPARED_MIN:
             scatter = squares - lg * lg / g - (logs - lg) ** 2 / older_good
             noise = max(LOG_NOISE_MIN**2, scatter / (good - 2.0))
@@ -249,6 +253,23 @@ def _change(blocks: Sequence[Block]) -> tuple[float, int]:
         if abs(loss) > abs(best):
             best, at = loss, number
     return best, at
+
+
+def _worse(failed: float, calls: float, older_failed: float, older_calls: float) -> float:
+    """Return by how many standard errors the share of failures is higher than the older one.
+
+    The signed root of the likelihood ratio, by Wilks's theorem as good as normal. The difference by
+    its standard error is not where failures are rare: one among five calls would be five of them.
+    """
+    rate = (failed + older_failed) / (calls + older_calls)
+    ratio = sum(
+        count * math.log(count / (total * share))
+        for bad, total in ((failed, calls), (older_failed, older_calls))
+        for count, share in ((bad, rate), (total - bad, 1.0 - rate))
+        if count
+    )
+    root = math.sqrt(max(0.0, 2.0 * ratio))
+    return root if failed * older_calls > older_failed * calls else -root
 
 
 def discounted(blocks: Sequence[Block], now_s: int, half_life_s: float = HALF_LIFE_S) -> Past:

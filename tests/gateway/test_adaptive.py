@@ -211,6 +211,17 @@ def test_what_was_before_a_change_is_forgotten_and_noise_is_no_change() -> None:
 
 
 @pytest.mark.req("BEY-15")
+@pytest.mark.parametrize(("good", "changed"), [(5, False), (4, False), (3, False), (2, True)])
+def test_a_rare_failure_is_no_change_and_most_calls_failing_is_one(
+    good: int, changed: bool
+) -> None:
+    calm = [block(20, 20, age_s=30 * age) for age in range(1, 11)]
+    left, worse = since_change(blocks(block(5, good, age_s=0), *calm))
+    assert (len(left) == 1) == changed
+    assert worse == changed
+
+
+@pytest.mark.req("BEY-15")
 def test_a_target_that_became_slow_is_tried_again_before_long() -> None:
     def share_after(age_s: float) -> float:
         calm = [block(60, 60, 300_000.0, age_s + 30 * at) for at in range(1, 8)]
