@@ -111,9 +111,12 @@ class BudgetBook:
 
 
 def exhaustions(
-    accounts: Sequence[Account], points: Sequence[ForecastPoint], spent: float
+    accounts: Sequence[Account], points: Sequence[ForecastPoint], spent: float, now_s: int
 ) -> list[Exhaustion]:
-    """Return the limits that the points reach; `spent` is what their month has spent before them."""
+    """Return the limits that the points reach, from now on (Unix s).
+
+    `spent` is what the month of the first has spent before it.
+    """
     found = []
     for account in accounts:
         for period, limit, before in account.limits(spent, points[0].start_s):
@@ -121,7 +124,7 @@ def exhaustions(
             if at_s is not None:
                 soon = at_s - points[0].start_s < FLAGGED_S
                 budget_id, owner = account.budget.budget_id, account.owner
-                found.append(Exhaustion(budget_id, period, limit, at_s, soon, owner))
+                found.append(Exhaustion(budget_id, period, limit, max(at_s, now_s), soon, owner))
     return found
 
 

@@ -17,8 +17,10 @@ from schemas.event import Event
 from schemas.events.changes import BudgetChanged
 from schemas.events.escrow import EscrowRow
 from schemas.events.forecasts import LEVELS, ForecastMade, ForecastPoint
-from schemas.events.traffic import TRAFFIC_TABLE, TrafficRow
+from schemas.events.operations import Heartbeat
+from schemas.events.traffic import TRAFFIC_TABLE, TrafficCursor, TrafficRow
 from schemas.traffic import HOURS, TOTAL, Sums, TrafficTable, added
+from streams.anomalies.frontier import Frontier
 from streams.decider import Ledger, decision_id
 from streams.forecasts.budgets import DAY_S, OWN, Account, BudgetBook, alerts, exhaustions, month_of
 from streams.forecasts.candidates import Array
@@ -32,6 +34,9 @@ HISTORY_DAYS = HOURS.keep_s // DAY_S
 REFRESH_US = 3_600 * _SECOND_US
 LOOK_AGAIN_US = 300 * _SECOND_US
 """After so long at a series that was too short: streams may have been catching up."""
+LOOK_US = 10 * _SECOND_US
+LAG_US_MAX = 60 * _SECOND_US
+"""Streams that are further behind are catching up: half a history looks like little traffic."""
 SCOPES_MAX = 100
 """Scopes that are forecast: the total and those of budgets first, then the busiest."""
 AT_ONCE = 30
@@ -77,12 +82,17 @@ class ForecastLedger(Ledger):
         self._short: dict[str, int] = {}
         """Series that are too short, and when they were looked at, Unix µs."""
         self._looked_at_us = 0
+        self._frontier = Frontier()
 
     def apply(self, event: Event) -> None:
-        """Take in a row, a budget or a forecast."""
+        """Take in a row, a budget, a forecast, or how far the streams are."""
         if isinstance(event, TrafficRow):
             if f".{HOURS.name}." in event.entity:
                 self._traffic.apply(event)
+        elif isinstance(event, TrafficCursor):
+            self._frontier.cursor(event)
+        elif isinstance(event, Heartbeat):
+            self._frontier.beat(event)
         elif isinstance(event, BudgetChanged | EscrowRow):
             self._budgets.apply(event)
         elif isinstance(event, ForecastMade):
@@ -101,7 +111,8 @@ class ForecastLedger(Ledger):
 
     def due(self, at_us: int) -> Sequence[Event]:
         """Return the forecasts that are ready, after their alerts; begin those that are due."""
-        if not self._running and at_us - self._looked_at_us >= 10 * _SECOND_US:
+        is_behind = at_us - self._frontier.at_us > LAG_US_MAX
+        if not self._running and not is_behind and at_us - self._looked_at_us >= LOOK_US:
             self._looked_at_us = at_us
             self._begin(at_us)
         self._running = {
@@ -239,7 +250,9 @@ class ForecastLedger(Ledger):
             levels=list(LEVELS),
             points=points,
             month_total=_short(spent + sum(in_month)),
-            exhaustions=exhaustions(limited, points, spent) if metric == COST else [],
+            exhaustions=exhaustions(limited, points, spent, at_us // _SECOND_US)
+            if metric == COST
+            else [],
             number=number,
             hours=[] if hours is None else _points(*hours, today_s, HOUR_S),
         )

@@ -13,7 +13,7 @@ from schemas.event import Event
 from schemas.events.changes import BudgetChanged
 from schemas.events.escrow import EscrowDay, EscrowRow
 from schemas.events.forecasts import ForecastMade, ForecastPoint
-from schemas.events.operations import AlertChanged
+from schemas.events.operations import AlertChanged, Heartbeat
 from schemas.traffic import HOURS, TOTAL, Sums
 from streams.forecasts.budgets import DAY_S, date_of, exhausted_at_s
 from streams.forecasts.candidates import candidates
@@ -152,7 +152,19 @@ def spent(entity: str, per_day: int, days: int) -> EscrowRow:
     )
 
 
+def beat(at_us: int, lag: int = 0) -> Heartbeat:
+    return Heartbeat(
+        event_id="h",
+        occurred_at_us=at_us,
+        part="streams",
+        instance="0",
+        started_at_us=0,
+        lag=lag,
+    )
+
+
 def run(ledger: ForecastLedger, at_us: int) -> list[Event]:
+    ledger.apply(beat(at_us))
     found: list[Event] = []
     for _ in range(20):
         due = ledger.due(at_us)
@@ -206,6 +218,8 @@ def test_a_series_that_was_too_short_is_looked_at_again_while_streams_catch_up()
     for event in rows(HOURS, hours):
         ledger.apply(event)
     assert run(ledger, (TODAY_S + 200) * S) == []
+    ledger.apply(beat((TODAY_S + 290) * S, lag=9))
+    assert ledger.due((TODAY_S + 390) * S) == ()
     assert len(run(ledger, (TODAY_S + 400) * S)) == 3
 
 
