@@ -252,7 +252,7 @@ def steady(broker: Broker, home: Path, arguments: Arguments) -> dict[str, Any]:
     worker = Worker(broker.bootstrap, home / "steady")
     worker.start()
     try:
-        worker.ready(CATCH_UP_S)
+        worker.ready()
         tables.caught_up(limit_s=CATCH_UP_S)
         begun = time.monotonic()
         with (

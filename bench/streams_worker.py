@@ -56,7 +56,7 @@ class Worker:
         """Whether it was started, and neither ended nor died since."""
         return self.process is not None and self.process.poll() is None
 
-    def ready(self, limit_s: float = 60.0) -> None:
+    def ready(self, limit_s: float = 300.0) -> None:
         """Wait until all its folds read on. Raises TimeoutError."""
         assert self.process is not None
         begun, told = time.monotonic(), self.home / READY_FILE
