@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import time
 import urllib.request
@@ -25,7 +26,7 @@ from bench.claim import Arguments, Limit, Verdict, main
 from bench.fuzz_cases import as_meant, with_hints
 from bench.fuzz_garden import Garden
 from bench.fuzz_send import Row, Share, read_problems, read_rows, work
-from bench.fuzz_words import MODELS, known_words
+from bench.fuzz_words import MODELS, PRICED, known_words
 from bench.stack import SANDBOX_KEY_VARIABLE, Stack, base_port, fetch
 
 CASES = 100_000
@@ -50,18 +51,20 @@ def _made(stack: Stack, key: str) -> dict[str, list[Any]]:
     def post(path: str, body: dict[str, Any]) -> Any:
         return fetch(f"{stack.url}{path}", key=key, method="POST", body=body)
 
+    kind, name, price = PRICED
+    _command(stack, kind, {"id": name, **price})
     spare = {"name": "spare", "team": "planted"}
     said = {"feedback_type": "thumbs_up", "original_prompt": "Where?", "model_response": "There."}
     message = {"role": "user", "content": "Hi"}
     params = {"model": MODELS[0], "max_tokens": 8, "messages": [message]}
-    batch = post("/v1/messages/batches", {"requests": [{"custom_id": "1", "params": params}]})
+    asked = {"requests": [{"custom_id": "1", "params": params}]}
     files = [_uploaded(stack, key, params) for _ in range(FILES)]
     wish = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
     return {
         "key_id": [_command(stack, "keys", spare)["key"]["id"] for _ in range(KEYS)],
         "request_id": [_called(stack)],
         "feedback_id": [post("/api/v1/feedback", said)["id"]],
-        "batch_id": [batch["id"]],
+        "batch_id": [post("/v1/messages/batches", asked)["id"] for _ in range(FILES)],
         "openai_batch_id": [post("/v1/batches", {**wish, "input_file_id": files[0]})["id"]],
         "file_id": files,
         "replay_id": [post("/api/v1/projections/feedback/replay", {"verify": True})["id"]],
@@ -73,8 +76,11 @@ def _uploaded(stack: Stack, key: str, body: dict[str, Any]) -> str:
     url = "/v1/chat/completions"
     line = json.dumps({"custom_id": "1", "method": "POST", "url": url, "body": body})
     parts = "".join(
-        f"--b\r\nContent-Disposition: form-data; name={name}\r\n\r\n{value}\r\n"
-        for name, value in (("purpose", "batch"), ("file; filename=a.jsonl", line))
+        f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{value}\r\n'
+        for name, more, value in (
+            ("purpose", "", "batch"),
+            ("file", '; filename="a.jsonl"', line),
+        )
     )
     headers = {"authorization": f"Bearer {key}", "content-type": "multipart/form-data; boundary=b"}
     data = f"{parts}--b--\r\n".encode()
@@ -129,10 +135,11 @@ def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
             list(pool.map(work, shares))
     finally:
         garden.close()
-    took_s = time.monotonic() - begun
+    took_s, own = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "fuzz_s": round(took_s, 1),
         "cases_per_s": round(arguments.size / took_s, 1),
+        "own_cpu_ms_per_case": round((own.ru_utime + own.ru_stime) * 1000 / arguments.size, 2),
         "mended": garden.mended,
         "mending_failures": len(garden.failures),
         "first_mending_failures": garden.failures[:3],

@@ -201,6 +201,7 @@ def as_meant(document: dict[str, Any], names: dict[str, dict[str, list[Any]]]) -
     Bodies are those that `names` has under `BODY`, or the document's own examples.
     """
     meant: dict[str, Any] = json.loads(json.dumps(document))
+    forms = meant.get("components", {}).get("schemas", {})
     for operation, known in _known(meant, names):
         operation["parameters"] = [
             {**it, "schema": {"enum": known[it["name"]]} if it["name"] in known else it["schema"]}
@@ -208,9 +209,17 @@ def as_meant(document: dict[str, Any], names: dict[str, dict[str, list[Any]]]) -
             if it.get("required")
         ]
         for media in operation.get("requestBody", {}).get("content", {}).values():
-            if bodies := known.get(BODY) or [media[it] for it in ("example",) if it in media]:
-                media["schema"] = {"enum": bodies}
+            bodies = known.get(BODY) or [media[it] for it in ("example",) if it in media]
+            if bodies:
+                media["schema"] = {"enum": [_named(it, known) for it in bodies]}
+            else:
+                media["schema"] = _told(media.get("schema", {}), forms, known)
     return meant
+
+
+def _named(body: dict[str, Any], known: dict[str, list[Any]]) -> dict[str, Any]:
+    """Return a body that names the first of the models that are there."""
+    return {**body, "model": known["model"][0]} if {"model"} <= body.keys() & known.keys() else body
 
 
 def _known(

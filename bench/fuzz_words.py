@@ -59,7 +59,10 @@ CALLS: dict[str, list[Any]] = {
 }
 """Members of model calls, ordinary and odd."""
 _QUERIES = ["SELECT count(*) FROM calls", "FROM costs LIMIT 3", "SHOW TABLES", "SELECT 1 / 0"]
+PRICED = ("prices", "planted/model", {"input_usd_per_million": "1", "output_usd_per_million": "2"})
+"""A price that cases may change; there are too many prices to look after."""
 _BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+_EMBED = {"requests": [{"model": f"models/{FITTING['embed']}", "content": _PARTS[1][0]}]}
 _WHOLE: dict[str, Any] = {
     "/generate": {"prompt": _ASK, "model_id": MODELS[0], "max_tokens": 8},
     "/generate/batch": {"prompts": [_ASK], "model_id": MODELS[0], "max_tokens": 8},
@@ -68,8 +71,18 @@ _WHOLE: dict[str, Any] = {
     "/config/apply": {"document": {"name": "fuzz"}, "dry_run": True},
     "/admin/keys": {"name": "made"},
     "/rotate": {},
+    "/projections/{name}/replay": {"verify": True},
 }
 """By the end of the path a body that is right as it stands."""
+_TALK = {"model": "gpt-4.1-nano", "max_tokens": 8, "messages": _TURNS[0]}
+_EXACTLY: dict[str, Any] = {
+    "/v1/messages/batches": {
+        "requests": [{"custom_id": "1", "params": {**_TALK, "model": MODELS[0]}}]
+    },
+    "/v1beta/models/{model}:batchEmbedContents": _EMBED,
+    "/v1/models/{model}:batchEmbedContents": _EMBED,
+}
+_PASSED = "post /passthrough/{provider}/{path}"
 _KINDS: dict[str, dict[str, list[Any]]] = {
     "providers": {"base_url": ["http://127.0.0.1:9/v1"], "dialect": ["openai", "cohere"]},
     "guardrails": {"kind": ["words", "pii"]},
@@ -88,27 +101,34 @@ def known_words(
     `made` are ids that exist, by the names of their parameters.
     """
     made = dict(made)
-    openai_batches = {"batch_id": made.pop("openai_batch_id")}
+    theirs = {"batch_id": made.pop("openai_batch_id"), "input_file_id": made["file_id"]}
     everywhere = {"provider": ["a", "b", "failing"], **made}
     words: dict[str, dict[str, list[Any]]] = {
-        path: {"model": models_of(path), **everywhere, **CALLS} for path in document["paths"]
+        path: {
+            "model": models_of(path),
+            **everywhere,
+            **CALLS,
+            **(theirs if path.startswith("/v1/batches") else {}),
+        }
+        for path in document["paths"]
     }
     words |= {
-        f"{ADMIN}/prices": {"id": ["planted/model"], "entity_id": ["planted/model"]},
         "/api/v1/projections/": {"name": ["feedback"]},
-        "/v1/batches": {**openai_batches, "input_file_id": made["file_id"]},
         "post /v1/batches": {BODY: [{**_BATCH, "input_file_id": it} for it in made["file_id"]]},
         "/passthrough/": {"provider": ["a", "b", "openai"], "path": ["models", "files"]},
         "/api/v1/sql": {"query": _QUERIES},
         "/sql": {"query": _QUERIES},
     }
-    for kind, name, table in PLANTED:
+    for kind, name, table in (*PLANTED, PRICED):
         values = _KINDS.get(kind, {})
         words[f"{ADMIN}/{kind}/"] = {"entity_id": [name], "budget_id": [name], **values}
         words[f"{ADMIN}/{kind}"] = {"id": [f"{name}2"], **values}
         words[f"put {ADMIN}/{kind}/{{entity_id}}"] = {BODY: [table]}
         words[f"patch {ADMIN}/{kind}/{{entity_id}}"] = {BODY: [table]}
         words[f"post {ADMIN}/{kind}"] = {BODY: [{"id": f"{name}2", **table}]}
+    words |= {f"post {path}": {BODY: [body]} for path, body in _EXACTLY.items()}
+    words[f"patch {ADMIN}/keys/{{key_id}}"] = {BODY: [{"name": "renamed"}]}
+    words[_PASSED] = {"provider": ["a"], "path": ["chat/completions"], BODY: [_TALK]}
     for ending, body in _WHOLE.items():
         words |= {f"post {path}": {BODY: [body]} for path in document["paths"] if _is(path, ending)}
     return words

@@ -58,6 +58,7 @@ def cases() -> Iterator[Case]:
     yield Case("hangs up in the answer", _hang_up, rule="left", at_once=20)
     for name, frames in _FRAMES.items():
         yield Case(f"WebSocket: {name}", _saying(_UPGRADE + frames), rule="left", within_s=5.0)
+    yield Case("WebSocket: nobody's, and 8 MiB", _saying(_STRANGERS + _LARGE), rule="left")
     yield Case("WebSocket: no key of the handshake", _saying(_UPGRADE.replace(b"Sec-", b"X-")))
     yield Case("WebSocket: behind a running request", _saying(_GET + _UPGRADE), rule="served")
     slow = {"at_once": SLOW_AT_ONCE}
@@ -154,6 +155,8 @@ _UPGRADE = (
     b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: " + base64.b64encode(b"0123456789abcdef") + b"\r\n\r\n"
 )
+_STRANGERS = _UPGRADE.replace(b"Authorization: Bearer %KEY%\r\n", b"")
+_LARGE = b"\x81\xff" + (8 * MIB).to_bytes(8) + b"\x00" * 4 + b" " * (8 * MIB)
 _FRAMES = {
     "garbage": b"\xff" * 4_096,
     "a frame of 2^63 bytes": b"\x81\xff" + b"\x7f" + b"\xff" * 7,
@@ -164,6 +167,9 @@ _FRAMES = {
     "a message of a million fragments": b"\x01\x81\x00\x00\x00\x00 "
     + b"\x00\x81\x00\x00\x00\x00 " * 300_000,
     "ten thousand pings": b"\x89\x80\x00\x00\x00\x00" * 10_000,
+    "a hundred thousand pings of 125 bytes": (b"\x89\xfd\x00\x00\x00\x00" + b"p" * 125) * 100_000,
+    "a goodbye, and 8 MiB behind it": b"\x88\x80\x00\x00\x00\x00"
+    + b"\x82\x80\x00\x00\x00\x00" * (8 * MIB // 6),
 }
 
 

@@ -21,8 +21,13 @@ from schemas.errors import Overloaded, RateLimited, ValidationFailed, WeirError
 MODEL = "openai/gpt-4.1-nano"
 _TALK = [{"role": "user", "content": "Where is the water?"}]
 _CONTENTS = [{"role": "user", "parts": [{"text": "Where is the water?"}]}]
-_PICTURE: Json = {"image": b"", "model": MODEL, "prompt": "a blue sea", "n": 1}
-_SOUND: Json = {"file": b"", "model": MODEL, "response_format": "json"}
+_EMBEDDER, _DRAWER, _RANKER = (
+    "openai/text-embedding-3-small",
+    "openai/gpt-image-1",
+    "cohere/rerank-v3.5",
+)
+_PICTURE: Json = {"image": b"", "model": _DRAWER, "prompt": "a blue sea", "n": 1}
+_SOUND: Json = {"file": b"", "model": "openai/whisper-1", "response_format": "json"}
 
 EXAMPLES: dict[tuple[str, str], Json] = {
     ("openai", "chat"): {
@@ -40,15 +45,22 @@ EXAMPLES: dict[tuple[str, str], Json] = {
         "stream": False,
     },
     ("openai_responses", "count_tokens"): {"model": MODEL, "input": "Where is the water?"},
-    ("openai", "embeddings"): {"model": MODEL, "input": ["water"]},
-    ("openai", "images"): {"model": MODEL, "prompt": "a blue sea", "n": 1},
+    ("openai", "embeddings"): {"model": _EMBEDDER, "input": ["water"]},
+    ("openai", "images"): {"model": _DRAWER, "prompt": "a blue sea", "n": 1},
     ("openai", "image_edits"): _PICTURE,
     ("openai", "image_variations"): {k: v for k, v in _PICTURE.items() if k != "prompt"},
-    ("openai", "speech"): {"model": MODEL, "input": "Good morning", "voice": "alloy"},
+    ("openai", "speech"): {
+        "model": "openai/tts-1",
+        "input": "Good morning",
+        "voice": "alloy",
+    },
     ("openai", "transcription"): _SOUND,
     ("openai", "translation"): _SOUND,
-    ("openai", "moderation"): {"model": MODEL, "input": "Good morning"},
-    ("openai", "rerank"): {"model": MODEL, "query": "water", "documents": ["sea", "sand"]},
+    ("openai", "moderation"): {
+        "model": "openai/omni-moderation-latest",
+        "input": "Good morning",
+    },
+    ("openai", "rerank"): {"model": _RANKER, "query": "water", "documents": ["sea", "sand"]},
     ("anthropic", "chat"): {
         "model": MODEL,
         "max_tokens": 32,
@@ -63,16 +75,16 @@ EXAMPLES: dict[tuple[str, str], Json] = {
     },
     ("cohere", "chat"): {"model": MODEL, "messages": _TALK, "max_tokens": 32, "stream": False},
     ("cohere", "embeddings"): {
-        "model": MODEL,
+        "model": _EMBEDDER,
         "texts": ["water"],
         "input_type": "search_query",
         "embedding_types": ["float"],
     },
-    ("cohere", "rerank"): {"model": MODEL, "query": "water", "documents": ["sea", "sand"]},
+    ("cohere", "rerank"): {"model": _RANKER, "query": "water", "documents": ["sea", "sand"]},
     ("gemini", "chat"): {"contents": _CONTENTS, "generationConfig": {"maxOutputTokens": 32}},
     ("gemini", "count_tokens"): {"contents": _CONTENTS},
     ("gemini", "embeddings"): {
-        "requests": [{"model": f"models/{MODEL}", "content": {"parts": [{"text": "water"}]}}]
+        "requests": [{"model": f"models/{_EMBEDDER}", "content": {"parts": [{"text": "water"}]}}]
     },
     ("gemini_content", "embeddings"): {"content": {"parts": [{"text": "water"}]}},
 }

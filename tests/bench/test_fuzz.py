@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.fuzz_cases import Request, with_hints
+from bench.fuzz_cases import BODY, Request, as_meant, with_hints
 from bench.fuzz_judge import CHANGED, EMPTIED, FAILING, Answer, Judge
 from bench.hostile_cases import Case
 from bench.hostile_send import judged
@@ -119,3 +119,25 @@ def test_how_a_hostile_socket_may_end(
 
 def test_an_end_that_comes_late_is_none() -> None:
     assert judged(Case("x", _nothing, within_s=5.0), [400], True, 9.0, b"") is not None
+
+
+def test_a_case_as_it_is_meant_has_nothing_optional_and_a_body_that_fits() -> None:
+    path = "/v1/things"
+    place = {
+        **DOCUMENT["paths"][path]["post"],
+        "parameters": [
+            {"name": "id", "in": "query", "required": True, "schema": {"type": "string"}},
+            {"name": "limit", "in": "query", "schema": {"type": "integer"}},
+        ],
+    }
+    document = {**DOCUMENT, "paths": {path: {"post": place}}}
+    words = {"/v1": {"id": ["known"]}, f"post {path}": {BODY: [{"model": "x"}]}}
+    meant = as_meant(document, words)["paths"][path]["post"]
+    assert [it["schema"] for it in meant["parameters"]] == [{"enum": ["known"]}]
+    (media,) = meant["requestBody"]["content"].values()
+    assert media["schema"] == {"enum": [{"model": "x"}]}
+    told = as_meant(
+        document, {"/v1": {"model": ["a", "b"]}, f"post {path}": {BODY: [{"model": "x"}]}}
+    )
+    (media,) = told["paths"][path]["post"]["requestBody"]["content"].values()
+    assert media["schema"] == {"enum": [{"model": "a"}]}
