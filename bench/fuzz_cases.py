@@ -204,17 +204,24 @@ def as_meant(document: dict[str, Any], names: dict[str, dict[str, list[Any]]]) -
     forms = meant.get("components", {}).get("schemas", {})
     for operation, known in _known(meant, names):
         operation["parameters"] = [
-            {**it, "schema": {"enum": known[it["name"]]} if it["name"] in known else it["schema"]}
+            {**it, "schema": _meant(it["name"], known) or it["schema"]}
             for it in operation.get("parameters", [])
             if it.get("required")
         ]
         for media in operation.get("requestBody", {}).get("content", {}).values():
-            bodies = known.get(BODY) or [media[it] for it in ("example",) if it in media]
-            if bodies:
-                media["schema"] = {"enum": [_named(it, known) for it in bodies]}
+            if bodies := known.get(BODY):
+                media["schema"] = {"enum": bodies}
+            elif "example" in media:
+                media["schema"] = {"enum": [_named(media["example"], known)]}
             else:
                 media["schema"] = _told(media.get("schema", {}), forms, known)
     return meant
+
+
+def _meant(name: str, known: dict[str, list[Any]]) -> dict[str, Any]:
+    """Return the schema of a parameter's known values; of models the first, which can do what is asked."""
+    values = known.get(name, [])
+    return {"enum": values[:1] if name == "model" else values} if values else {}
 
 
 def _named(body: dict[str, Any], known: dict[str, list[Any]]) -> dict[str, Any]:

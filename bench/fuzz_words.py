@@ -76,6 +76,7 @@ _WHOLE: dict[str, Any] = {
 """By the end of the path a body that is right as it stands."""
 _TALK = {"model": "gpt-4.1-nano", "max_tokens": 8, "messages": _TURNS[0]}
 _EXACTLY: dict[str, Any] = {
+    "/api/ai/health": {"action": "enable_rule", "params": {"rule": "cost"}},
     "/v1/messages/batches": {
         "requests": [{"custom_id": "1", "params": {**_TALK, "model": MODELS[0]}}]
     },
