@@ -4,6 +4,7 @@ import hmac
 import http
 import logging
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -43,6 +44,8 @@ _SCOPES = {"/sql": "sql", "/api/v1/sql": "sql", "/metrics": "metrics"}
 _BODY_BYTES_MAX = 1024 * 1024
 """Administration needs no more; model calls never come here."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""What no name has; some routes would not match a line's end, and others would."""
 _SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -135,6 +138,8 @@ class Door:
             await send(message)
 
         try:
+            if _CONTROL.search(scope["path"]):
+                raise InvalidRequest("the path holds control characters")
             if scope["path"] not in _OPEN_PATHS:
                 state["key"] = self._keys.admit(headers, scope["path"])
             if int(headers.get(b"content-length", b"0") or 0) > _BODY_BYTES_MAX:

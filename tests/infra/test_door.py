@@ -117,6 +117,7 @@ async def call(url: str, path: str, secret: str | None = "admin", **options: Any
         ("/busy", "analyst", 403, "permission_denied"),
         ("/busy", "admin", 429, "rate_limited"),
         ("/nowhere", "admin", 404, "not_found"),
+        ("/busy%0A", "admin", 400, "invalid_request"),
         ("/broken", "admin", 500, "internal_error"),
     ],
 )
