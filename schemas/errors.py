@@ -295,6 +295,10 @@ class BrokerUnavailable(Unavailable):
 
 
 class ConfigurationError(WeirError):
+    """A setting of the operator's keeps this from being served, and nothing of the caller's."""
+
+    status = 503
+    wait_s = 30.0
     code = "configuration_error"
     action = "Correct the setting named in the message and start again."
 
