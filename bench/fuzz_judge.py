@@ -14,14 +14,14 @@ import msgspec
 
 from bench.fuzz_cases import METHODS, Request
 
-REQUEST_ID = "x-weir-request-id"
+REQUEST_ID, CODE = "x-weir-request-id", "x-weir-error-code"
 FAILING = "failing/gpt-4.1-nano"
 """The target whose vendor, in the sandbox, has been told to fail every call."""
 TOLD_TO_FAIL = frozenset({502, 503, 504})
 """What a case may hear that names `FAILING`: the truth about its target. Nothing else from 500 on."""
 CHANGED = "planted"
 """The route that cases may change as they like."""
-EMPTIED, MISMADE = b"has no target whose provider is enabled", b"configuration_error"
+EMPTIED, MISMADE = b"has no target whose provider is enabled", "configuration_error"
 """What is true of it when they left it no target, or named what does not exist."""
 _INTERNAL = b"internal_error"
 _KEPT = 400
@@ -54,7 +54,7 @@ class Judge:
         if str(answer.status) not in declared or _INTERNAL in answer.body:
             return False
         if request.model == CHANGED:
-            told = EMPTIED in answer.body or MISMADE in answer.body
+            told = EMPTIED in answer.body or answer.headers.get(CODE) == MISMADE
             return answer.status == 503 and told
         return request.model == FAILING and answer.status in TOLD_TO_FAIL
 

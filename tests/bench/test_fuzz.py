@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bench.fuzz_cases import BODY, Request, as_meant, with_hints
-from bench.fuzz_judge import CHANGED, EMPTIED, FAILING, Answer, Judge
+from bench.fuzz_judge import CHANGED, CODE, EMPTIED, FAILING, MISMADE, Answer, Judge
 from bench.hostile_cases import Case
 from bench.hostile_send import judged
 
@@ -79,6 +79,9 @@ def test_a_server_error_is_excused_only_where_it_is_true_and_declared() -> None:
     assert problem(503, HEADERS, b"{}", FAILING) is None
     assert problem(502, HEADERS, b"{}", FAILING) is not None
     assert problem(503, HEADERS, b'{"message": "it %s"}' % EMPTIED, CHANGED) is None
+    mismade = {**HEADERS, CODE: MISMADE}
+    assert problem(503, mismade, b"{}", CHANGED) is None
+    assert problem(503, mismade, b"{}", "auto") is not None
     assert problem(503, HEADERS, b"{}", CHANGED) is not None
     assert problem(503, HEADERS, b'{"code": "internal_error"}', FAILING) is not None
 
