@@ -259,6 +259,7 @@ def _providers() -> str:
         f'base_url = "http://127.0.0.1:{base_port() + 6}"\n'
         f'key_env = "{SANDBOX_KEY_VARIABLE}"\n'
         'models = ["rerank-v3.5"]\n'
+        '[targets."ranking/rerank-v3.5"]\ncapabilities = ["rerank"]\n'
     )
 
 

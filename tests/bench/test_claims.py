@@ -122,6 +122,8 @@ SABOTAGED = {
     "adaptive": "1",
     "anomalies": "7",
     "forecasts": "6",
+    "revocation": "6",
+    "split": "4000",
 }
 
 
