@@ -17,7 +17,17 @@ from schemas.events.traffic import TRAFFIC_TABLE, TrafficCursor, TrafficRow
 from schemas.traffic import FINE, HOURS, TOTAL, TrafficTable
 from streams.anomalies import rules
 from streams.anomalies.frontier import Frontier
-from streams.anomalies.panel import CALLS, HISTORY, METRICS, WINDOWS, Panel, Scores
+from streams.anomalies.panel import (
+    CALLS,
+    FAILURES,
+    HISTORY,
+    LATENCY,
+    METRICS,
+    PRICE,
+    WINDOWS,
+    Panel,
+    Scores,
+)
 from streams.anomalies.rules import Firing, dimension_of
 from streams.anomalies.season import Season
 from streams.anomalies.words import alert_of, explained, severity_of
@@ -253,7 +263,7 @@ class AnomalyLedger(Ledger):
         for firing in rules.fired(scores, self._panel.names):
             if self._is_told(firing, scores, number):
                 continue
-            if firing.kind == "level_shift" and self._goes_on(firing, number):
+            if self._goes_on(firing, number):
                 firing = firing._replace(kind="trend")
             dimension, made = rules.drivers(self._panel, scores, firing)
             if self._is_known(firing, dimension, names_of(made[:1]), number):
@@ -275,10 +285,14 @@ class AnomalyLedger(Ledger):
             self._panel.mask(firing.metric, rows, range(number - length + 1, number + 1))
 
     def _goes_on(self, firing: Firing, number: int) -> bool:
-        """Whether a level that shifts has risen or fallen steadily, or shifted the same way within the hour."""
+        """Whether what fires has risen or fallen steadily, or its level shifted the same way within the hour."""
+        if firing.metric in (FAILURES, LATENCY, PRICE):
+            return False
         rise = rules.trend(self._panel, firing.metric, firing.row, rules.TREND_RISE_MIN)[0]
+        if firing.sign * rise >= rules.TREND_SCORE:
+            return True
         now_us = (number + 1) * BUCKET_US
-        return firing.sign * rise >= rules.TREND_SCORE or any(
+        return firing.kind == "level_shift" and any(
             change.kind == "level_shift"
             and change.dimension == self._panel.names[firing.row]
             and sign_of(change) == firing.sign
