@@ -28,7 +28,8 @@ LASTING_S = 40 * 60.0
 UNDONE_S = RULES.window_s + 3 * RULES.expiry_s
 """So long after an incident everything must be as before: the last window that is full of it, then
 25, 50 and 100% of the calls, each once they tell that all is well or when its time is over."""
-FAST_S = 15 * 60.0
+FAST_S = 25 * 60.0
+"""In the quiet hours it takes a quarter of an hour until there is enough feedback to tell by."""
 CHEAPER = 0.5
 CONGESTION = 12.0
 
