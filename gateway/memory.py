@@ -17,7 +17,7 @@ from pathlib import Path
 
 GC_OBJECTS = 10_000
 """New objects after which the youngest are looked through."""
-GROWTH_BYTES = 32 * 1024 * 1024
+GROWTH_BYTES = 16 * 1024 * 1024
 """How much a worker grows before it is worth a look: giving back takes some 30 ms."""
 LOOK_S = 2.0
 BUSY_LOOKS = 15
