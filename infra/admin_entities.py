@@ -49,6 +49,14 @@ def shown(kind: Kind[Any, Any], event: Any) -> dict[str, Any]:
     return {"id": kind.identify(event), **about(event), **table}
 
 
+def _key(desk: Desk, kind: Kind[Any, Any], entity_id: str) -> str:
+    """The key of what a path names; a price without its ``@DATE`` is the one in force."""
+    if kind is entities.PRICE and "@" not in entity_id:
+        event = entities.in_force(entity_id, desk.commands.view(kind.event).entries.values())
+        entity_id = entity_id if event is None else kind.identify(event)
+    return kind.key(entity_id, None)
+
+
 def _models(kind: Kind[Any, Any]) -> tuple[type[BaseModel], type[BaseModel], type[BaseModel]]:
     """What is told of an entity, a page of them, and what creates one."""
     name = kind.name.title().replace("_", "")
@@ -107,7 +115,7 @@ def _reading(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
         responses={404: ANSWERS[404]},
     )
     async def one(entity_id: str) -> JSONResponse:
-        event = desk.commands.view(kind.event).get(kind.key(entity_id, None))
+        event = desk.commands.view(kind.event).get(_key(desk, kind, entity_id))
         return JSONResponse(shown(kind, found(event, f"{kind.name} {entity_id}")))
 
 
@@ -152,7 +160,7 @@ def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
         expected_version: Expected = None,
     ) -> Response:
         event = found(
-            desk.commands.view(kind.event).get(kind.key(entity_id, None)),
+            desk.commands.view(kind.event).get(_key(desk, kind, entity_id)),
             f"{kind.name} {entity_id}",
         )
         table = merged(kind.table(event), body)
@@ -163,7 +171,7 @@ def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
     async def remove(request: Request, entity_id: str, expected_version: Expected = None) -> Any:
         accepted = await desk.commands.delete(
             kind.event,
-            kind.key(entity_id, None),
+            _key(desk, kind, entity_id),
             actor=actor_of(request),
             expected_version=expected_version,
         )

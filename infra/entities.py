@@ -252,18 +252,27 @@ def _price_table(event: PriceChanged) -> PriceTable:
     )
 
 
+def in_force(price: str, known: Iterable[PriceChanged]) -> PriceChanged | None:
+    """Return what `provider/model` costs now: of its prices that hold already the last."""
+    now_us = microseconds(datetime.now(UTC))
+    since = (
+        event
+        for event in known
+        if f"{event.provider}/{event.model}" == price and event.valid_from_us <= now_us
+    )
+    return max(since, key=lambda event: event.valid_from_us, default=None)
+
+
 def dated(price: str, table: PriceTable, known: Iterable[PriceChanged]) -> PriceTable:
     """A price that does not say since when holds from now on, or since it was first said so."""
     if table.valid_from is not None:
         return table
+    event = in_force(price, known)
+    last = None if event is None else _price_table(event)
     told = table.model_dump(exclude={"valid_from"})
-    since = [_price_table(event) for event in known if f"{event.provider}/{event.model}" == price]
-    now = datetime.now(UTC)
-    in_force = [it for it in since if it.valid_from is not None and it.valid_from <= now]
-    last = max(in_force, key=lambda it: it.valid_from or EPOCH, default=None)
     if last is not None and last.model_dump(exclude={"valid_from"}) == told:
         return last
-    return table.model_copy(update={"valid_from": now})
+    return table.model_copy(update={"valid_from": datetime.now(UTC)})
 
 
 def _price_key(price: str, table: PriceTable | None) -> str:

@@ -152,6 +152,11 @@ async def test_a_price_holds_from_now_on_unless_it_says_since_when(desk: Control
     prices = desk.administration.commands.view(PriceChanged).entries.values()
     held = [it for it in prices if f"{it.provider}/{it.model}" == name]
     assert [it.price_version for it in sorted(held, key=lambda it: it.valid_from_us)] == ["a", "b"]
+    place = f"/admin/prices/{name}"
+    assert (await desk.call("GET", place)).body["price_version"] == "b"
+    assert (await desk.call("PATCH", place, {"price_version": "c"})).body["price_version"] == "c"
+    assert (await desk.call("DELETE", place)).status in {200, 202}
+    assert (await desk.call("GET", place)).body["price_version"] == "a"  # that was in force before
 
 
 async def test_ids_of_limits_are_made(desk: Control) -> None:
