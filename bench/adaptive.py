@@ -75,7 +75,7 @@ def measure(arguments: Arguments) -> Verdict:
             Limit("estimates_z", 4.0),
             Limit("left_after_s", 60.0),
             Limit("returned_after_s", 600.0),
-            Limit("decision_us", 150.0),
+            Limit("decision_us", 200.0),
         ],
     )
 
