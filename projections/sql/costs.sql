@@ -1,7 +1,7 @@
 -- projection: costs
 -- The ledger, one row per line: admitted, settled, wasted, corrected, unpriced, abandoned.
 -- event: weir.llm.cost.entered
--- version: 3
+-- version: 4
 -- grain: event_id
 -- audit settled_once: SELECT request_id FROM costs WHERE entry = 'settled' GROUP BY request_id HAVING count(*) > 1
 -- audit unpriced_has_no_cost: SELECT event_id FROM costs WHERE entry = 'unpriced' AND cost_nano_usd IS NOT NULL
@@ -40,6 +40,7 @@ SELECT
     price_list,
     make_timestamp(priced_at_us) AS priced_at,
     corrects,
+    first_price,
     log_topic,
     log_partition,
     log_offset,

@@ -1,7 +1,7 @@
 -- projection: responses
 -- One row per ended request: its outcome, every upstream attempt, tokens and times.
 -- event: weir.llm.response.completed
--- version: 2
+-- version: 3
 -- grain: event_id
 -- audit ended_once: SELECT request_id FROM responses GROUP BY request_id HAVING count(*) > 1
 -- audit no_negative_tokens: SELECT event_id FROM responses WHERE least(input_tokens, output_tokens) < 0
@@ -40,6 +40,7 @@ SELECT
     cache,
     guardrails,
     units,
+    trials,
     log_topic,
     log_partition,
     log_offset,
