@@ -18,7 +18,8 @@ LENGTH_S = 5_400
 STEP_S = 120
 BEGIN_S = {"trend": 1_800, "new_value": 3_900}
 """Whoever is new must come after an hour in which he was not there."""
-WITHIN_S = {"trend": 2_400.0, "new_value": 60.0}
+WITHIN_S = {"trend": 3_600.0, "new_value": 60.0}
+"""A trend is an hour that rises."""
 
 
 def one(number: int, seed: int, sabotage: bool) -> dict[str, object]:

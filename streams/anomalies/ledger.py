@@ -346,7 +346,7 @@ class AnomalyLedger(Ledger):
         now_us = (number + 1) * BUCKET_US
         for metric in range(CALLS, CALLS + 3):
             if any(
-                change.kind != "new_value"
+                change.kind not in ("new_value", "level_shift")
                 for change in self._current(METRICS[metric], now_us, TREND_COOLDOWN_US)
             ):
                 continue  # what leapt within the hour has also risen in it
