@@ -94,7 +94,7 @@ class Garden(threading.Thread):
             url = f"{self._place}/{kind}?limit=1000&offset={len(found)}"
             told = fetch(url, key=self._key, timeout_s=_READ_S)
             for entry in told["items"]:
-                name = entry.get("id") or entry["budget_id"]
+                name = entry["id"] if "id" in entry else entry["budget_id"]
                 found[name] = {key: value for key, value in entry.items() if key not in _TOLD}
             if not told["items"] or len(found) >= told["total"]:
                 return found

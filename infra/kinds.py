@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from schemas.errors import ValidationFailed
 from schemas.events.changes import Change
 
 C = TypeVar("C", bound=Change)
@@ -14,18 +15,24 @@ T = TypeVar("T", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Kind(Generic[C, T]):
-    """One kind of entity. `fields(id, table)` are the event's own, `table(event)` the way back."""
+    """One kind of entity. `members(id, table)` are the event's own, `table(event)` the way back."""
 
     name: str
     plural: str
     event: type[C]
     model: type[T]
-    fields: Callable[[str, T], dict[str, Any]]
+    members: Callable[[str, T], dict[str, Any]]
     table: Callable[[C], T]
     identify: Callable[[C], str]
     """The id by which people name an entity: for most kinds the key without its prefix."""
     key: Callable[[str, T | None], str]
     """The event's key for an id; a price's table says since when it holds."""
+
+    def fields(self, entity_id: str, table: T) -> dict[str, Any]:
+        """Return the event's own members. Raises ValidationFailed where the id names nothing."""
+        if not entity_id.strip():
+            raise ValidationFailed(f"a {self.name.replace('_', ' ')} needs an id: it is empty")
+        return self.members(entity_id, table)
 
 
 def prefixed(prefix: str) -> Callable[[str, Any], str]:

@@ -159,6 +159,13 @@ async def test_a_price_holds_from_now_on_unless_it_says_since_when(desk: Control
     assert (await desk.call("GET", place)).body["price_version"] == "a"  # that was in force before
 
 
+async def test_an_empty_id_names_nothing(desk: Control) -> None:
+    for plural in ("providers", "routes", "limits"):
+        answer = await desk.call("PUT", f"/admin/{plural}/%20", BODIES[plural])
+        assert answer.status == 422
+        assert "needs an id" in answer.body["error"]["message"]
+
+
 async def test_ids_of_limits_are_made(desk: Control) -> None:
     made = await desk.call("POST", "/admin/limits", {"scope": "ip", "requests_per_minute": 120})
     limit = desk.administration.commands.view(LimitChanged).entries[f"limit:{made.body['id']}"]
