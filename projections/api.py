@@ -20,6 +20,7 @@ from projections.analyst import Analyst, Result
 from projections.data_keys import DataKeys
 from projections.feedback import FeedbackStore
 from projections.jobs import Replays
+from projections.moments import Moment
 from projections.projection import projections, topics_of
 from projections.projector import Projector
 from projections.replay import Replayer, reference_of
@@ -39,7 +40,7 @@ _CALL_PARTS = {
     "has_correction FROM feedback WHERE request_id = ? ORDER BY log_offset",
 }
 
-Since = Annotated[datetime | None, Query(description="from this time on; UTC unless it says so")]
+Since = Annotated[Moment | None, Query(description="from this time on; UTC unless it says so")]
 Kind = Annotated[str | None, Query(description="a feedback type", examples=["thumbs_up"])]
 Offset = Annotated[int, Query(ge=0, le=LONG_MAX, description="how many to skip")]
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from projections.database import Database
+from projections.moments import naive
 from schemas.errors import ContentErased, NotFound
 from schemas.privacy import Opener, Sealed
 
@@ -104,8 +105,7 @@ def _since(since: datetime | None, kind: str | None) -> tuple[str, list[Any]]:
     conditions, values = ["true"], list[Any]()
     if since is not None:
         conditions.append("occurred_at >= ?")
-        aware = since if since.tzinfo else since.replace(tzinfo=UTC)
-        values.append(aware.astimezone(UTC).replace(tzinfo=None))
+        values.append(naive(since))
     if kind is not None:
         conditions.append("feedback_type = ?")
         values.append(kind)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Response
 
 from projections.database import Database
+from projections.moments import Moment, naive
 from schemas.encoder import LONG_MAX
 from schemas.money import to_usd
 
@@ -51,7 +52,7 @@ def router(live: Callable[[], Database]) -> APIRouter:
         complexity: Text = None,
         key_id: Text = None,
         since: Annotated[
-            datetime | None, Query(description="from this time on; UTC unless it says so")
+            Moment | None, Query(description="from this time on; UTC unless it says so")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=1000, description="at most so many")] = 100,
         offset: Annotated[int, Query(ge=0, le=LONG_MAX, description="after so many")] = 0,
@@ -65,7 +66,7 @@ def router(live: Callable[[], Database]) -> APIRouter:
             "task_type": task_type,
             "complexity": complexity,
             "key_id": key_id,
-            "since": since and _naive(since),
+            "since": since and naive(since),
         }
         given = {name: value for name, value in wanted.items() if value is not None}
         where = " AND ".join(_FILTERS[name] for name in given) or "true"
@@ -108,8 +109,3 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         ],
         "fallback_used": row["target"] != row["first_target"],
     }
-
-
-def _naive(moment: datetime) -> datetime:
-    """The database's times are UTC and do not say so."""
-    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from projections.database import Database
+from projections.moments import Moment, naive, utc
 from schemas.errors import InvalidRequest
 from schemas.money import to_usd
 
@@ -139,7 +140,7 @@ class Usage:
     def by(self, group: str, since: datetime, until: datetime) -> list[dict[str, Any]]:
         """Return figures by an expression of columns of ours; times are UTC."""
         statement = _STATEMENT.replace("$GROUP", group).replace("$FILTERS", self._filters)
-        span = [moment.astimezone(UTC).replace(tzinfo=None) for moment in (since, until)]
+        span = [naive(moment) for moment in (since, until)]
         return self._database.records(statement, [*span, *self._values])
 
     def total(self, since: datetime, until: datetime) -> dict[str, Any]:
@@ -154,15 +155,15 @@ def router(live: Callable[[], Database]) -> APIRouter:
 
     def usage(
         since: Annotated[
-            datetime | None, Query(description="30 days before `until` unless said; UTC")
+            Moment | None, Query(description="30 days before `until` unless said; UTC")
         ] = None,
-        until: Annotated[datetime | None, Query(description="now unless said; UTC")] = None,
+        until: Annotated[Moment | None, Query(description="now unless said; UTC")] = None,
         period: Annotated[Period, Query(description="how long a period is")] = "day",
         provider: Annotated[str | None, Query(description="of one provider")] = None,
         model: Annotated[str | None, Query(description="of one model")] = None,
     ) -> CommercialUsage:
-        end = _utc(until) if until else datetime.now(UTC)
-        begin = _utc(since) if since else end - SPAN
+        end = utc(until) if until else datetime.now(UTC)
+        begin = utc(since) if since else end - SPAN
         _check(begin, end, period)
         return _answer(Usage(live(), provider, model), begin, end, period)
 
@@ -184,7 +185,7 @@ def _answer(usage: Usage, since: datetime, until: datetime, period: Period) -> C
         total=Figures(**_figures(total)),
         usage=[
             ModelUsage(
-                period=_utc(row["period"]),
+                period=utc(row["period"]),
                 provider=row["provider"],
                 model=row["model"],
                 **_figures(row),
@@ -193,7 +194,7 @@ def _answer(usage: Usage, since: datetime, until: datetime, period: Period) -> C
         ],
         trend=Trend(
             periods=[
-                PeriodUsage(period=_utc(row["period"]), **_figures(row))
+                PeriodUsage(period=utc(row["period"]), **_figures(row))
                 for row in usage.by(start, since, until)
             ],
             before=Figures(**_figures(before)),
@@ -249,8 +250,3 @@ def _share(part: float, whole: float) -> float:
 
 def _change(before: float, now: float) -> float | None:
     return round(float(now) / float(before) - 1, 6) if before else None
-
-
-def _utc(moment: datetime) -> datetime:
-    """Times without a zone are UTC, those of the database too."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -95,3 +95,6 @@ async def test_a_span_without_calls_and_spans_that_cannot_be(client: Client) -> 
         assert wrong["error"]["code"] == "invalid_request"
         assert wrong["error"]["action"]
     await client.get("/commercial/usage?period=year", 422)
+    for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00"):  # no span ends there
+        await client.get(f"/commercial/usage?since={moment}", 422)
+        await client.get(f"/commercial/usage?until={moment}", 422)
