@@ -1,5 +1,6 @@
 """Rows and cursor together, versions of the file, digests."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_a_snapshot_is_taken_when_there_is_something_new(tmp_path: Path) -> None
     assert third.path.exists()
     snapshots.close()
     database.close()
+
+
+def test_a_checkpoint_waits_for_who_is_just_writing(database: Database) -> None:
+    other = database._connection.cursor()
+    other.execute("BEGIN TRANSACTION")
+    other.execute("CREATE TABLE of_another (number INTEGER)")
+    ending = threading.Timer(0.1, other.execute, ["COMMIT"])
+    ending.start()
+    database.checkpoint()
+    ending.join()
+    assert database.wal_bytes() == 0
 
 
 def test_the_live_version_switches_atomically(tmp_path: Path) -> None:
