@@ -43,6 +43,9 @@ def figures(verdict: dict[str, Any]) -> str:
     for name, limit in verdict["limits"].items():
         kind, value = limit.split(" ")
         found = verdict["figures"].get(name)
+        if value in {"True", "False"}:
+            named.append(f"{name} {found} (= {value})")
+            continue
         if kind != "min" and float(value) == 0 and found == 0:
             zero.append(name)
             continue

@@ -4,7 +4,6 @@ import hmac
 import http
 import logging
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.access import Refusals
 from infra.docs_page import PATHS as DOCS_PATHS
+from infra.kinds import UNNAMEABLE
 from schemas.access import Access, KeyView
 from schemas.errors import (
     AuthenticationFailed,
@@ -44,7 +44,7 @@ _SCOPES = {"/sql": "sql", "/api/v1/sql": "sql", "/metrics": "metrics"}
 _BODY_BYTES_MAX = 1024 * 1024
 """Administration needs no more; model calls never come here."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 """What no name has; some routes would not match a line's end, and others would."""
 _SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -138,7 +138,7 @@ class Door:
             await send(message)
 
         try:
-            if _CONTROL.search(scope["path"]):
+            if UNNAMEABLE.search(scope["path"]):
                 raise InvalidRequest("the path holds control characters")
             if scope["path"] not in _OPEN_PATHS:
                 state["key"] = self._keys.admit(headers, scope["path"])

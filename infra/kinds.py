@@ -1,5 +1,6 @@
 """What a kind of entity is: its table, its event, and the way from one to the other."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -8,6 +9,9 @@ from pydantic import BaseModel
 
 from schemas.errors import ValidationFailed
 from schemas.events.changes import Change
+
+UNNAMEABLE = re.compile(r"[\x00-\x1f\x7f]")
+"""What a path may not hold either: such an entity could be made, and never be removed."""
 
 C = TypeVar("C", bound=Change)
 T = TypeVar("T", bound=BaseModel)
@@ -29,9 +33,11 @@ class Kind(Generic[C, T]):
     """The event's key for an id; a price's table says since when it holds."""
 
     def fields(self, entity_id: str, table: T) -> dict[str, Any]:
-        """Return the event's own members. Raises ValidationFailed where the id names nothing."""
+        """Return the event's own members. Raises ValidationFailed for an id that no path can name."""
         if not entity_id.strip():
             raise ValidationFailed(f"a {self.name.replace('_', ' ')} needs an id: it is empty")
+        if UNNAMEABLE.search(entity_id):
+            raise ValidationFailed(f"an id holds no control characters: {entity_id!r}")
         return self.members(entity_id, table)
 
 

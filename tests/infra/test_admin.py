@@ -164,6 +164,8 @@ async def test_an_empty_id_names_nothing(desk: Control) -> None:
         answer = await desk.call("PUT", f"/admin/{plural}/%20", BODIES[plural])
         assert answer.status == 422
         assert "needs an id" in answer.body["error"]["message"]
+        answer = await desk.call("POST", f"/admin/{plural}", BODIES[plural] | {"id": "a\x00b"})
+        assert answer.status == 422  # no path could name it, to remove it
 
 
 async def test_ids_of_limits_are_made(desk: Control) -> None:
