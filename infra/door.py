@@ -43,9 +43,6 @@ _SCOPES = {"/sql": "sql", "/api/v1/sql": "sql", "/metrics": "metrics"}
 """Paths for which less than an administrator's key will do."""
 _BODY_BYTES_MAX = 1024 * 1024
 """Administration needs no more; model calls never come here."""
-
-
-"""What no name has; some routes would not match a line's end, and others would."""
 _SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),

@@ -11,7 +11,8 @@ from schemas.errors import ValidationFailed
 from schemas.events.changes import Change
 
 UNNAMEABLE = re.compile(r"[\x00-\x1f\x7f]")
-"""What a path may not hold either: such an entity could be made, and never be removed."""
+"""What neither a path nor an id may hold: some routes would not match a line's end, and others would,
+so that an entity could be made and never be removed."""
 
 C = TypeVar("C", bound=Change)
 T = TypeVar("T", bound=BaseModel)
