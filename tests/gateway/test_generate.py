@@ -8,6 +8,7 @@ import pytest
 
 from gateway.dialects.reading import read_object
 from gateway.generate import read_generate
+from schemas.errors import ValidationFailed
 from tests.gateway.worker import Worker
 
 
@@ -90,6 +91,15 @@ def test_both_spellings_are_read() -> None:
 def test_a_duration_is_read_in_each_form(written: str) -> None:
     body = f'{{"prompt": "x", "timeoutSeconds": {written}}}'.encode()
     assert read_generate(read_object(body)).timeout_s == 30
+
+
+@pytest.mark.req("GEN-02")
+@pytest.mark.parametrize("written", ["0", "-1", "1e-90", "0.0009"])
+def test_a_duration_in_which_nobody_answers_is_refused(written: str) -> None:
+    body = f'{{"prompt": "x", "timeoutSeconds": {written}}}'.encode()
+    with pytest.raises(ValidationFailed) as refused:
+        read_generate(read_object(body))
+    assert refused.value.details == ["timeout_seconds: must be at least 0.001"]
 
 
 @pytest.mark.req("GW-09")
