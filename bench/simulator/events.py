@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import UUID, uuid5
 
 import numpy as np
@@ -60,18 +61,21 @@ def _call(
     first_us = int(found.first_token_us[row, chosen]) if good else None
     cost = int(found.cost_nano_usd[row, chosen])
     input_tokens, output_tokens = int(made.input_tokens[row]), int(made.output_tokens[row])
+    about: dict[str, Any] = {
+        "occurred_at_us": ended_us,
+        "request_id": request_id,
+        "key_id": f"key-{user.team}",
+        "team": user.team,
+        "user_id": user.name,
+        "route": route,
+        "task_type": names[made.task[row]],
+        "target": process.target,
+        "provider": provider,
+        "model": model,
+    }
     yield ResponseCompleted(
         event_id=f"{request_id}-response",
-        occurred_at_us=ended_us,
-        request_id=request_id,
-        key_id=f"key-{user.team}",
-        team=user.team,
-        user_id=user.name,
-        route=route,
-        task_type=names[made.task[row]],
-        target=process.target,
-        provider=provider,
-        model=model,
+        **about,
         outcome="success" if good else "failed",
         status=200 if good else 503,
         attempts=[
@@ -96,16 +100,7 @@ def _call(
     if good:
         yield CostEntry(
             event_id=f"{request_id}-cost",
-            occurred_at_us=ended_us,
-            request_id=request_id,
-            key_id=f"key-{user.team}",
-            team=user.team,
-            user_id=user.name,
-            route=route,
-            task_type=names[made.task[row]],
-            target=process.target,
-            provider=provider,
-            model=model,
+            **about,
             entry="settled",
             input_tokens=input_tokens,
             output_tokens=output_tokens,
