@@ -103,7 +103,7 @@ class Idempotency:
             return None
         if not 1 <= len(given) <= KEY_CHARS_MAX:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {KEY_CHARS_MAX} characters")
-        key = _digest(admitted.key.key_id, given)
+        key = idempotency_id(admitted.key.key_id, given)
         fingerprint = _digest(admitted.endpoint, admitted.body)
         for _ in range(RUNS_WAITED_FOR):
             run = self._runs.find(key)
@@ -261,6 +261,11 @@ class Idempotency:
                 if found is not None:
                     return found
         raise IdempotencyConflict("the answer under this key has expired")
+
+
+def idempotency_id(key_id: str, given: str) -> str:
+    """Return the id of the runs under a caller's `Idempotency-Key`: each API key has its own."""
+    return _digest(key_id, given)
 
 
 def _digest(name: str, value: str | bytes) -> str:

@@ -5,11 +5,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from infra.broker import Broker, BrokerSettings, free_port
 from infra.kafka import KafkaLog
 from infra.topics import ensure_topics
 from schemas.log import Connection
+
+# How long an example takes, or drawing it, depends on what else the machine does: no test asserts it.
+settings.register_profile("weir", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("weir")
 
 
 def _started(home: Path) -> Broker:

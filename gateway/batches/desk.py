@@ -10,6 +10,7 @@ from gateway.batches.commits import Commits
 from gateway.batches.files import Files
 from gateway.batches.runner import Runner
 from gateway.client import Client
+from gateway.idempotency import idempotency_id
 from gateway.inner import InnerCall
 from gateway.ledger import Recorder
 from gateway.state import GatewayState
@@ -37,9 +38,15 @@ class BatchDesk:
     ) -> None:
         commits = Commits(recorder.outbox, actor, [state.files, state.batches])
         files = Files(state.files, commits, recorder, log, master)
-        self.runner = Runner(state.batches, files, commits, call, state.outbox_closed)
+        self.runner = Runner(
+            state.batches, files, commits, call, self._was_run, state.outbox_closed
+        )
+        self._runs = state.runs
         self._openai = openai_api.OpenAIBatches(files, state.batches, commits, bytes_max)
         self._anthropic = anthropic_api.AnthropicBatches(files, state.batches, commits, bytes_max)
+
+    def _was_run(self, key_id: str, idempotency_key: str) -> bool:
+        return self._runs.find(idempotency_id(key_id, idempotency_key)) is not None
 
     @staticmethod
     def serves(path: str) -> bool:

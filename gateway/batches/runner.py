@@ -47,12 +47,14 @@ class Runner:
         files: Files,
         commits: Commits,
         call: Callable[[InnerCall], Awaitable[None]],
+        was_run: Callable[[str, str], bool],
         outbox_closed: Callable[[str], bool],
     ) -> None:
         self._view = view
         self._files = files
         self._commits = commits
         self._call = call
+        self._was_run = was_run
         self._outbox_closed = outbox_closed
         self._running: dict[str, asyncio.Task[None]] = {}
 
@@ -117,6 +119,11 @@ class Runner:
             fields["times_us"] = times
         await self._commits.update(self._view, f"batch:{batch_id}", **fields)
 
+    async def begin(self, batch: BatchChanged, total: int) -> None:
+        """Say that a batch of `total` lines runs, unless somebody changes it first: cancels it."""
+        times = {**batch.times_us, "in_progress": now_us()}
+        await self._change(batch, status="in_progress", total=total, times_us=times)
+
     @property
     def files(self) -> Files:
         """Where input comes from and output goes."""
@@ -125,6 +132,10 @@ class Runner:
     async def call(self, inner: InnerCall) -> None:
         """Serve one call."""
         await self._call(inner)
+
+    def was_run(self, batch: BatchChanged, key: str) -> bool:
+        """Whether a call of a batch was begun under this idempotency key."""
+        return self._was_run(batch.key_id, key)
 
 
 class _Run:
@@ -135,6 +146,7 @@ class _Run:
         self._id = batch_id
         self._completed = self._failed = 0
         self._gives_up = False
+        self._not_run: list[Line] = []
         self._writers: dict[str, FileWriter] = {}
 
     @property
@@ -149,15 +161,13 @@ class _Run:
             await self._runner.update(self._id, status="failed", errors=faults)
             return
         if batch.status == "validating":
-            await self._runner.update(self._id, status="in_progress", total=len(wanted))
+            await self._runner.begin(batch, len(wanted))
         progress = asyncio.create_task(self._tell())
         try:
-            left = iter(wanted)
-            await self._work_together(left)
-            rest = list(left)
+            await self._work_together(iter(wanted))
         finally:
             progress.cancel()
-        await self._finish(rest)
+        await self._finish(len(wanted))
 
     def _stops(self) -> str | None:
         """Return how the batch ends before its last line, None while it goes on."""
@@ -182,11 +192,18 @@ class _Run:
             raise
 
     async def _work(self, left: Iterator[Line]) -> None:
-        while self._stops() is None and not self._gives_up:
+        while not self._gives_up:
             line = next(left, None)
             if line is None:
                 return
-            await self._one(line)
+            # What an earlier run of this batch was given belongs to it, wherever that one stopped.
+            if self._stops() is None or self._runner.was_run(self._batch, self._key(line)):
+                await self._one(line)
+            else:
+                self._not_run.append(line)
+
+    def _key(self, line: Line) -> str:
+        return f"{self._id}/{line.number}"
 
     async def _one(self, line: Line) -> None:
         batch = self._batch
@@ -194,7 +211,7 @@ class _Run:
             (b"content-type", b"application/json"),
             (b"x-weir-session-id", self._id.encode()),
         ]
-        key = f"{self._id}/{line.number}"
+        key = self._key(line)
         for attempt in range(ATTEMPTS):
             headers[2:] = [(b"idempotency-key", key.encode())]
             inner = InnerCall(batch.endpoint, headers, line.body, batch.key_id)
@@ -208,7 +225,7 @@ class _Run:
             if code == IdempotencyConflict.code and b"retry-after" not in told:
                 # A worker died in the middle of it: what came of that run nobody will ever know.
                 # One that still goes on says when to ask again, and is waited for.
-                key = f"{self._id}/{line.number}/{attempt + 1}"
+                key = f"{self._key(line)}/{attempt + 1}"
             await asyncio.sleep(_pause_s(inner, attempt))
         answered = dict(inner.answer_headers)
         request_id = answered.get(b"x-weir-request-id", b"").decode()
@@ -232,10 +249,10 @@ class _Run:
             except WeirError as error:
                 _log.warning("the progress of a batch waits: %s", error.message)
 
-    async def _finish(self, rest: list[Line]) -> None:
+    async def _finish(self, total: int) -> None:
         ended = self._stops()
         code = "batch_expired" if ended == "expired" else "batch_cancelled"
-        for line in rest:
+        for line in self._not_run:
             message = "This request was not run before the batch ended."
             self._writer("error").write(lines.not_run(line, self._id, code, message))
         if ended is None:
@@ -249,6 +266,7 @@ class _Run:
         await self._runner.update(
             self._id,
             status=ended or "completed",
+            total=total,
             completed=self._completed,
             failed=self._failed,
             **kept,

@@ -17,7 +17,6 @@ from gateway.state import GatewayState
 from gateway.strategies.adaptive import ADAPTIVE, best_of
 from gateway.utility import EXPLORED
 from schemas.circuits import OPEN
-from schemas.clock import now_us
 from schemas.codec import encode
 from schemas.errors import UpstreamError, UpstreamRateLimited
 from schemas.event import Event
@@ -37,7 +36,8 @@ from schemas.routing import Decision, TargetHealth
 from tests.gateway.test_routing import Clock, standing
 from tests.gateway.worker import price, provider, put, route, target
 
-NOW_S = now_us() // 1_000_000
+NOW_S = 1_800_000_000
+"""A block's beginning, by the clock of what is tested."""
 A, B, C = "a/one", "a/two", "a/three"
 
 
@@ -88,9 +88,14 @@ def state_of(*rows: Event, **fields: object) -> GatewayState:
     return state
 
 
-def router_of(state: GatewayState, seed: int = 1) -> Router:
+def lessons_of(state: GatewayState, after_s: int = 0) -> Lessons:
+    """What is learned so many seconds after NOW_S, however long the run of the tests takes."""
+    return Lessons(state.rewards, state.liking, lambda: (NOW_S + after_s) * 1_000_000)
+
+
+def router_of(state: GatewayState, circuits: Circuits | None = None) -> Router:
     book = HealthBook(TargetHealth, lambda: False, Clock())
-    return Router(state, book, random.Random(seed))
+    return Router(state, book, random.Random(1), circuits, lessons_of(state))
 
 
 def decided(router: Router, task: str = "code") -> Decision:
@@ -178,17 +183,12 @@ def test_a_new_target_is_tried_but_not_trusted() -> None:
 
 def test_rows_of_all_partitions_count_and_old_ones_fade() -> None:
     state = state_of(*(row(A, block(10, 10), partition=number) for number in range(4)))
-    past = Lessons(state.rewards, state.liking).arm("code", A).past
+    past = lessons_of(state).arm("code", A).past
     assert past.calls == pytest.approx(40, rel=0.1)
     fresh = discounted(blocks(block(10, 10, age_s=0)), NOW_S)
     old = discounted(blocks(block(10, 10, age_s=600)), NOW_S)
     assert old.calls / fresh.calls == pytest.approx(0.5, rel=0.05)
-    assert (
-        Lessons(state.rewards, state.liking, lambda: (NOW_S + 3_600) * 1_000_000)
-        .arm("code", A)
-        .past
-        == Past()
-    )
+    assert lessons_of(state, 3_600).arm("code", A).past == Past()
 
 
 @pytest.mark.req("BEY-15")
@@ -256,7 +256,7 @@ def test_a_target_whose_circuit_is_open_is_left_out_and_comes_back_with_its_good
 
     closed = CircuitChanged(
         event_id="e",
-        occurred_at_us=now_us(),
+        occurred_at_us=NOW_S * 1_000_000,
         target=A,
         provider="a",
         model="one",
@@ -272,9 +272,7 @@ def test_a_target_whose_circuit_is_open_is_left_out_and_comes_back_with_its_good
         next_probe_at_us=None,
     )
     recovered = Circuits(lambda name: closed if name == A else None, lambda: True)
-    book = HealthBook(TargetHealth, lambda: False, Clock())
-    router = Router(state, book, random.Random(1), recovered)
-    assert shares(decided(router))[A] > 0.8
+    assert shares(decided(router_of(state, recovered)))[A] > 0.8
 
 
 @pytest.mark.req("BEY-15", "RT-04")

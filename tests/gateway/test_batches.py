@@ -215,6 +215,8 @@ class Desk:
         self.tenant = self.key_id = self.input_file_id = "t"
         self.endpoint = "/v1/chat/completions"
         self.written: list[Any] = []
+        self.told: dict[str, Any] = {}
+        self.run_before: set[str] = set()
         self.begun = self.ended = 0
         self._content = content
 
@@ -223,6 +225,10 @@ class Desk:
 
     async def update(self, *_: Any, **fields: Any) -> None:
         self.status = fields.get("status", self.status)
+        self.told |= fields
+
+    def was_run(self, _: Any, key: str) -> bool:
+        return key in self.run_before
 
     async def get(self, *_: Any) -> Any:
         return self
@@ -264,6 +270,19 @@ async def test_when_one_worker_of_a_batch_fails_none_goes_on() -> None:
     assert desk.begun == desk.ended == AT_ONCE
     await asyncio.sleep(0.2)
     assert desk.begun == AT_ONCE
+
+
+@pytest.mark.req("BEY-01", "BEY-13")
+async def test_who_takes_a_cancelled_batch_over_keeps_what_was_run() -> None:
+    desk: Any = Desk("\n".join(line(f"n{number}", "x") for number in range(1, 31)))
+    desk.status = "cancelling"
+    desk.run_before = {f"b/{number}" for number in range(1, 13)}
+    await _Run(desk, "b").run()
+    assert desk.begun == desk.told["completed"] == 12
+    assert (desk.status, desk.told["total"]) == ("cancelled", 30)
+    answered = {entry["custom_id"] for entry in desk.written if entry["error"] is None}
+    assert answered == {f"n{number}" for number in range(1, 13)}
+    assert len(desk.written) == 30
 
 
 @pytest.mark.req("BEY-01", "BEY-13")

@@ -48,7 +48,7 @@ def streamed(guarded: Guard, pieces: list[str]) -> str:
 
 
 @pytest.mark.req("BEY-16")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, len(TELLING)), max_size=40))
 def test_a_stream_is_masked_the_same_wherever_it_is_cut(cuts: list[int]) -> None:
     places = sorted({0, *cuts, len(TELLING)})
@@ -57,7 +57,7 @@ def test_a_stream_is_masked_the_same_wherever_it_is_cut(cuts: list[int]) -> None
 
 
 @pytest.mark.req("BEY-16")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 7))
 def test_a_phrase_cannot_hide_between_two_pieces(size: int) -> None:
     text = "we speak of Project Blue Heron and of no other project"

@@ -12,7 +12,7 @@ from schemas.events.limits import PaceUsage
 
 
 @pytest.mark.req("GW-10")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 5)), max_size=60))
 def test_a_window_sums_the_last_minute_and_forgets_the_rest(steps: list[tuple[int, int]]) -> None:
     window, seen, slot = Window(), [], 100

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.segment import Entry, carried, carry, frame, frames, whole_bytes
@@ -24,7 +24,6 @@ def groups_in(data: bytes) -> list[list[Entry]]:
 
 
 @pytest.mark.req("BEY-03")
-@settings(deadline=None)
 @given(GROUPS, st.data())
 def test_any_truncation_yields_a_prefix_of_whole_groups(groups, data) -> None:
     file = b"".join(map(frame, groups))
@@ -37,7 +36,6 @@ def test_any_truncation_yields_a_prefix_of_whole_groups(groups, data) -> None:
         assert found == groups
 
 
-@settings(deadline=None)
 @given(GROUPS.filter(bool), st.data())
 def test_a_flipped_bit_yields_a_prefix(groups, data) -> None:
     file = bytearray(b"".join(map(frame, groups)))
@@ -48,7 +46,6 @@ def test_a_flipped_bit_yields_a_prefix(groups, data) -> None:
     assert len(found) < len(groups)
 
 
-@settings(deadline=None)
 @given(GROUPS, st.integers(1, 100))
 def test_zeros_allocated_ahead_end_the_segment(groups, zeros) -> None:
     assert groups_in(b"".join(map(frame, groups)) + bytes(zeros)) == groups

@@ -34,7 +34,7 @@ def test_it_reads_what_fastavro_reads(event_type: type[Event]) -> None:
 
 
 @pytest.mark.req("EVT-01")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_event_comes_back(data: st.DataObject) -> None:
     event_type = data.draw(st.sampled_from(event_types()))
@@ -89,7 +89,7 @@ def test_a_record_that_was_cut_or_continued_is_corrupt(event_type: type[Event]) 
         decode(value + b"\x00")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     event_type=st.sampled_from(event_types()),
     at=st.integers(0, 10_000),

@@ -63,7 +63,7 @@ def by_fastavro(event: Event) -> bytes:
 def test_bytes_equal_fastavro(event_type: type[Event]) -> None:
     assert codec.encode(sample(event_type)) == by_fastavro(sample(event_type))
 
-    @settings(max_examples=25, deadline=None, database=None)
+    @settings(max_examples=25, database=None)
     @given(events(event_type))
     def check(event: Event) -> None:
         assert codec.encode(event) == by_fastavro(event)

@@ -45,7 +45,7 @@ def moves(draw: st.DrawFn) -> EscrowMoved:
 
 
 @pytest.mark.req("EVT-02", "BEY-07")
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_cuts_repeats_and_crashes_change_no_byte(data: st.DataObject) -> None:
     events: Sequence[Event] = data.draw(st.lists(moves(), min_size=1, max_size=30))
@@ -81,7 +81,7 @@ class Worker:
 
 
 @pytest.mark.req("BEY-07", "COST-02")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_no_interleaving_spends_more_than_the_limit(data: st.DataObject) -> None:
     state, workers = State(), {name: Worker() for name in NODES}

@@ -26,7 +26,7 @@ from tests.streams.harness import Written, contents, cut, folded, records
 FOLDS = [pytest.param(fold, id=fold.name) for fold in discover("streams.agents", Fold)]
 UNORDERED = [param for param in FOLDS if not param.values[0].ordered]
 NUMBERS = st.integers(0, 99)
-BUDGET = settings(max_examples=20, deadline=None)
+BUDGET = settings(max_examples=20)
 
 
 def drawn(data: st.DataObject, fold: AnyFold) -> list[Event]:

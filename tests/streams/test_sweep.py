@@ -98,7 +98,7 @@ def _model(second: int) -> bytes:
 
 
 @pytest.mark.req("EVT-02")
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_order_cuts_and_repeats_do_not_change_what_remains(data: st.DataObject) -> None:
     events = data.draw(EVENTS)
@@ -114,7 +114,7 @@ def test_order_cuts_and_repeats_do_not_change_what_remains(data: st.DataObject) 
 
 
 @pytest.mark.req("EVT-02", "EVT-04")
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_a_crash_between_any_two_writes_changes_no_byte(data: st.DataObject) -> None:
     found = records(BLOCKS, data.draw(EVENTS))

@@ -112,7 +112,7 @@ def test_the_last_correction_of_a_prompt_wins() -> None:
 
 
 @pytest.mark.req("DATA-09")
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     count=st.integers(10, 60),
     copies=st.integers(0, 20),
