@@ -13,13 +13,11 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from infra.identity import Identity, identify
 from infra.publisher import KafkaPublisher
-from schemas.clock import now_us
 from schemas.codec import Headers
 from schemas.connection import aiokafka_options
 from schemas.errors import BrokerUnavailable, LogError, LogTruncated, WrongLog
 from schemas.event import Event, Topic
-from schemas.events.operations import DeadLetter
-from schemas.identity import uuid7
+from schemas.letters import dead_letter
 from schemas.log import Connection, Cursor, Deduplicator, Position, Record, TableView
 
 _log = logging.getLogger(__name__)
@@ -323,8 +321,8 @@ class KafkaLog:
                 record.offset,
                 error.message,
             )
-            letter = dead_letter(record, f"{self.source}:{view.event_type.type}", error)
-            await self.publish(letter)
+            consumer = f"{self.source}:{view.event_type.type}"
+            await self.publish(dead_letter(record, consumer, error))
 
     async def end_positions(self, topics: Sequence[Topic]) -> Offsets:
         """Return {topic: {partition: end offset}} as of now: the present moment."""
@@ -339,23 +337,6 @@ class KafkaLog:
             found = await consumer.offsets_for_times(dict.fromkeys(partitions, time_ms))
             at = {where: hit.offset if (hit := found[where]) else ends[where] for where in ends}
             return _by_topic(at)
-
-
-def dead_letter(record: Record, consumer: str, error: LogError) -> DeadLetter:
-    """Return the event that keeps what `consumer` could not take, and why."""
-    return DeadLetter(
-        event_id=uuid7(),
-        occurred_at_us=now_us(),
-        consumer=consumer,
-        source_topic=record.topic,
-        source_partition=record.partition,
-        source_offset=record.offset,
-        error_code=error.code,
-        error=error.message,
-        record_key=record.key,
-        record_value=record.value,
-        record_headers={name: value.decode("utf-8", "replace") for name, value in record.headers},
-    )
 
 
 def _partitions(topics: Sequence[Topic]) -> list[TopicPartition]:

@@ -7,7 +7,6 @@ import gc
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -16,19 +15,18 @@ from pathlib import Path
 import msgspec
 
 from projections.database import Database, Folder
-from projections.decode import Decoded, Rejected, decode_batch
+from projections.decode import Decoded, decode_batch
 from projections.projection import projections, topics_of
 from projections.settings import ProjectionsSettings
 from projections.snapshots import Snapshot, Snapshots
 from schemas.errors import (
     BrokerUnavailable,
     LogTruncated,
-    PayloadTooLarge,
     Unavailable,
     WeirError,
     WrongLog,
 )
-from schemas.events.operations import DeadLetter
+from schemas.letters import dead_letter
 from schemas.log import Cursor, Log, Reader, Record
 
 _log = logging.getLogger(__name__)
@@ -36,7 +34,6 @@ _log = logging.getLogger(__name__)
 OpenLog = Callable[[], AbstractAsyncContextManager[Log]]
 
 _CONSUMER = "projections"
-_DEAD_LETTERS = uuid.UUID("5f2a3b60-6f0f-5d0e-9a53-0d6c1f1b7a11")
 _RETRY_S = 1.0
 _RETIRE_S = 2.0
 _LAG_EVERY_S = 1.0
@@ -282,7 +279,11 @@ class _Loader:
             self._writer, decode_batch, records, self._database.event_types
         )
         for rejected in decoded.rejected:
-            await bury(self._log, rejected)
+            record, error = rejected.record, rejected.error
+            _log.warning(
+                "%s|%d@%d: %s", record.topic, record.partition, record.offset, error.message
+            )
+            await self._log.publish(dead_letter(record, _CONSUMER, error))
         added = await loop.run_in_executor(self._writer, self._database.apply, decoded.rows, cursor)
         if self._database.wal_bytes() > self._settings.wal_bytes_max:
             await loop.run_in_executor(self._writer, self._database.checkpoint)
@@ -338,30 +339,6 @@ def bulk_reading() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-async def bury(log: Log, rejected: Rejected) -> None:
-    """Publish the dead letter of a record; its id is the record's, so a repeat is one letter."""
-    record, error = rejected.record, rejected.error
-    where = f"{_CONSUMER}|{record.topic}|{record.partition}@{record.offset}"
-    letter = DeadLetter(
-        event_id=str(uuid.uuid5(_DEAD_LETTERS, where)),
-        occurred_at_us=record.timestamp_ms * 1000,
-        consumer=_CONSUMER,
-        source_topic=record.topic,
-        source_partition=record.partition,
-        source_offset=record.offset,
-        error_code=error.code,
-        error=error.message,
-        record_key=record.key,
-        record_value=record.value,
-        record_headers={name: value.decode("utf-8", "replace") for name, value in record.headers},
-    )
-    _log.warning("%s: %s", where, error.message)
-    try:
-        await log.publish(letter)
-    except PayloadTooLarge:  # the record stays where it is: its position is enough to find it
-        await log.publish(msgspec.structs.replace(letter, record_value=None))
 
 
 def open_live(folder: Folder) -> Database:

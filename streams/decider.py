@@ -21,9 +21,9 @@ from schemas.clock import now_us
 from schemas.codec import decode
 from schemas.errors import BrokerUnavailable, CorruptRecord, LogError
 from schemas.event import Event, Topic
+from schemas.letters import dead_letter
 from schemas.log import Log, Reader, Record
 from streams.fold import AnyFold
-from streams.letters import dead_letter
 from streams.settings import StreamsSettings
 
 _BATCH_RECORDS = 5_000
@@ -152,10 +152,7 @@ class _Deciding:
 
     async def refuse(self, log: Log, record: Record, error: LogError) -> None:
         """Publish the dead letter of a record."""
-        consumer = f"streams:{self.decider.name}"
-        name = f"{consumer}|{record.topic}|{record.partition}@{record.offset}"
-        event_id = str(uuid.uuid5(_NAMESPACE, name))
-        await log.publish(dead_letter(record, consumer, error, event_id))
+        await log.publish(dead_letter(record, f"streams:{self.decider.name}", error))
 
     async def look(self, log: Log, reader: Reader) -> None:
         """Publish what is due, unless it was looked just now."""

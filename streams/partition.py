@@ -30,10 +30,10 @@ from schemas.codec import decode, encode
 from schemas.errors import LogError, WrongLog
 from schemas.event import Event
 from schemas.events.tables import CursorRow, TableRow
+from schemas.letters import dead_letter
 from schemas.log import Cursor, Deduplicator, Record
 from streams.arrival import Arrival, read
 from streams.fold import AnyFold
-from streams.letters import dead_letter
 
 CURSOR_ENTITY = ":cursor"
 
@@ -234,8 +234,7 @@ class PartitionFold:
                 if arrival.event is not None:
                     self._emissions.extend(self._apply(record, arrival.event))
             except LogError as error:
-                event_id = self._event_id(record.offset, "dead-letter")
-                self._emissions.append(dead_letter(record, self.consumer, error, event_id))
+                self._emissions.append(dead_letter(record, self.consumer, error))
 
     def _apply(self, record: Record, event: Event) -> Iterator[Event]:
         """Add the event to every entity that it concerns; yield what that emits."""

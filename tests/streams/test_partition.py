@@ -12,10 +12,10 @@ from schemas.events.feedback import FeedbackRecorded
 from schemas.events.operations import DeadLetter
 from schemas.events.tables import FeedbackCursor, FeedbackRow
 from schemas.events.training import TriggerFired
+from schemas.letters import VALUE_BYTES_MAX
 from schemas.log import Record
 from streams import partition
 from streams.agents.feedback import FEEDBACK
-from streams.letters import VALUE_BYTES_MAX
 from streams.partition import OFFSET_HEADER, OUTBOXES_MAX, PartitionFold, Step, recovered
 
 

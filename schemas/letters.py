@@ -1,6 +1,8 @@
-"""Dead letters: what a consumer of this part could not take, kept with its bytes and the reason."""
+"""Dead letters: what a consumer could not take, kept with its bytes and the reason."""
 
 from __future__ import annotations
+
+import uuid
 
 from schemas.errors import LogError
 from schemas.events.operations import DeadLetter
@@ -8,16 +10,18 @@ from schemas.log import Record
 
 VALUE_BYTES_MAX = 8 * 1024 * 1024
 """Kept of a record's value: the letter must fit a record itself."""
+_NAMESPACE = uuid.UUID("5f2a3b60-6f0f-5d0e-9a53-0d6c1f1b7a11")
 
 
-def dead_letter(record: Record, consumer: str, error: LogError, event_id: str) -> DeadLetter:
-    """Return the letter; a deterministic `event_id` makes that of a repeated attempt the same."""
+def dead_letter(record: Record, consumer: str, error: LogError) -> DeadLetter:
+    """Return the letter; its id is the record's and the consumer's, so a repeat is the same letter."""
     value, message = record.value, error.message
     if value is not None and len(value) > VALUE_BYTES_MAX:
         message += f" (of {len(value)} bytes the first {VALUE_BYTES_MAX} are kept here)"
         value = value[:VALUE_BYTES_MAX]
+    where = f"{consumer}|{record.topic}|{record.partition}@{record.offset}"
     return DeadLetter(
-        event_id=event_id,
+        event_id=str(uuid.uuid5(_NAMESPACE, where)),
         occurred_at_us=record.timestamp_ms * 1_000,
         consumer=consumer,
         source_topic=record.topic,
