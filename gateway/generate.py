@@ -20,6 +20,7 @@ from gateway.dialects.neutral import (
     Receipt,
     StreamWriter,
     Text,
+    text_of,
 )
 from gateway.dialects.receipts import facts_of
 from gateway.dialects.sse import write_frame
@@ -138,7 +139,7 @@ class GenerateDialect(BaseDialect):
         )
 
     def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
-        text = "".join(part.text for part in answer.parts if isinstance(part, Text))
+        text = text_of(answer.parts)
         if receipt is None:  # recorded content, written before the costs are known
             return _encode({"text": text, "model_id": answer.model})
         return _encode({"text": text, **facts_of(receipt)})

@@ -23,6 +23,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    text_of,
 )
 from gateway.dialects.reading import (
     budget_of,
@@ -222,7 +223,7 @@ def _system(chat: Chat) -> str:
     parts = [
         part for message in chat.messages if message.role == "system" for part in message.parts
     ]
-    text = "\n\n".join(part.text for part in parts if isinstance(part, Text))
+    text = text_of(parts, "\n\n")
     return f"{text}\n\n{_JSON_ALONE}".strip() if chat.json_mode else text
 
 

@@ -36,9 +36,11 @@ from gateway.dialects.neutral import (
     Thinking,
     ToolCall,
     Usage,
+    text_of,
 )
 from gateway.dialects.reading import asks, member, required
 from gateway.dialects.sse import Frame, write_frame
+from gateway.dialects.turns import function_call
 from schemas.errors import UpstreamProtocol
 
 _DONE = b"[DONE]"
@@ -107,8 +109,8 @@ class CohereChat(CohereBase):
 
     def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
         del receipt
-        calls = [_wire_call(part) for part in answer.parts if isinstance(part, ToolCall)]
-        text = "".join(part.text for part in answer.parts if isinstance(part, Text))
+        calls = [function_call(part) for part in answer.parts if isinstance(part, ToolCall)]
+        text = text_of(answer.parts)
         content: list[Json] = [
             {"type": "thinking", "thinking": part.text}
             for part in answer.parts
@@ -153,11 +155,6 @@ def _called(call: WireToolCall) -> tuple[str, str, str]:
     if function is None or not function.name:
         raise UpstreamProtocol("a tool call of the answer has no name")
     return call.id or "", function.name, function.arguments or ""
-
-
-def _wire_call(call: ToolCall) -> Json:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
 
 
 class _Reader:
@@ -285,7 +282,7 @@ class _Writer:
         self._open = "tool"
         self._index += 1
         self._tools[delta.index] = self._index
-        call = _wire_call(ToolCall(delta.id, delta.name, ""))
+        call = function_call(ToolCall(delta.id, delta.name, ""))
         return closed + self._event("tool-call-start", {"tool_calls": call})
 
     def _close(self) -> bytes:

@@ -25,6 +25,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    text_of,
 )
 from gateway.dialects.reading import (
     asks,
@@ -33,11 +34,12 @@ from gateway.dialects.reading import (
     effort_of,
     member,
     read_calls,
+    read_result,
     required,
     split_data_url,
     unread,
 )
-from gateway.dialects.turns import split_turns
+from gateway.dialects.turns import function_call, split_turns
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
@@ -125,12 +127,7 @@ def _message(wire: Json, where: str) -> Message:
         case "assistant":
             return Message("assistant", _assistant(wire, where))
         case "tool":
-            call_id = wire.get("tool_call_id")
-            if not isinstance(call_id, str):
-                raise InvalidRequest(f"{where}.tool_call_id is missing")
-            parts = contents(content, f"{where}.content", _part)
-            seen = [part for part in parts if isinstance(part, Text | Image)]
-            return Message("user", [ToolResult(call_id, seen)])
+            return Message("user", [read_result(wire, where, _part)])
         case role:
             raise InvalidRequest(f"{where}.role is unknown: {role!r}")
 
@@ -283,22 +280,14 @@ def _wire_tool(tool: Tool) -> Json:
 
 
 def _wire_result(result: ToolResult) -> Json:
-    text = "".join(part.text for part in result.parts if isinstance(part, Text))
+    text = text_of(result.parts)
     return {"role": "tool", "tool_call_id": result.call_id, "content": text}
 
 
 def _wire_assistant(parts: list[Part]) -> Json:
     wire: Json = {"role": "assistant"}
-    text = "".join(part.text for part in parts if isinstance(part, Text))
-    calls = [
-        {
-            "id": part.id,
-            "type": "function",
-            "function": {"name": part.name, "arguments": part.arguments},
-        }
-        for part in parts
-        if isinstance(part, ToolCall)
-    ]
+    text = text_of(parts)
+    calls = [function_call(part) for part in parts if isinstance(part, ToolCall)]
     thoughts: list[Json] = [
         {"type": "thinking", "thinking": part.text}
         for part in parts
@@ -318,7 +307,7 @@ def _wire_assistant(parts: list[Part]) -> Json:
 
 def _wire_content(parts: list[Part]) -> str | list[Json]:
     if all(isinstance(part, Text) for part in parts):
-        return "\n".join(part.text for part in parts if isinstance(part, Text))
+        return text_of(parts, "\n")
     return [_wire_part(part) for part in parts]
 
 
@@ -327,8 +316,7 @@ def _wire_part(part: Part) -> Json:
         case Text():
             return {"type": "text", "text": part.text}
         case Image():
-            url = part.url or f"data:{part.media_type};base64,{part.data}"
-            return {"type": "image_url", "image_url": {"url": url}}
+            return {"type": "image_url", "image_url": {"url": part.address}}
     raise InvalidRequest(
         f"this target's provider takes no {type(part).__name__.lower()} in a message",
         action="Send texts and images, or name a target of another vendor.",

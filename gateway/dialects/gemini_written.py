@@ -28,6 +28,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    text_of,
 )
 from gateway.dialects.reading import budget_of, effort_of, parse_arguments
 from schemas.errors import InvalidRequest
@@ -170,7 +171,7 @@ def _wire_result(result: ToolResult, names: dict[str, str]) -> list[Json]:
             f"the result of the tool call '{result.call_id}' answers no call",
             action="Send the assistant's message with its tool calls before their results.",
         )
-    text = "".join(part.text for part in result.parts if isinstance(part, Text))
+    text = text_of(result.parts)
     response = {"error": text} if result.is_error else parse_object(text)
     wire: Json = {"functionResponse": {"name": names[result.call_id], "response": response}}
     images = [_wire_part(part) for part in result.parts if isinstance(part, Image)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -29,6 +29,11 @@ class Image(msgspec.Struct, frozen=True, tag="image"):
     media_type: str | None = None
     data: str | None = None
 
+    @property
+    def address(self) -> str:
+        """Its URL; inline it is a data URL."""
+        return self.url or f"data:{self.media_type};base64,{self.data}"
+
 
 class Document(msgspec.Struct, frozen=True, tag="document"):
     """A file, inline as base64, or (with `data` empty) by address."""
@@ -37,6 +42,11 @@ class Document(msgspec.Struct, frozen=True, tag="document"):
     data: str
     name: str | None = None
     url: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Its URL; inline it is a data URL."""
+        return self.url or f"data:{self.media_type};base64,{self.data}"
 
 
 class Audio(msgspec.Struct, frozen=True, tag="audio"):
@@ -73,6 +83,11 @@ class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
 
 
 Part = Text | Image | Document | Audio | ToolCall | ToolResult | Thinking
+
+
+def text_of(parts: Iterable[Part], between: str = "") -> str:
+    """Return the texts among parts, joined."""
+    return between.join(part.text for part in parts if isinstance(part, Text))
 
 
 class Message(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from gateway.dialects.neutral import (
     Thinking,
     ToolCall,
     Usage,
+    text_of,
 )
 from gateway.dialects.openai_base import OpenAIBase
 from gateway.dialects.openai_wire import (
@@ -40,6 +41,7 @@ from gateway.dialects.openai_wire import (
 from gateway.dialects.reading import asks, classify, member, required, text_tags
 from gateway.dialects.receipts import receipt_chunk
 from gateway.dialects.sse import Frame, write_frame
+from gateway.dialects.turns import function_call
 from schemas.errors import UpstreamError, UpstreamProtocol
 
 _DONE = b"[DONE]"
@@ -120,7 +122,7 @@ class OpenAIChat(OpenAIBase):
 
     def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
         del receipt
-        message: Json = {"role": "assistant", "content": _text(answer.parts) or None}
+        message: Json = {"role": "assistant", "content": text_of(answer.parts) or None}
         thoughts = [part for part in answer.parts if isinstance(part, Thinking)]
         reasoning = "".join(part.text for part in thoughts if not part.redacted)
         if reasoning:
@@ -128,7 +130,7 @@ class OpenAIChat(OpenAIBase):
         details = [_detail(part, number) for number, part in enumerate(thoughts)]
         if any(part.signature or part.redacted for part in thoughts):
             message["reasoning_details"] = details
-        calls = [_tool_call(part) for part in answer.parts if isinstance(part, ToolCall)]
+        calls = [function_call(part) for part in answer.parts if isinstance(part, ToolCall)]
         if calls:
             message["tool_calls"] = calls
         message["refusal"] = None
@@ -199,10 +201,6 @@ def _parts(message: WireMessage) -> list[Part]:
     return parts
 
 
-def _text(parts: list[Part]) -> str:
-    return "".join(part.text for part in parts if isinstance(part, Text))
-
-
 def _detail(part: Thinking, number: int) -> Json:
     detail: Json = {"type": "reasoning.text", "text": part.text, "index": number}
     if part.redacted:
@@ -212,11 +210,6 @@ def _detail(part: Thinking, number: int) -> Json:
     if part.vendor in DETAIL_FORMATS:
         detail["format"] = DETAIL_FORMATS[part.vendor]
     return detail
-
-
-def _tool_call(call: ToolCall) -> Json:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
 
 
 def usage_of(usage: Usage) -> Json:
@@ -333,14 +326,8 @@ class _Writer:
                 self._thought.clear()
                 return self._detail(Thinking(text, delta.text, vendor=delta.name or "anthropic"))
             case "tool_call":
-                function = {"name": delta.name, "arguments": ""}
-                call = {
-                    "index": delta.index,
-                    "id": delta.id,
-                    "type": "function",
-                    "function": function,
-                }
-                return self._chunk({"tool_calls": [call]})
+                call = function_call(ToolCall(delta.id, delta.name, ""))
+                return self._chunk({"tool_calls": [{"index": delta.index, **call}]})
             case "arguments":
                 piece = {"index": delta.index, "function": {"arguments": delta.text}}
                 return self._chunk({"tool_calls": [piece]})

@@ -26,6 +26,7 @@ from gateway.dialects.neutral import (
     StreamWriter,
     Text,
     Usage,
+    text_of,
 )
 from gateway.dialects.openai_base import OpenAIBase
 from gateway.dialects.openai_chat import usage_of
@@ -166,7 +167,7 @@ class OpenAICompletions(OpenAIBase):
 
     def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
         del receipt
-        text = "".join(part.text for part in answer.parts if isinstance(part, Text))
+        text = text_of(answer.parts)
         choice = _choice(text, _FINISH[answer.finish or "stop"])
         body = {**_head(answer.id, answer.model), "choices": [choice]}
         return _encode(body if answer.usage is None else {**body, "usage": usage_of(answer.usage)})
@@ -199,7 +200,7 @@ def _prompt(messages: list[Message]) -> str:
                 "this target's provider completes plain text alone",
                 action="Send text, or name a target that takes chats.",
             )
-        text = "".join(part.text for part in message.parts if isinstance(part, Text))
+        text = text_of(message.parts)
         texts.append(text if len(messages) == 1 else f"{message.role.capitalize()}: {text}")
     return "\n\n".join(texts if len(texts) == 1 else [*texts, "Assistant:"])
 

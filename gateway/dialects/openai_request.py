@@ -24,6 +24,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    text_of,
 )
 from gateway.dialects.openai_wire import DETAIL_VENDORS
 from gateway.dialects.reading import (
@@ -33,10 +34,11 @@ from gateway.dialects.reading import (
     member,
     read_calls,
     read_effort,
+    read_result,
     required,
     split_data_url,
 )
-from gateway.dialects.turns import split_turns
+from gateway.dialects.turns import function_call, split_turns
 from schemas.errors import InvalidRequest
 
 _STOP: Any = list[str] | str
@@ -144,12 +146,7 @@ def read_messages(wires: list[Json]) -> list[Message]:
             case "assistant":
                 messages.append(Message("assistant", _assistant(wire, where)))
             case "tool":
-                call_id = wire.get("tool_call_id")
-                if not isinstance(call_id, str):
-                    raise InvalidRequest(f"{where}.tool_call_id is missing")
-                parts = contents(wire.get("content"), f"{where}.content", _part)
-                seen = [part for part in parts if isinstance(part, Text | Image)]
-                messages.append(Message("user", [ToolResult(call_id, seen)]))
+                messages.append(Message("user", [read_result(wire, where, _part)]))
             case role:
                 raise InvalidRequest(f"{where}.role is unknown: {role!r}")
     return messages
@@ -317,23 +314,14 @@ def unsaid(chat: Chat, model: str) -> list[str]:
 
 def _wire_result(result: ToolResult) -> Json:
     # This dialect's tool messages hold text alone.
-    text = "".join(part.text for part in result.parts if isinstance(part, Text))
+    text = text_of(result.parts)
     return {"role": "tool", "tool_call_id": result.call_id, "content": text}
 
 
 def _wire_assistant(parts: list[Part]) -> Json:
-    text = "".join(part.text for part in parts if isinstance(part, Text))
+    text = text_of(parts)
     wire: Json = {"role": "assistant", "content": text or None}
-    calls = [
-        {
-            "id": part.id,
-            "type": "function",
-            "function": {"name": part.name, "arguments": part.arguments},
-        }
-        for part in parts
-        if isinstance(part, ToolCall)
-    ]
-    if calls:
+    if calls := [function_call(part) for part in parts if isinstance(part, ToolCall)]:
         wire["tool_calls"] = calls
     elif not text:
         wire["content"] = ""
@@ -351,8 +339,7 @@ def _wire_content(parts: list[Part]) -> str | list[Json]:
             case Text():
                 wires.append({"type": "text", "text": part.text})
             case Image():
-                url = part.url or f"data:{part.media_type};base64,{part.data}"
-                wires.append({"type": "image_url", "image_url": {"url": url}})
+                wires.append({"type": "image_url", "image_url": {"url": part.address}})
             case Audio():
                 sound = {"data": part.data, "format": part.media_type.partition("/")[2]}
                 wires.append({"type": "input_audio", "input_audio": sound})
@@ -362,8 +349,7 @@ def _wire_content(parts: list[Part]) -> str | list[Json]:
                     action="Send the file's bytes, or name a target of another vendor.",
                 )
             case Document():
-                data = f"data:{part.media_type};base64,{part.data}"
-                file = {"filename": part.name or "document", "file_data": data}
+                file = {"filename": part.name or "document", "file_data": part.address}
                 wires.append({"type": "file", "file": file})
     return wires
 

@@ -22,6 +22,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    text_of,
 )
 from gateway.dialects.openai_request import tool_choice_of
 from gateway.dialects.openai_responses_wire import (
@@ -259,7 +260,7 @@ def _wire_input(messages: list[Message]) -> list[Json]:
                 case ToolResult():
                     output: str | list[Json] = [_wire_part(item, "user") for item in part.parts]
                     if all(isinstance(item, Text) for item in part.parts):
-                        output = "".join(i.text for i in part.parts if isinstance(i, Text))
+                        output = text_of(part.parts)
                     result = {"call_id": part.call_id, "output": output}
                     items.append({"type": "function_call_output", **result})
                 case Thinking():
@@ -299,14 +300,12 @@ def _wire_part(part: Part, role: str) -> Json:
                 "text": part.text,
             }
         case Image():
-            url = part.url or f"data:{part.media_type};base64,{part.data}"
-            return {"type": "input_image", "image_url": url, "detail": "auto"}
+            return {"type": "input_image", "image_url": part.address, "detail": "auto"}
         case Document(url=str(url)):
             return {"type": "input_file", "file_url": url}
         case Document():
-            data = f"data:{part.media_type};base64,{part.data}"
             name = part.name or "document"
-            return {"type": "input_file", "filename": name, "file_data": data}
+            return {"type": "input_file", "filename": name, "file_data": part.address}
     raise InvalidRequest(
         f"OpenAI's responses take no {type(part).__name__.lower()} here",
         action="Send text, images or files, or name a target of another vendor.",

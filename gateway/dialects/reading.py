@@ -15,11 +15,13 @@ from gateway.dialects.neutral import (
     Effort,
     Embed,
     Fields,
+    Image,
     Json,
     Part,
     Reasoning,
     Text,
     ToolCall,
+    ToolResult,
 )
 from schemas.errors import (
     InvalidRequest,
@@ -170,6 +172,18 @@ def read_calls(wires: object, where: str) -> list[Part]:
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"{where}.tool_calls is no list of function calls: {error}") from error
     return [ToolCall(c.id, c.function.name, c.function.arguments or "{}") for c in calls]
+
+
+def read_result(wire: Json, where: str, read: Callable[[Any, str], Part]) -> ToolResult:
+    """Read a tool's message, which OpenAI and Cohere have alike; `read` knows a part by its place.
+
+    Raises InvalidRequest.
+    """
+    call_id = wire.get("tool_call_id")
+    if not isinstance(call_id, str):
+        raise InvalidRequest(f"{where}.tool_call_id is missing")
+    parts = contents(wire.get("content"), f"{where}.content", read)
+    return ToolResult(call_id, [part for part in parts if isinstance(part, Text | Image)])
 
 
 class _WireFunction(msgspec.Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.dialects.neutral import Json, Message, Part, ToolResult
+from gateway.dialects.neutral import Json, Message, Part, ToolCall, ToolResult
 
 
 def split_turns(
@@ -44,3 +44,9 @@ def alternating_turns(
         else:
             wires.append({"role": message.role, "content": blocks})
     return wires
+
+
+def function_call(call: ToolCall) -> Json:
+    """Return a call of a tool in the form that OpenAI and Cohere share."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}

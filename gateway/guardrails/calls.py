@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.call import Call
 from gateway.dialects.multipart import FormFields
-from gateway.dialects.neutral import Answer, Dialect, Text
+from gateway.dialects.neutral import Answer, Dialect, text_of
 from gateway.upstream import Failed
 from schemas.errors import GuardrailBlocked, UpstreamRejected
 
@@ -39,7 +39,7 @@ def check_answer(call: Call, back: Dialect, body: bytes, answer: Answer) -> tupl
     call.answer = answer  # what is refused was produced, and is paid for
     try:
         passed = call.guard.answer(body)
-        call.guard.said("".join(part.text for part in answer.parts if isinstance(part, Text)))
+        call.guard.said(text_of(answer.parts))
     except GuardrailBlocked as error:
         raise blocked(error) from error
     return (body, answer) if passed is body else (passed, back.read_answer(passed))
