@@ -36,7 +36,11 @@ async def desk(fresh_broker: Broker) -> AsyncIterator[Control]:
 
 
 @pytest.mark.req("SEC-03", "BEY-17")
-async def test_of_two_racing_writers_exactly_one_wins(fresh_broker: Broker) -> None:
+async def test_of_two_racing_writers_exactly_one_wins(
+    fresh_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A winner must hear that it won: on a busy machine a view may lag by more than two seconds.
+    monkeypatch.setattr(module, "APPLIED_WITHIN_S", 30.0)
     name = f"race-{uuid7()}"
     async with control(fresh_broker.bootstrap) as one, control(fresh_broker.bootstrap) as two:
         made = await one.put(f"/admin/routes/{name}", {"targets": TARGETS})
