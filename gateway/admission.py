@@ -21,6 +21,8 @@ from schemas.trace import checked
 KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"x-amz-security-token")
 """What the vendors' clients send a key in, beside ``Authorization: Bearer``."""
 CALL_SCOPES = frozenset({"inference", "admin"})
+PASS_PREFIX, PASS_SCOPES = "/passthrough/", frozenset({"passthrough", "admin"})
+"""Where a call that is meant for a provider by its name comes in, and who may make one."""
 BYTES_PER_TOKEN = 4
 """The usual rule of thumb; figures made with it are marked as estimated."""
 ANSWER_TOKENS_MAX = 2**31 - 1
@@ -57,7 +59,8 @@ def authenticate(client: Client, state: GatewayState) -> Grant:
             grant = state.access.grant_of(client.on_behalf_of)
         else:
             grant = state.authenticate(secret_of(client))
-        if CALL_SCOPES.isdisjoint(grant.key.scopes):
+        passed = client.path.startswith(PASS_PREFIX)
+        if (PASS_SCOPES if passed else CALL_SCOPES).isdisjoint(grant.key.scopes):
             raise PermissionDenied(f"the key '{grant.key.name}' may not call models")
     except (AuthenticationFailed, PermissionDenied) as error:
         state.refusals.note(error)

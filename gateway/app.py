@@ -34,7 +34,8 @@ from gateway.inner import InnerCall
 from gateway.load import Load
 from gateway.memory import give_back_peaks, spare_the_collector
 from gateway.outbox import OutboxSettings
-from gateway.passthrough import Passthrough, Place, place_of
+from gateway.passthrough import Passthrough
+from gateway.places import Place, place_of
 from gateway.proxy import Proxy
 from gateway.server import Server, bound
 from gateway.settings import GatewaySettings
@@ -51,7 +52,7 @@ from schemas.errors import AuthenticationFailed, NotFound, Unavailable, WeirErro
 from schemas.log import Log
 from schemas.privacy import MasterKey
 
-CALLS = Paths([*dialects(), GENERATE])
+CALLS = Paths[ClientDialect]([*dialects(), GENERATE])
 MODEL_LISTS = ("/v1/models", "/api/v1/models", "/models", "/v1beta/models")
 MODELS_BELOW = tuple(f"{place}/" for place in MODEL_LISTS)
 SOCKETS = CALLS.of(GENERATE)
@@ -91,9 +92,7 @@ class App:
         )
         upstream, recorder = Upstream(pool), durability.recorder
         self.proxy = Proxy(settings, state, recorder, upstream, idempotency)
-        self._passthrough = Passthrough(
-            settings, state, recorder, upstream, self.proxy.limits, self.proxy.budgets
-        )
+        self._passthrough = Passthrough(settings, state, recorder, upstream, self.proxy)
         self._own = {
             **{("POST", path): self._batch for path in generate_batch.PATHS},
             **{("POST", path): self._preview for path in routing_api.PREVIEW_PATHS},

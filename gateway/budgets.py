@@ -114,14 +114,14 @@ class Budgets:
                 raise
             await self._reroute(call, error)
 
-    def refuse_unbounded(self, admitted: Admitted, provider: str, why: str, action: str) -> None:
+    def refuse_unbounded(self, admitted: Admitted, provider: str, why: str) -> None:
         """Refuse a call that nobody can price beforehand. Raises InvalidRequest under a budget."""
         for budget, _ in self._applying(admitted, provider):
             if budget.on_exceeded != SOFT:
                 raise InvalidRequest(
                     f"the budget '{budget.name or budget.budget_id}' is hard, and the price of a call "
                     f"that is passed through is not known beforehand: {why}",
-                    action=f"{action}, or have the budget only alert.",
+                    action="Use a key that no hard budget holds for, or have the budget only alert.",
                 )
 
     async def _reroute(self, call: Call, error: BudgetExceeded) -> None:

@@ -4,6 +4,9 @@
 clients (files, fine-tuning…) go to the provider that serves OpenAI's dialect. The key needs the scope
 `passthrough`: whoever has it works with the operator's own account. Every call is an admission, a
 response with its bytes, and a ledger line, priced where the answer says its usage.
+
+Under budgets a call has to be read: what a dialect of the provider knows is served as its clients' own
+call is, reserved beforehand and settled by its usage; what nobody can bound is refused by a hard one.
 """
 
 from __future__ import annotations
@@ -14,17 +17,24 @@ import time
 
 import msgspec
 
-from gateway.admission import BYTES_PER_TOKEN, KEY_HEADERS, Admitted, secret_of
-from gateway.budgets import Budgets
+from gateway.admission import (
+    BYTES_PER_TOKEN,
+    KEY_HEADERS,
+    PASS_SCOPES,
+    Admitted,
+    secret_of,
+)
 from gateway.client import JSON, Client, Headers
 from gateway.control_link import HOP_BY_HOP
-from gateway.dialects.neutral import Answer, Dialect, Opening, Usage
-from gateway.dialects.registry import dialect, dialects
+from gateway.dialects.neutral import Answer, Dialect, Fields, Opening, Usage
+from gateway.dialects.reading import member
+from gateway.dialects.registry import dialect
 from gateway.http1 import Connection
 from gateway.ledger import Recorder, cost_entry
-from gateway.limits import Limits
+from gateway.places import Place, calls_of, may_cost, model_of, why_unbounded
 from gateway.pouring import recorded
 from gateway.providers.signer import Unsigned
+from gateway.proxy import Proxy
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.upstream import Endpoint, Failed, Upstream, lines_of
@@ -43,10 +53,6 @@ from schemas.events.changes import ProviderChanged
 from schemas.events.llm import Attempt, RequestAdmitted, ResponseCompleted
 from schemas.identity import uuid7
 
-SCOPES = frozenset({"passthrough", "admin"})
-PREFIX = "/passthrough/"
-RESOURCES = ("files", "uploads", "fine_tuning", "vector_stores", "conversations", "responses")
-"""Vendor resources of OpenAI's clients, below ``/v1/``."""
 SURFACE = "passthrough"
 CONNECT_S = 5.0
 ANSWER_S = 600.0
@@ -54,39 +60,8 @@ SILENCE_S = 120.0
 KEPT_BYTES_MAX = 1024 * 1024
 """Of an answer so much is kept to read its usage and to record it; a larger one is not read."""
 _OWN = re.compile(rb"x-weir-.*|cookie|accept-encoding|host|content-length|authorization")
-_UNPAID = re.compile(rb"(?:v1/)?(?:files|uploads)(?:/|$)")
-_UNBOUNDED = {
-    "fine_tuning": "a fine-tune is paid by the tokens of its file and its epochs",
-    "batches": "each line of the file is a call of its own (the gateway's own /v1/batches reserves them)",
-    "vector_stores": "a vector store is paid by size and day",
-    "conversations": "a stored conversation is read anew at every turn, however long it is",
-    "responses": "a stored response is read anew, however long it is",
-    "threads": "a stored thread is read anew at every run, however long it is",
-    "realtime": "a session is paid by what is said in it",
-}
-"""What is paid by something that the request does not say, by a part of its path."""
+_encode = msgspec.json.encode
 _UP = re.compile(rb"(?i)(?:^|/)(?:\.|%2e){1,2}(?:/|$)")
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a call goes: a provider's name (None: whoever serves OpenAI's dialect), and the rest."""
-
-    provider: str | None
-    rest: bytes
-
-
-def place_of(client: Client) -> Place | None:
-    """Return where a call is to be passed through to, None for every other path."""
-    raw = client.raw_path or client.path.encode()
-    if client.path.startswith(PREFIX):
-        name, _, rest = raw.removeprefix(PREFIX.encode()).partition(b"/")
-        return Place(name.decode("ascii", "replace"), rest)
-    head, _, rest = raw.removeprefix(b"/v1/").partition(b"/")
-    resource = head.decode("ascii", "replace")
-    if not client.path.startswith("/v1/") or resource not in RESOURCES:
-        return None
-    # `POST /v1/responses` is a call of its own dialect.
-    return Place(None, raw.removeprefix(b"/v1/")) if resource != "responses" or rest else None
 
 
 class Exchange(msgspec.Struct, kw_only=True):
@@ -113,18 +88,21 @@ class Passthrough:
         state: GatewayState,
         recorder: Recorder,
         upstream: Upstream,
-        limits: Limits,
-        budgets: Budgets,
+        proxy: Proxy,
     ) -> None:
         self._settings = settings
         self._state = state
         self._recorder = recorder
         self._upstream = upstream
-        self._limits = limits
-        self._budgets = budgets
+        self._proxy = proxy
+        self._limits = proxy.limits
+        self._budgets = proxy.budgets
 
     async def serve(self, client: Client, place: Place, request_id: str) -> None:
         """Serve one call. Raises WeirError as long as nothing was sent."""
+        if self._budgets.any and (known := await self._known(client, place)) is not None:
+            await self._proxy.serve(client, *known)
+            return
         call = await self._admit(client, place, request_id)
         client.watch()
         try:
@@ -146,6 +124,25 @@ class Passthrough:
             if client.passed is not None:
                 self._limits.ended(client.passed)
 
+    async def _known(self, client: Client, place: Place) -> tuple[Dialect, Fields] | None:
+        """Return the call that a client of one of the provider's dialects makes so, and what is not
+        in its body; None for everything else.
+        """
+        self._grant(client)
+        provider = self._provider(place)
+        found = calls_of(provider).find("/" + place.rest.decode("latin-1"))
+        if client.method != "POST" or found is None:
+            return None
+        front, said = found
+        fields = said
+        if "model" not in said:
+            body = await client.body(self._settings.body_bytes_max)
+            fields = front.read_body(body, client.header(b"content-type"))
+        model = member(fields, "model", str)
+        if not model:
+            return None  # the vendor would choose, at a price that nobody knows
+        return front, {**said, "model": msgspec.Raw(_encode(f"{provider.name}/{model}"))}
+
     async def _admit(self, client: Client, place: Place, request_id: str) -> Exchange:
         received_us, started_ns = now_us(), time.perf_counter_ns()
         grant = self._grant(client)
@@ -153,7 +150,7 @@ class Passthrough:
         if _UP.search(place.rest):
             raise InvalidRequest("the path may not lead upwards")
         body = await client.body(self._settings.body_bytes_max)
-        model = _model_of(body)
+        model = model_of(provider, place.rest, body)
         name = f"{provider.name}/{model or '*'}"
         if not grant.allows(name):
             raise grant.refusal(name)
@@ -183,9 +180,9 @@ class Passthrough:
             model=model,
             rest=place.rest,
         )
-        if self._budgets.any and client.method == "POST" and not _UNPAID.match(place.rest):
-            why, action = _unbounded(provider, place.rest, model)
-            self._budgets.refuse_unbounded(call.admitted, provider.name, why, action)
+        if self._budgets.any and may_cost(client.method, place.rest, body):
+            why = why_unbounded(provider, place.rest)
+            self._budgets.refuse_unbounded(call.admitted, provider.name, why)
         if self._limits.any:
             await self._limits.admit(client, call.admitted)
         try:
@@ -198,7 +195,7 @@ class Passthrough:
 
     def _grant(self, client: Client) -> Grant:
         grant = self._state.authenticate(secret_of(client))
-        if SCOPES.isdisjoint(grant.key.scopes):
+        if PASS_SCOPES.isdisjoint(grant.key.scopes):
             raise PermissionDenied(
                 f"the key '{grant.key.name}' may not pass calls through",
                 action="Use a key with the scope passthrough: it works with the vendor's account.",
@@ -350,32 +347,13 @@ class Passthrough:
         """What the answer says of itself, where it is one of a dialect that the provider speaks."""
         if call.size > KEPT_BYTES_MAX or not call.answer_type.startswith(b"application/json"):
             return None
-        for spoken in _spoken(call.provider):
-            path = spoken.path_of(call.model or "", False).lstrip("/").encode()
-            if path == call.rest.partition(b"?")[0]:
-                try:
-                    return spoken.read_answer(bytes(call.kept))
-                except UpstreamError:
-                    return None  # not as the dialect has it: its usage is not known
-        return None
-
-
-def _unbounded(provider: ProviderChanged, rest: bytes, model: str | None) -> tuple[str, str]:
-    """Return why nobody knows beforehand what a call will cost, and what to do instead."""
-    path = "/" + rest.partition(b"?")[0].decode("latin-1").strip("/")
-    for spoken in _spoken(provider):
-        if spoken.client_paths and spoken.path_of(model or "", stream=False) == path:
-            own = next(iter(spoken.client_paths))
-            return "its bytes are not read", f"Send the same request to POST {own}"
-    for resource, why in _UNBOUNDED.items():
-        if f"/{resource}" in path:
-            return why, "Use a key that no hard budget holds for"
-    return f"the gateway does not know what {path} is", "Use a key that no hard budget holds for"
-
-
-def _spoken(provider: ProviderChanged) -> list[Dialect]:
-    names = {provider.dialect, *provider.speaks}
-    return [spoken for spoken in dialects() if spoken.name in names]
+        found = calls_of(call.provider).find("/" + call.rest.decode("latin-1"))
+        if found is None:
+            return None
+        try:
+            return found[0].read_answer(bytes(call.kept))
+        except (UpstreamError, RecursionError):
+            return None  # not as the dialect has it: its usage is not known
 
 
 async def _head(client: Client, call: Exchange, endpoint: Endpoint) -> bytes:
@@ -431,23 +409,11 @@ async def _read(connection: Connection) -> bytes:
         raise UpstreamNetwork("the provider broke off its answer") from error
 
 
-class _Named(msgspec.Struct):
-    model: str | None = None
-
-
-def _model_of(body: bytes) -> str | None:
-    """The model that a JSON body names, if it is one and does."""
-    try:
-        return msgspec.json.decode(body, type=_Named).model
-    except msgspec.DecodeError:
-        return None
-
-
 def _content(call: Exchange) -> bytes:
     request = call.admitted.body
     try:
         msgspec.json.decode(request)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         request = recorded(request, b"application/octet-stream") if request else b"null"
     if call.size > KEPT_BYTES_MAX:
         answer = msgspec.json.encode({"bytes": call.size})

@@ -18,7 +18,7 @@ from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.log import Record, partition_of
 from streams.agents.budgets import BUDGETS
 from streams.partition import PartitionFold
-from tests.gateway.worker import META, Worker, key, price, route, started, target
+from tests.gateway.worker import META, Worker, key, price, provider, route, started, target
 from tests.sandbox.served import Served
 
 USD = 1_000_000_000
@@ -222,27 +222,99 @@ def test_what_cannot_be_bounded_is_refused_with_the_reason(
     assert why in body["error"]["message"]
 
 
-@pytest.mark.req("BEY-07")
-def test_what_is_passed_through_is_refused_under_a_hard_budget(
-    kept: tuple[Worker, Keeper],
-) -> None:
+@pytest.fixture
+def passing(kept: tuple[Worker, Keeper]) -> Worker:
     worker, _ = kept
     worker.change(key("pass", scopes=["passthrough"]), budget(1.0))
+    return worker
+
+
+def pass_through(
+    worker: Worker, path: str, body: Any, method: str = "POST"
+) -> tuple[int, dict[str, str], bytes]:
     headers = {"authorization": "Bearer pass", "content-type": "application/json"}
-    body = {"model": "gpt-4o-mini", "messages": []}
-    place = "/passthrough/openai/chat/completions"
-    status, _, answer = worker.request("POST", place, body, headers)
-    assert status == 400
-    assert b"not known beforehand" in answer
-    assert b"POST /v1/chat/completions" in answer
-    for path, why in (
-        ("fine_tuning/jobs", b"its epochs"),
-        ("vector_stores", b"by size and day"),
-        ("unheard/of", b"does not know what /unheard/of is"),
-    ):
-        status, _, answer = worker.request("POST", f"/passthrough/openai/{path}", body, headers)
-        assert (status, why in answer) == (400, True)
-    assert worker.request("GET", "/passthrough/openai/models", None, headers)[0] == 200
+    return worker.request(method, f"/passthrough/{path}", body, headers)
+
+
+@pytest.mark.req("BEY-07", "BEY-18")
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_passed_through_and_known_is_reserved_and_settled(
+    passing: Worker, kept: tuple[Worker, Keeper], sandbox: Served, stream: bool
+) -> None:
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "say a word"}],
+            "max_tokens": 40, "stream": stream}  # fmt: skip
+    status, headers, answer = pass_through(passing, "openai/chat/completions", body)
+    assert status == 200
+    assert (b"data: [DONE]" in answer) == stream
+    admitted, response, cost = passing.call(headers["x-weir-request-id"])
+    # Every byte could be a token; the output goes to its limit.
+    assert admitted.reserved_nano_usd == len(json.dumps(body)) * 150 + 40 * 600
+    assert admitted.budgets == cost.budgets
+    assert [name.partition("@")[0] for name in admitted.budgets] == ["b"]
+    assert (response.usage_basis, response.surface) == ("reported", "chat")
+    assert response.target == "openai/gpt-4o-mini"
+    assert cost.cost_nano_usd == response.input_tokens * 150 + response.output_tokens * 600
+    assert kept[1].spends(cost.cost_nano_usd)
+    (row,) = [it for it in sandbox.rows() if it["weir_request_id"] == response.request_id]
+    assert row["path"].endswith("/chat/completions")
+
+
+@pytest.mark.req("BEY-07", "BEY-18")
+def test_a_model_in_the_path_is_the_one_that_is_reserved_for(
+    passing: Worker, kept: tuple[Worker, Keeper], sandbox: Served
+) -> None:
+    passing.change(
+        provider("gemini", "gemini", f"{sandbox.url}/gem/v1beta"),
+        price("gemini", "gemini-2.5-flash", 100_000_000, 500_000_000),
+    )
+    body = {"model": "free", "contents": [{"parts": [{"text": "say a word"}]}],
+            "generationConfig": {"maxOutputTokens": 30}}  # fmt: skip
+    path = "gemini/models/gemini-2.5-flash:streamGenerateContent"
+    status, headers, answer = pass_through(passing, path, body)
+    assert (status, answer[:5]) == (200, b"data:")
+    admitted, response, cost = passing.call(headers["x-weir-request-id"])
+    assert admitted.reserved_nano_usd == len(json.dumps(body)) * 100 + 30 * 500
+    assert response.target == "gemini/gemini-2.5-flash"
+    assert kept[1].spends(cost.cost_nano_usd)
+
+
+@pytest.mark.req("BEY-07", "BEY-18")
+@pytest.mark.parametrize(
+    ("path", "fields", "why"),
+    [
+        ("openai/chat/completions", {"model": None}, b"it names no model"),
+        ("openai/chat/completions", {"model": "gpt-9"}, b"has no price"),
+        ("openai/chat/completions", {"n": 2}, b"names no max_tokens"),
+        ("openai/fine_tuning/jobs", {}, b"its epochs"),
+        ("openai/vector_stores", {}, b"by size and day"),
+        ("openai/unheard/of", {}, b"does not know what /unheard/of is"),
+        ("openai/chat/completions/", {}, b"does not know what"),
+        ("openai/chat%2Fcompletions", {}, b"does not know what"),
+    ],
+)
+def test_what_is_passed_through_and_cannot_be_bounded_is_refused_with_the_reason(
+    passing: Worker, path: str, fields: dict[str, Any], why: bytes
+) -> None:
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}], **fields}
+    status, _, answer = pass_through(passing, path, body)
+    assert (status, why in answer) == (400, True)
+    assert passing.responses() == []
+
+
+@pytest.mark.req("BEY-07", "BEY-18")
+def test_what_carries_nothing_is_passed_through_under_a_hard_budget(passing: Worker) -> None:
+    assert pass_through(passing, "openai/models", None, "GET")[0] == 200
+    # Some vendors take a POST in another method's clothes.
+    status, _, answer = pass_through(passing, "openai/unheard/of", {"model": "x"}, "PUT")
+    assert (status, b"not known beforehand" in answer) == (400, True)
+
+
+@pytest.mark.req("BEY-07", "BEY-18")
+def test_a_passed_through_call_beyond_the_budget_is_refused(passing: Worker) -> None:
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}],
+            "max_tokens": 2_000_000}  # fmt: skip
+    status, _, answer = pass_through(passing, "openai/chat/completions", body)
+    assert (status, b"has 1 USD left" in answer) == (402, True)
 
 
 @pytest.mark.req("BEY-07")

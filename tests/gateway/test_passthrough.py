@@ -97,6 +97,28 @@ def test_a_narrowed_key_stays_narrow(worker: Worker) -> None:
     assert worker.request("GET", "/passthrough/openai/models", None, headers("narrow"))[0] == 403
 
 
+@pytest.mark.req("BEY-18", "SEC-03")
+def test_the_model_of_the_path_counts(worker: Worker, sandbox: Served) -> None:
+    worker.change(
+        provider("gem", "gemini", f"{sandbox.url}/gem/v1beta"),
+        key("narrow", scopes=["passthrough"], models=["gem/gemini-2.5-flash"]),
+    )
+    # What the body calls itself opens no other model.
+    chat = {"contents": [{"parts": [{"text": "Hi"}]}]}
+    for path, expected in (
+        ("gemini-2.5-flash:generateContent", 200),
+        ("gemini-2.5-pro:generateContent", 403),
+        ("gemini-2.5-pro:countTokens", 403),
+        ("gemini-2.5-pro:predict", 403),
+    ):
+        place = f"/passthrough/gem/models/{path}"
+        body = chat if expected == 200 else {"model": "gemini-2.5-flash", **chat}
+        status, told, _ = worker.request("POST", place, body, headers("narrow"))
+        assert status == expected
+        if status == 200:
+            assert worker.call(told["x-weir-request-id"])[1].model == "gemini-2.5-flash"
+
+
 @pytest.mark.req("BEY-18")
 def test_refusals_of_the_vendor_are_its_own_words(worker: Worker) -> None:
     status, told, data = worker.request("GET", "/passthrough/openai/models/nobody", None, headers())
