@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from infra.identity import Identity, identify
 from infra.publisher import KafkaPublisher
 from schemas.codec import Headers
-from schemas.connection import aiokafka_options
+from schemas.connection import aiokafka_options, start
 from schemas.errors import BrokerUnavailable, LogError, LogTruncated, WrongLog
 from schemas.event import Event, Topic
 from schemas.letters import dead_letter
@@ -241,13 +241,7 @@ class KafkaLog:
             fetch_min_bytes=pace.bytes_min,
             max_partition_fetch_bytes=_FETCH_BYTES_PER_PARTITION,
         )
-        try:
-            await consumer.start()
-        except KafkaError as error:
-            await consumer.stop()
-            raise BrokerUnavailable(
-                f"no answer from Kafka at {self.connection.bootstrap}"
-            ) from error
+        await start(consumer, f"no answer from Kafka at {self.connection.bootstrap}")
         try:
             yield consumer
         finally:

@@ -64,32 +64,27 @@ def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChange
                         events.setdefault(event.key, event)
     for (vendor, model_name), price in SEARCHES.items():
         if vendor in wanted:
-            event = _searches(vendor, model_name, price, actor)
+            units = {"search": price_from_usd_per_million(price)}
+            event = _always(vendor, model_name, SEARCHES_SOURCE, actor, units=units)
             events.setdefault(event.key, event)
     return list(events.values())
 
 
 def free_prices(providers: Iterable[str], actor: str) -> list[PriceChanged]:
     """A price of nothing for whatever these providers run: they are machines of one's own."""
-    return [
-        PriceChanged(
-            event_id=uuid7(),
-            occurred_at_us=now_us(),
-            entity_version=1,
-            actor=actor,
-            provider=provider,
-            model=ANY,
-            valid_from_us=0,
-            input_price=0,
-            output_price=0,
-            price_version=SELF_HOSTED,
-            source=SELF_HOSTED,
-        )
-        for provider in providers
-    ]
+    return [_always(provider, ANY, SELF_HOSTED, actor, tokens_price=0) for provider in providers]
 
 
-def _searches(provider: str, model: str, price: Decimal, actor: str) -> PriceChanged:
+def _always(
+    provider: str,
+    model: str,
+    source: str,
+    actor: str,
+    *,
+    tokens_price: int | None = None,
+    units: dict[str, int] | None = None,
+) -> PriceChanged:
+    """A price that holds from the beginning on, by a page that has no versions."""
     return PriceChanged(
         event_id=uuid7(),
         occurred_at_us=now_us(),
@@ -98,11 +93,11 @@ def _searches(provider: str, model: str, price: Decimal, actor: str) -> PriceCha
         provider=provider,
         model=model,
         valid_from_us=0,
-        input_price=None,
-        output_price=None,
-        price_version=SEARCHES_SOURCE,
-        source=SEARCHES_SOURCE,
-        unit_prices={"search": price_from_usd_per_million(price)},
+        input_price=tokens_price,
+        output_price=tokens_price,
+        price_version=source,
+        source=source,
+        unit_prices=units or {},
     )
 
 

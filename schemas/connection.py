@@ -3,6 +3,10 @@
 import ssl
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from schemas.errors import BrokerUnavailable
 from schemas.log import Connection
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -41,3 +45,12 @@ def aiokafka_options(connection: Connection) -> dict[str, Any]:
     if connection.security_protocol.endswith("SSL"):
         options["ssl_context"] = ssl.create_default_context(cafile=connection.ca_file)
     return options
+
+
+async def start(client: AIOKafkaConsumer | AIOKafkaProducer, complaint: str) -> None:
+    """Connect a client of aiokafka. Raises BrokerUnavailable with `complaint`; nothing is left open."""
+    try:
+        await client.start()
+    except KafkaError as error:
+        await client.stop()
+        raise BrokerUnavailable(complaint) from error

@@ -13,7 +13,7 @@ from typing import Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from schemas.connection import aiokafka_options
+from schemas.connection import aiokafka_options, start
 from schemas.errors import BrokerUnavailable
 from schemas.event import Topic
 from schemas.log import Connection
@@ -41,11 +41,7 @@ class EndsReader:
         )
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._consumer.start()
-        except KafkaError as error:
-            await self._consumer.stop()
-            raise BrokerUnavailable("no broker says where sources end") from error
+        await start(self._consumer, "no broker says where sources end")
         # Assigned it learns of all topics at once, and what is paused and placed is never fetched.
         self._consumer.assign(self._places)
         for place in self._places:

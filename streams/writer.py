@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from schemas.codec import Headers, headers
-from schemas.connection import MAX_RECORD_BYTES, aiokafka_options
+from schemas.connection import MAX_RECORD_BYTES, aiokafka_options, start
 from schemas.errors import BrokerUnavailable
 from schemas.event import Topic
 from schemas.log import Connection
@@ -43,11 +43,7 @@ class TableWriter:
         )
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._producer.start()
-        except KafkaError as error:
-            await self._producer.stop()
-            raise BrokerUnavailable("the producer of the tables found no broker") from error
+        await start(self._producer, "the producer of the tables found no broker")
         return self
 
     async def __aexit__(
