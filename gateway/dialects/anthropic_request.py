@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from gateway.dialects.anthropic_wire import VENDOR, unsealed
+from gateway.dialects.json_schema import closed
 from gateway.dialects.neutral import (
     Audio,
+    Cacheable,
     Chat,
     Document,
     Fields,
@@ -26,13 +28,17 @@ from gateway.dialects.neutral import (
     text_of,
 )
 from gateway.dialects.reading import (
+    CACHE_TTL,
     budget_of,
     contents,
     effort_of,
+    kept,
     member,
     parse_arguments,
     read_effort,
     required,
+    shown,
+    strangers,
     unread,
 )
 from gateway.dialects.reasoning import takes_adaptive, takes_sampling, takes_strict
@@ -40,6 +46,14 @@ from gateway.dialects.turns import alternating_turns
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
+_SOURCE = dict.fromkeys(["type", "media_type", "data", "url"])
+_BLOCK = {
+    **dict.fromkeys(["type", "text", "title", "cache_control", "id", "name", "input", "caller"]),
+    **dict.fromkeys(["tool_use_id", "is_error", "thinking", "signature", "data"]),
+    "source": _SOURCE,
+}
+_MESSAGE = {"role": None, "content": {**_BLOCK, "content": _BLOCK}}
+_TOOL = dict.fromkeys(["type", "name", "description", "input_schema", "strict", "cache_control"])
 _KNOWN = frozenset(
     [
         "model",
@@ -73,7 +87,9 @@ def read(fields: Fields) -> Chat:
     system: object = member(fields, "system", _ANY)
     if system is not None:
         messages.append(Message("system", contents(system, "system", _part)))
-    for number, wire in enumerate(required(fields, "messages", list[dict[str, Any]])):
+    wires = required(fields, "messages", list[dict[str, Any]])
+    tools = member(fields, "tools", list[dict[str, Any]]) or []
+    for number, wire in enumerate(wires):
         where = f"messages[{number}]"
         role = wire.get("role")
         if role not in ("user", "assistant", "system"):
@@ -92,13 +108,16 @@ def read(fields: Fields) -> Chat:
         top_k=member(fields, "top_k", int),
         reasoning=reasoning_of(member(fields, "thinking", dict), output.get("effort")),
         stop=member(fields, "stop_sequences", list[str]) or [],
-        tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
+        tools=[_tool(tool) for tool in tools],
         tool_choice=_tool_choice(member(fields, "tool_choice", dict)),
         user=user if isinstance(user, str) else None,
         schema=form.get("schema") if form.get("type") == "json_schema" else None,
         unread=[
             *unread(fields, _KNOWN),
             *(f"output_config.{name}" for name in output if name not in {"format", "effort"}),
+            *strangers(system, _BLOCK, "system"),
+            *strangers(wires, _MESSAGE, "messages"),
+            *strangers(tools, _TOOL, "tools"),
         ],
     )
 
@@ -118,6 +137,11 @@ def reasoning_of(thinking: Json | None, effort: object) -> Reasoning | None:
 
 
 def _part(part: Any, where: str) -> Part:
+    read = _read_part(part, where)
+    return read if isinstance(read, Thinking | Audio) else kept(read, part)
+
+
+def _read_part(part: Any, where: str) -> Part:
     match part:
         case {"type": "text", "text": str(text)}:
             return Text(text)
@@ -145,8 +169,7 @@ def _part(part: Any, where: str) -> Part:
         case {"type": "tool_result", "tool_use_id": str(call_id)}:
             content = part.get("content")
             parts = [] if content is None else contents(content, f"{where}.content", _part)
-            seen = [item for item in parts if isinstance(item, Text | Image)]
-            return ToolResult(call_id, seen, bool(part.get("is_error")))
+            return ToolResult(call_id, shown(parts, f"{where}.content"), bool(part.get("is_error")))
         case {"type": "thinking", "thinking": str(text)}:
             signature, vendor = unsealed(str(part.get("signature") or ""))
             return Thinking(text, signature or None, vendor=vendor)
@@ -166,7 +189,7 @@ def _tool(tool: Json) -> Tool:
             "'tools' holds something without name and input_schema",
             action="Vendor tools need a target of the same vendor.",
         )
-    return Tool(name, tool.get("description"), schema, tool.get("strict"))
+    return kept(Tool(name, tool.get("description"), schema, tool.get("strict")), tool)
 
 
 def _tool_choice(choice: Json | None) -> ToolChoice | None:
@@ -193,13 +216,13 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     body: Json = {
         "model": model,
         "max_tokens": chat.max_tokens or max_output_tokens or DEFAULT_MAX_TOKENS,
-        "messages": alternating_turns(chat.messages, _is_blank, _block),
+        "messages": alternating_turns(chat.messages, _blocks),
     }
     thinking, effort = thinking_of(chat, model, body["max_tokens"])
     if thinking is not None:
         body["thinking"] = thinking
-    if text := _system(chat):
-        body["system"] = text
+    if system := _system(chat):
+        body["system"] = system
     if takes_sampling(model) and thinking is None:
         # How a token is drawn cannot be changed while the model thinks.
         body |= _draw(chat)
@@ -219,16 +242,28 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     return msgspec.json.encode(body)
 
 
-def _system(chat: Chat) -> str:
+def system_of(chat: Chat) -> list[Text]:
+    """Return the instructions, as vendors take them that have no mode for JSON alone."""
     parts = [
-        part for message in chat.messages if message.role == "system" for part in message.parts
+        part
+        for message in chat.messages
+        if message.role == "system"
+        for part in message.parts
+        if isinstance(part, Text)
     ]
-    text = text_of(parts, "\n\n")
-    return f"{text}\n\n{_JSON_ALONE}".strip() if chat.json_mode else text
+    return [*parts, Text(_JSON_ALONE)] if chat.json_mode else parts
+
+
+def _system(chat: Chat) -> str | list[Json]:
+    """Return the instructions as one text, or as blocks where some are to be kept."""
+    parts = system_of(chat)
+    if any(part.cache_ttl for part in parts):
+        return [block for part in parts for block in _blocks(part)]
+    return text_of(parts, "\n\n")
 
 
 def _wire_output(chat: Chat, effort: str | None) -> Json:
-    form = chat.schema and {"type": "json_schema", "schema": chat.schema}
+    form = chat.schema and {"type": "json_schema", "schema": closed(chat.schema)}
     given = {"format": form, "effort": effort}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -308,6 +343,19 @@ def _is_blank(part: Part) -> bool:
     return isinstance(part, Text) and not part.text
 
 
+def _blocks(part: Part) -> list[Json]:
+    if _is_blank(part):
+        return []
+    wire = _block(part)
+    if isinstance(part, Cacheable) and part.cache_ttl:
+        wire["cache_control"] = _wire_cache(part.cache_ttl)
+    return [wire]
+
+
+def _wire_cache(ttl: str) -> Json:
+    return {"type": "ephemeral", **({} if ttl == CACHE_TTL else {"ttl": ttl})}
+
+
 def _block(part: Part) -> Json:
     match part:
         case Text():
@@ -336,7 +384,7 @@ def _block(part: Part) -> Json:
             arguments = parse_arguments(part.arguments)
             return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
         case ToolResult():
-            content = [_block(item) for item in part.parts if not _is_blank(item)]
+            content = [block for item in part.parts for block in _blocks(item)]
             wire: Json = {"type": "tool_result", "tool_use_id": part.call_id, "content": content}
             return {**wire, "is_error": True} if part.is_error else wire
         case Thinking():
@@ -348,7 +396,9 @@ def _block(part: Part) -> Json:
 def _wire_tool(tool: Tool, model: str) -> Json:
     wire: Json = {"name": tool.name, "input_schema": tool.parameters}
     if tool.strict and takes_strict(model):
-        wire["strict"] = True
+        wire |= {"strict": True, "input_schema": closed(tool.parameters)}
+    if tool.cache_ttl:
+        wire["cache_control"] = _wire_cache(tool.cache_ttl)
     if tool.description is not None:
         wire["description"] = tool.description
     return wire

@@ -75,6 +75,7 @@ class BedrockConverse(BedrockBase):
         "/model/{model}/converse": {"stream": False},
         "/model/{model}/converse-stream": {"stream": True},
     }
+    words: Mapping[str, str] = {"cache_control": "cachePoint"}
     stream_type = CONTENT_TYPE
 
     def path_of(self, model: str, stream: bool) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,10 +14,12 @@ import msgspec
 from gateway.dialects.anthropic_request import (
     DEFAULT_MAX_TOKENS,
     reasoning_of,
+    system_of,
     thinking_tokens,
 )
 from gateway.dialects.neutral import (
     Audio,
+    Cacheable,
     Chat,
     Document,
     Fields,
@@ -30,7 +34,16 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.reading import effort_of, member, parse_arguments, required, unread
+from gateway.dialects.reading import (
+    CACHE_TTL,
+    effort_of,
+    keeps,
+    member,
+    parse_arguments,
+    required,
+    shown,
+    unread,
+)
 from gateway.dialects.turns import alternating_turns
 from schemas.errors import InvalidRequest
 
@@ -50,6 +63,8 @@ _KNOWN = frozenset(
 _MODELS_OWN = frozenset(["top_k", "thinking"])
 """What Anthropic's models take as fields of their own."""
 _CLAUDE = re.compile(r"(^|[./])anthropic\.")
+_KEEPS_PROMPTS = re.compile(r"(^|[./])(anthropic\.|amazon\.nova)")
+"""Models that take cache points; others refuse them (user guide, "Prompt caching")."""
 TEMPERATURE_MAX = 1.0
 _MEDIA_TYPES = {
     "pdf": "application/pdf",
@@ -107,7 +122,7 @@ def read(fields: Fields) -> Chat:
             thinking if isinstance(thinking, dict) else None, output.get("effort")
         ),
         stop=limits.stop_sequences or [],
-        tools=_tools(tools.get("tools") or [], lost),
+        tools=_tools(tools.get("tools") or []),
         tool_choice=_tool_choice(tools.get("toolChoice")),
         schema=_schema(output.get("textFormat")),
         unread=[
@@ -151,6 +166,8 @@ def _parts(blocks: list[Any], where: str, lost: list[str]) -> list[Part]:
     parts: list[Part] = []
     for index, block in enumerate(blocks):
         match block:
+            case {"cachePoint": point} if parts and isinstance(parts[-1], Cacheable):
+                parts[-1] = msgspec.structs.replace(parts[-1], cache_ttl=_ttl_of(point))
             case {"cachePoint": _}:
                 lost.append("cachePoint")
             case {"toolResult": {"toolUseId": str(call_id), "content": list(content), **rest}}:
@@ -188,16 +205,15 @@ def _part(block: Any, where: str) -> Part:
     )
 
 
-def _seen(item: Any, where: str) -> Text | Image:
+def _ttl_of(point: object) -> str:
+    ttl = point.get("ttl") if isinstance(point, dict) else None
+    return ttl if isinstance(ttl, str) else CACHE_TTL
+
+
+def _seen(item: Any, where: str) -> Text | Image | Document:
     if isinstance(item, dict) and "json" in item:
         return Text(_encode(item["json"]).decode())
-    part = _part(item, where)
-    if isinstance(part, Text | Image):
-        return part
-    raise InvalidRequest(
-        f"{where} holds a {next(iter(item))}, which this target's provider does not take",
-        action="Give results of tools as text, json or images.",
-    )
+    return shown([_part(item, where)], where)[0]
 
 
 def _base64(data: str, where: str) -> str:
@@ -208,11 +224,14 @@ def _base64(data: str, where: str) -> str:
     return data
 
 
-def _tools(wires: list[Any], lost: list[str]) -> list[Tool]:
+def _tools(wires: list[Any]) -> list[Tool]:
     tools: list[Tool] = []
     for wire in wires:
         if isinstance(wire, dict) and "cachePoint" in wire:
-            lost.append("cachePoint")
+            if tools:
+                tools[-1] = msgspec.structs.replace(
+                    tools[-1], cache_ttl=_ttl_of(wire["cachePoint"])
+                )
             continue
         try:
             spec = msgspec.convert(wire, _Offer).tool_spec
@@ -257,18 +276,10 @@ def _schema(form: Any) -> Json | None:
 
 def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     """Write a request for a provider. Raises InvalidRequest for what has no word here."""
-    system = "\n\n".join(
-        part.text
-        for message in chat.messages
-        if message.role == "system"
-        for part in message.parts
-        if isinstance(part, Text)
-    )
-    if chat.json_mode:
-        system = f"{system}\n\nAnswer with one JSON object and nothing else.".strip()
-    body: Json = {"messages": alternating_turns(chat.messages, _is_blank, _block)}
-    if system:
-        body["system"] = [{"text": system}]
+    blocks = partial(_blocks, keeps_prompts=_KEEPS_PROMPTS.search(model) is not None)
+    body: Json = {"messages": alternating_turns(chat.messages, blocks)}
+    if system := [block for part in system_of(chat) for block in blocks(part)]:
+        body["system"] = system
     limit = chat.max_tokens or max_output_tokens or DEFAULT_MAX_TOKENS
     budget = thinking_tokens(chat, limit) if _CLAUDE.search(model) else 0
     limits = _limits(chat)
@@ -283,7 +294,7 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
         body["additionalModelRequestFields"] = {"top_k": chat.top_k}
     if limits:
         body["inferenceConfig"] = limits
-    tools = _tool_config(chat)
+    tools = _tool_config(chat, blocks)
     if tools:
         body["toolConfig"] = tools
     if chat.schema is not None:
@@ -318,6 +329,8 @@ def unsaid(chat: Chat, model: str, max_output_tokens: int | None = None) -> list
         names.append("tool_choice")
     if choice is not None and choice.parallel is False:
         names.append("parallel_tool_calls")
+    if keeps(chat.tools, chat.messages) and not _KEEPS_PROMPTS.search(model):
+        names.append("cache_control")
     return names
 
 
@@ -340,13 +353,13 @@ def _has_calls(chat: Chat) -> bool:
     return any(isinstance(part, kinds) for message in chat.messages for part in message.parts)
 
 
-def _tool_config(chat: Chat) -> Json:
+def _tool_config(chat: Chat, blocks: Callable[[Tool], list[Json]]) -> Json:
     """There is no choice "none" here; a history with calls must name its tools all the same."""
     choice = chat.tool_choice
     refused = choice is not None and choice.kind == "none"
     if not chat.tools or (refused and not _has_calls(chat)):
         return {}
-    config: Json = {"tools": [{"toolSpec": _wire_tool(tool)} for tool in chat.tools]}
+    config: Json = {"tools": [wire for tool in chat.tools for wire in blocks(tool)]}
     if choice is None or refused:
         return config
     if choice.kind == "tool":
@@ -371,6 +384,17 @@ def _is_blank(part: Part) -> bool:
         # Another vendor's seal means nothing here.
         return part.vendor != "anthropic" or not (part.redacted or part.signature)
     return isinstance(part, Text) and not part.text.strip()
+
+
+def _blocks(part: Part | Tool, *, keeps_prompts: bool) -> list[Json]:
+    if isinstance(part, Tool):
+        wires: list[Json] = [{"toolSpec": _wire_tool(part)}]
+    else:
+        wires = [] if _is_blank(part) else [_block(part)]
+    if keeps_prompts and isinstance(part, Cacheable) and part.cache_ttl and wires:
+        ttl = {} if part.cache_ttl == CACHE_TTL else {"ttl": part.cache_ttl}
+        wires.append({"cachePoint": {"type": "default", **ttl}})
+    return wires
 
 
 def _block(part: Part) -> Json:

@@ -32,17 +32,28 @@ from gateway.dialects.reading import (
     budget_of,
     contents,
     effort_of,
+    keeps,
     member,
     read_calls,
     read_result,
     required,
     split_data_url,
+    strangers,
     unread,
 )
 from gateway.dialects.turns import function_call, split_turns
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
+_PART = {
+    **dict.fromkeys(["type", "text", "thinking", "document"]),
+    "image_url": {"url": None},
+}
+_MESSAGE = {
+    **dict.fromkeys(["role", "tool_call_id", "tool_calls", "tool_plan"]),
+    "content": _PART,
+}
+_TOOL = {"type": None, "function": dict.fromkeys(["name", "description", "parameters"])}
 _KNOWN = frozenset(
     [
         "model",
@@ -81,7 +92,8 @@ def read(fields: Fields) -> Chat:
         # Only the vendor's own models cite: the others are given the texts to read.
         texts = [_DOCUMENTS, *(_document(entry) for entry in documents)]
         messages.append(Message("system", [Text("\n\n".join(texts))]))
-    for number, wire in enumerate(required(fields, "messages", list[dict[str, Any]])):
+    wires = required(fields, "messages", list[dict[str, Any]])
+    for number, wire in enumerate(wires):
         messages.append(_message(wire, f"messages[{number}]"))
     form = member(fields, "response_format", dict) or {}
     schema = form.get("json_schema") or form.get("schema")
@@ -104,7 +116,11 @@ def read(fields: Fields) -> Chat:
         schema=schema if isinstance(schema, dict) else None,
         json_mode=form.get("type") == "json_object" and not isinstance(schema, dict),
         params={"logprobs": True} if asks(fields, "logprobs") else {},
-        unread=unread(fields, _KNOWN),
+        unread=[
+            *unread(fields, _KNOWN),
+            *strangers(wires, _MESSAGE, "messages"),
+            *strangers(tools, _TOOL, "tools"),
+        ],
     )
 
 
@@ -249,6 +265,12 @@ def unsaid(chat: Chat, model: str) -> list[str]:
         "reasoning": chat.reasoning is not None
         and not _REASONING_MODEL.search(model)
         and effort_of(chat.reasoning) != "none",
+        "tool_result.is_error": any(
+            isinstance(part, ToolResult) and part.is_error
+            for message in chat.messages
+            for part in message.parts
+        ),
+        "cache_control": keeps(chat.tools, chat.messages),
     }
     return [name for name, left_out in told.items() if left_out]
 

@@ -33,7 +33,7 @@ from gateway.dialects.neutral import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.reading import member, unread
+from gateway.dialects.reading import member, shown, unread
 from schemas.errors import InvalidRequest
 
 _ANY: Any = Any
@@ -241,7 +241,7 @@ class _Contents:
         if isinstance(call, dict) and isinstance(call.get("name"), str):
             return [*before, self._call(call["name"], call)]
         if isinstance(response, dict) and isinstance(response.get("name"), str):
-            return [self._result(response["name"], response)]
+            return [self._result(response["name"], response, where)]
         return [_media(wire, where)]
 
     def _signed(self, signature: object) -> list[Part]:
@@ -258,7 +258,7 @@ class _Contents:
         self._open.append((name, call_id))
         return ToolCall(call_id, name, msgspec.json.encode(wire.get("args") or {}).decode())
 
-    def _result(self, name: str, wire: Json) -> ToolResult:
+    def _result(self, name: str, wire: Json, where: str) -> ToolResult:
         call_id = wire.get("id")
         if not isinstance(call_id, str) or not call_id:
             fitting = [pair for pair in self._open if pair[0] == name]
@@ -268,7 +268,8 @@ class _Contents:
             call_id = fitting[0][1]
         response = wire.get("response")
         is_error = isinstance(response, dict) and set(response) == {"error"}
-        return ToolResult(call_id, [Text(_plain(response))], is_error)
+        media = [_media(part, f"{where}.functionResponse") for part in wire.get("parts") or ()]
+        return ToolResult(call_id, shown([Text(_plain(response)), *media], where), is_error)
 
 
 def _plain(response: object) -> str:

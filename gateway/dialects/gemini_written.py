@@ -30,7 +30,7 @@ from gateway.dialects.neutral import (
     ToolResult,
     text_of,
 )
-from gateway.dialects.reading import budget_of, effort_of, parse_arguments
+from gateway.dialects.reading import budget_of, effort_of, keeps, parse_arguments
 from schemas.errors import InvalidRequest
 
 _WITHOUT_THOUGHTS = re.compile(r"gemini-(1|2\.0)|gemma")
@@ -75,6 +75,8 @@ def unsaid(chat: Chat, model: str) -> list[str]:
         names.append("reasoning")
     if any(tool.strict for tool in chat.tools):
         names.append("tools.strict")
+    if keeps(chat.tools, chat.messages):
+        names.append("cache_control")
     return names
 
 
@@ -156,13 +158,17 @@ def _wire_part(part: Part) -> Json:
         case Text():
             return {"text": part.text}
         case Image(url=str(url)):
-            kind = mimetypes.guess_type(url.partition("?")[0])[0] or "image/jpeg"
-            return {"fileData": {"fileUri": url, "mimeType": kind}}
+            return {"fileData": {"fileUri": url, "mimeType": _kind_of(url, "image/jpeg")}}
         case Document(url=str(url)):
-            return {"fileData": {"fileUri": url, "mimeType": part.media_type}}
+            kind = part.media_type or _kind_of(url, "application/pdf")
+            return {"fileData": {"fileUri": url, "mimeType": kind}}
         case Image() | Document() | Audio():
             return {"inlineData": {"mimeType": part.media_type, "data": part.data}}
     raise TypeError(f"a message holds no {type(part).__name__}")
+
+
+def _kind_of(url: str, usual: str) -> str:
+    return mimetypes.guess_type(url.partition("?")[0])[0] or usual
 
 
 def _wire_result(result: ToolResult, names: dict[str, str]) -> list[Json]:
@@ -174,8 +180,8 @@ def _wire_result(result: ToolResult, names: dict[str, str]) -> list[Json]:
     text = text_of(result.parts)
     response = {"error": text} if result.is_error else parse_object(text)
     wire: Json = {"functionResponse": {"name": names[result.call_id], "response": response}}
-    images = [_wire_part(part) for part in result.parts if isinstance(part, Image)]
-    return [wire, *images]
+    shown = [_wire_part(part) for part in result.parts if not isinstance(part, Text)]
+    return [wire, *shown]
 
 
 def parse_object(text: str) -> Json:

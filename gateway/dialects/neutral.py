@@ -18,11 +18,19 @@ Effort = Literal["none", "minimal", "low", "medium", "high"]
 FinishReason = Literal["stop", "length", "tool_calls", "filter", "stop_sequence"]
 
 
-class Text(msgspec.Struct, frozen=True, tag="text"):
+class Cacheable(msgspec.Struct, frozen=True, kw_only=True):
+    """What may end a part of the prompt that the vendor is asked to keep, so that it need not be read
+    and paid for again: `cache_ttl` says how long ("5m", "1h"), None asks for nothing.
+    """
+
+    cache_ttl: str | None = None
+
+
+class Text(Cacheable, frozen=True, tag="text"):
     text: str
 
 
-class Image(msgspec.Struct, frozen=True, tag="image"):
+class Image(Cacheable, frozen=True, tag="image"):
     """An image by address, or inline as base64 `data` of `media_type`."""
 
     url: str | None = None
@@ -35,7 +43,7 @@ class Image(msgspec.Struct, frozen=True, tag="image"):
         return self.url or f"data:{self.media_type};base64,{self.data}"
 
 
-class Document(msgspec.Struct, frozen=True, tag="document"):
+class Document(Cacheable, frozen=True, tag="document"):
     """A file, inline as base64, or (with `data` empty) by address."""
 
     media_type: str
@@ -56,7 +64,7 @@ class Audio(msgspec.Struct, frozen=True, tag="audio"):
     data: str
 
 
-class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
+class ToolCall(Cacheable, frozen=True, tag="tool_call"):
     """`arguments` is JSON text, as the model wrote it."""
 
     id: str
@@ -64,9 +72,9 @@ class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
     arguments: str
 
 
-class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
+class ToolResult(Cacheable, frozen=True, tag="tool_result"):
     call_id: str
-    parts: list[Text | Image]
+    parts: list[Text | Image | Document]
     is_error: bool = False
 
 
@@ -95,7 +103,7 @@ class Message(msgspec.Struct, frozen=True):
     parts: list[Part]
 
 
-class Tool(msgspec.Struct, frozen=True):
+class Tool(Cacheable, frozen=True):
     name: str
     description: str | None
     parameters: Json
@@ -121,7 +129,8 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
-    """A request. `schema` is a JSON schema that the answer must follow, `schema_name` its name.
+    """A request. `schema` is a JSON schema that the answer must follow (may, if not `schema_strict`),
+    `schema_name` its name.
 
     `params` are further parameters under the names of OpenAI's chat (logprobs, verbosity…); a
     dialect says in its `params` for which it has a word. `unread` names the members of the client's
@@ -144,6 +153,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     schema: Json | None = None
     schema_name: str = "answer"
+    schema_strict: bool = True
     json_mode: bool = False
     params: Json = {}
     unread: list[str] = []

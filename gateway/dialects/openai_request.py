@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.dialects.json_schema import is_closed
 from gateway.dialects.neutral import (
     Audio,
     Chat,
@@ -31,18 +32,38 @@ from gateway.dialects.reading import (
     contents,
     effort_of,
     further,
+    keeps,
+    kept,
     member,
     read_calls,
     read_effort,
     read_result,
     required,
     split_data_url,
+    strangers,
 )
 from gateway.dialects.turns import function_call, split_turns
 from schemas.errors import InvalidRequest
 
 _STOP: Any = list[str] | str
 _ANY: Any = Any
+_PART = {
+    **dict.fromkeys(["type", "text", "refusal", "cache_control"]),
+    "image_url": {"url": None},
+    "input_audio": {"data": None, "format": None},
+    "file": {"file_data": None, "filename": None},
+}
+_MESSAGE = {
+    **dict.fromkeys(["role", "tool_call_id", "refusal", "cache_control"]),
+    **dict.fromkeys(["reasoning", "reasoning_content", "reasoning_details", "tool_calls"]),
+    "content": _PART,
+}
+_FUNCTION = dict.fromkeys(["name", "description", "parameters", "strict", "cache_control"])
+_TOOL = {"type": None, "function": _FUNCTION, "cache_control": None}
+_FORM = {"type": None, "json_schema": dict.fromkeys(["name", "schema", "strict"])}
+_ELSEWHERE = {"audio": "its transcript as text", "function_call": "'tool_calls'"}
+"""What an assistant's message may hold that the vendor keeps, or has long replaced."""
+_REPLACED = {"functions": "tools", "function_call": "tool_choice"}
 _KNOWN = frozenset(
     [
         "model",
@@ -97,10 +118,18 @@ def read(fields: Fields) -> Chat:
             "'n' must be 1: this target's provider gives one answer to a request",
             action="Send the request n times, or name a target of the same vendor.",
         )
+    for name, successor in _REPLACED.items():
+        if name in more:
+            raise InvalidRequest(
+                f"'{name}' is an old word that this target's provider does not know",
+                action=f"Say '{successor}' instead, or name a target of the same vendor.",
+            )
     form = member(fields, "response_format", dict) or {}
     schema = form.get("json_schema") if form.get("type") == "json_schema" else None
+    wires = required(fields, "messages", list[dict[str, Any]])
+    tools = member(fields, "tools", list[dict[str, Any]]) or []
     return Chat(
-        messages=read_messages(required(fields, "messages", list[dict[str, Any]])),
+        messages=read_messages(wires),
         stream=bool(member(fields, "stream", bool)),
         max_tokens=member(fields, "max_completion_tokens", int)
         or member(fields, "max_tokens", int),
@@ -111,14 +140,20 @@ def read(fields: Fields) -> Chat:
         presence_penalty=member(fields, "presence_penalty", float),
         reasoning=_reasoning(member(fields, "reasoning_effort", str)),
         stop=[stop] if isinstance(stop, str) else stop or [],
-        tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
+        tools=[_tool(tool) for tool in tools],
         tool_choice=tool_choice_of(fields),
         user=member(fields, "user", str),
         schema=schema.get("schema") if isinstance(schema, dict) else None,
         schema_name=str(schema.get("name") or "answer") if isinstance(schema, dict) else "answer",
+        schema_strict=not isinstance(schema, dict) or schema.get("strict") is True,
         json_mode=form.get("type") == "json_object",
         params={name: value for name, value in more.items() if name in PARAMS},
-        unread=[name for name in more if name not in PARAMS],
+        unread=[
+            *(name for name in more if name not in PARAMS),
+            *strangers(wires, _MESSAGE, "messages"),
+            *strangers(tools, _TOOL, "tools"),
+            *strangers(form, _FORM, "response_format"),
+        ],
     )
 
 
@@ -133,26 +168,36 @@ def read_messages(wires: list[Json]) -> list[Message]:
     """Read a list of messages. Raises InvalidRequest."""
     messages: list[Message] = []
     for number, wire in enumerate(wires):
-        where = f"messages[{number}]"
-        match wire.get("role"):
-            case "system" | "developer":
-                messages.append(
-                    Message("system", contents(wire.get("content"), f"{where}.content", _part))
-                )
-            case "user":
-                messages.append(
-                    Message("user", contents(wire.get("content"), f"{where}.content", _part))
-                )
-            case "assistant":
-                messages.append(Message("assistant", _assistant(wire, where)))
-            case "tool":
-                messages.append(Message("user", [read_result(wire, where, _part)]))
-            case role:
-                raise InvalidRequest(f"{where}.role is unknown: {role!r}")
+        message = _message(wire, f"messages[{number}]")
+        if "cache_control" in wire and message.parts:
+            *parts, last = message.parts
+            kept_last = last if isinstance(last, Audio | Thinking) else kept(last, wire)
+            message = Message(message.role, [*parts, kept_last])
+        messages.append(message)
     return messages
 
 
+def _message(wire: Json, where: str) -> Message:
+    match wire.get("role"):
+        case "system" | "developer":
+            return Message("system", contents(wire.get("content"), f"{where}.content", _part))
+        case "user":
+            return Message("user", contents(wire.get("content"), f"{where}.content", _part))
+        case "assistant":
+            return Message("assistant", _assistant(wire, where))
+        case "tool":
+            return Message("user", [read_result(wire, where, _part)])
+        case role:
+            raise InvalidRequest(f"{where}.role is unknown: {role!r}")
+
+
 def _assistant(wire: Json, where: str) -> list[Part]:
+    for name, instead in _ELSEWHERE.items():
+        if wire.get(name):
+            raise InvalidRequest(
+                f"{where}.{name} means nothing to this target's provider",
+                action=f"Send {instead}, or name a target of the same vendor.",
+            )
     parts: list[Part] = []
     reasoning = wire.get("reasoning_content") or wire.get("reasoning")
     details = wire.get("reasoning_details")
@@ -162,6 +207,8 @@ def _assistant(wire: Json, where: str) -> list[Part]:
         parts.append(Thinking(reasoning, vendor=""))
     if wire.get("content") is not None:
         parts += contents(wire["content"], f"{where}.content", _part)
+    if isinstance(refusal := wire.get("refusal"), str) and refusal:
+        parts.append(Text(refusal))
     return parts + read_calls(wire.get("tool_calls"), where)
 
 
@@ -187,22 +234,21 @@ def thoughts(details: list[Any]) -> list[Part]:
     return list(blocks)
 
 
-def _part(part: object, where: str) -> Part:
-    try:
-        match part:
-            case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
-                return Text(text)
-            case {"type": "image_url", "image_url": {"url": str(url)}}:
-                inline = split_data_url(url)
-                return Image(media_type=inline[0], data=inline[1]) if inline else Image(url=url)
-            case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(form)}}:
-                return Audio(f"audio/{form}", data)
-            case {"type": "file", "file": {"file_data": str(data), **rest}}:
-                inline = split_data_url(data) or ("application/pdf", data)
-                name = rest.get("filename")
-                return Document(inline[0], inline[1], name if isinstance(name, str) else None)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{where} is wrong: {error}") from error
+def _part(part: Any, where: str) -> Part:
+    match part:
+        case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
+            return kept(Text(text), part)
+        case {"type": "image_url", "image_url": {"url": str(url)}}:
+            inline = split_data_url(url)
+            image = Image(media_type=inline[0], data=inline[1]) if inline else Image(url=url)
+            return kept(image, part)
+        case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(form)}}:
+            return Audio(f"audio/{form}", data)
+        case {"type": "file", "file": {"file_data": str(data), **rest}}:
+            inline = split_data_url(data) or ("application/pdf", data)
+            name = rest.get("filename")
+            file = Document(inline[0], inline[1], name if isinstance(name, str) else None)
+            return kept(file, part)
     kind = part.get("type") if isinstance(part, dict) else None
     raise InvalidRequest(
         f"{where} has type {kind!r}, which this target's provider does not take",
@@ -220,7 +266,8 @@ def _tool(tool: Json) -> Tool:
         raise InvalidRequest(
             "'tools' holds a function without a name, or whose schema is no object"
         )
-    return Tool(name, function.get("description"), parameters, function.get("strict"))
+    read = Tool(name, function.get("description"), parameters, function.get("strict"))
+    return kept(kept(read, function), tool)
 
 
 def tool_choice_of(fields: Fields) -> ToolChoice | None:
@@ -270,7 +317,7 @@ def write(chat: Chat, model: str) -> bytes:
     if chat.tools:
         body |= _wire_tools(chat)
     if chat.schema is not None:
-        schema = {"name": chat.schema_name, "schema": chat.schema, "strict": True}
+        schema = {"name": chat.schema_name, "schema": chat.schema, "strict": is_strict(chat)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif chat.json_mode:
         body["response_format"] = {"type": "json_object"}
@@ -309,7 +356,24 @@ def unsaid(chat: Chat, model: str) -> list[str]:
     names = ["top_k"] if chat.top_k is not None else []
     if chat.reasoning is not None and not _REASONING_MODEL.search(model):
         names.append("reasoning")
-    return names
+    return names + not_carried(chat)
+
+
+def is_strict(chat: Chat) -> bool:
+    """Whether the vendor can be held to a request's schema."""
+    return chat.schema is not None and chat.schema_strict and is_closed(chat.schema)
+
+
+def not_carried(chat: Chat) -> list[str]:
+    """Return the names of what neither of the vendor's dialects has a word for, or follows as asked."""
+    parts = [part for message in chat.messages for part in message.parts]
+    told = {
+        "schema.strict": chat.schema is not None and chat.schema_strict and not is_strict(chat),
+        "tools.strict": any(tool.strict and not is_closed(tool.parameters) for tool in chat.tools),
+        "tool_result.is_error": any(isinstance(it, ToolResult) and it.is_error for it in parts),
+        "cache_control": keeps(chat.tools, chat.messages),
+    }
+    return [name for name, left_out in told.items() if left_out]
 
 
 def _wire_result(result: ToolResult) -> Json:
@@ -359,5 +423,5 @@ def _wire_tool(tool: Tool) -> Json:
     if tool.description is not None:
         function["description"] = tool.description
     if tool.strict is not None:
-        function["strict"] = tool.strict
+        function["strict"] = tool.strict and is_closed(tool.parameters)
     return {"type": "function", "function": function}

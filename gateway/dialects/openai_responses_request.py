@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.dialects.json_schema import is_closed
 from gateway.dialects.neutral import (
     Audio,
     Chat,
@@ -24,7 +25,7 @@ from gateway.dialects.neutral import (
     ToolResult,
     text_of,
 )
-from gateway.dialects.openai_request import tool_choice_of
+from gateway.dialects.openai_request import is_strict, not_carried, tool_choice_of
 from gateway.dialects.openai_responses_wire import (
     VENDOR,
     WireItem,
@@ -38,7 +39,9 @@ from gateway.dialects.reading import (
     member,
     read_effort,
     required,
+    shown,
     split_data_url,
+    strangers,
 )
 from schemas.errors import InvalidRequest
 
@@ -50,6 +53,20 @@ _KNOWN = frozenset(
         "parallel_tool_calls", "user", "text", "reasoning", "include", "truncation",
     ]
 )  # fmt: skip
+_PART = dict.fromkeys(
+    ["type", "text", "refusal", "image_url", "file_data", "file_url", "filename", "input_audio"]
+)
+_ITEM = {
+    **dict.fromkeys(["type", "id", "status", "role", "call_id", "name", "arguments", "phase"]),
+    **dict.fromkeys(["summary", "encrypted_content"]),
+    "content": _PART,
+    "output": _PART,
+}
+_TOOL = dict.fromkeys(["type", "name", "description", "parameters", "strict"])
+_TEXT = {
+    "verbosity": None,
+    "format": dict.fromkeys(["type", "name", "schema", "strict"]),
+}
 KEPT_BY_VENDOR = ("previous_response_id", "conversation", "prompt", "background")
 """Members that refer to what their vendor keeps."""
 PARAMS = frozenset(
@@ -80,23 +97,29 @@ def read(fields: Fields) -> Chat:
         more["verbosity"] = text["verbosity"]
     include = set(member(fields, "include", list[str]) or []) - {ENCRYPTED}
     is_schema = form.get("type") == "json_schema"
+    items = required(fields, "input", _ANY)
+    tools = member(fields, "tools", list[dict[str, Any]]) or []
     return Chat(
-        messages=[*_instructions(fields), *read_input(required(fields, "input", _ANY))],
+        messages=[*_instructions(fields), *read_input(items)],
         stream=bool(member(fields, "stream", bool)),
         max_tokens=member(fields, "max_output_tokens", int),
         temperature=member(fields, "temperature", float),
         top_p=member(fields, "top_p", float),
         reasoning=_reasoning(reasoning),
-        tools=[_tool(tool) for tool in member(fields, "tools", list[dict[str, Any]]) or []],
+        tools=[_tool(tool) for tool in tools],
         tool_choice=tool_choice_of(fields),
         user=member(fields, "user", str),
         schema=form.get("schema") if is_schema else None,
         schema_name=str(form.get("name") or "answer") if is_schema else "answer",
+        schema_strict=form.get("strict") is not False,
         json_mode=form.get("type") == "json_object",
         params={name: value for name, value in more.items() if name in PARAMS},
         unread=[
             *(name for name in more if name not in PARAMS),
             *(f"include.{name}" for name in sorted(include)),
+            *strangers(items, _ITEM, "input"),
+            *strangers(tools, _TOOL, "tools"),
+            *strangers(text, _TEXT, "text"),
         ],
     )
 
@@ -141,8 +164,7 @@ def _item(item: Any, where: str) -> Message:
             return Message("assistant", [call])
         case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
             parts = contents(output, f"{where}.output", _part)
-            seen = [part for part in parts if isinstance(part, Text | Image)]
-            return Message("user", [ToolResult(call_id, seen)])
+            return Message("user", [ToolResult(call_id, shown(parts, f"{where}.output"))])
         case {"type": "reasoning"}:
             try:
                 return Message("assistant", [thinking_of(_read_item(msgspec.json.encode(item)))])
@@ -232,13 +254,13 @@ def unsaid(chat: Chat) -> list[str]:
         names.append("stop")
     if chat.max_tokens is not None and chat.max_tokens < OUTPUT_MIN:
         names.append("max_tokens")
-    return names
+    return names + not_carried(chat)
 
 
 def _wire_text(chat: Chat) -> Json:
     text: Json = {}
     if chat.schema is not None:
-        named = {"name": chat.schema_name, "schema": chat.schema, "strict": True}
+        named = {"name": chat.schema_name, "schema": chat.schema, "strict": is_strict(chat)}
         text["format"] = {"type": "json_schema", **named}
     elif chat.json_mode:
         text["format"] = {"type": "json_object"}
@@ -316,7 +338,7 @@ def _wire_tool(tool: Tool) -> Json:
     wire: Json = {"type": "function", "name": tool.name, "parameters": tool.parameters}
     if tool.description is not None:
         wire["description"] = tool.description
-    return {**wire, "strict": bool(tool.strict)}
+    return {**wire, "strict": bool(tool.strict) and is_closed(tool.parameters)}
 
 
 def _wire_choice(choice: ToolChoice) -> Json:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import base64
 import re
 import struct
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 
 from gateway.dialects.neutral import (
+    Cacheable,
+    Document,
     Effort,
     Embed,
     Fields,
     Image,
     Json,
+    Message,
     Part,
     Reasoning,
     Text,
+    Tool,
     ToolCall,
     ToolResult,
 )
@@ -40,6 +44,11 @@ from schemas.errors import (
 )
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Cacheable)
+Shape = Mapping[str, Any]
+"""Which members of an object are read: None where all of one is, else the shape of what it holds (of
+each entry of a list).
+"""
 _CONTEXT = re.compile(
     r"context.?(length|window|size)|too many tokens|(prompt|input) is too long|maximum.*tokens",
     re.IGNORECASE,
@@ -63,6 +72,9 @@ _FILE = re.compile(r"\b(file|container|response|conversation)\b", re.IGNORECASE)
 """What else a request names and a provider may not find: that is the caller's own."""
 _DATA_URL = re.compile(r"data:([\w.+/-]+)?((?:;[\w=+.-]+)*?);base64,", re.IGNORECASE)
 _ASKS_NOTHING = frozenset({b"null", b"false", b"0", b"0.0", b"[]", b"{}", b'""'})
+_NOTHING: tuple[Any, ...] = (None, False, 0, [], {}, "", "auto")
+CACHE_TTL = "5m"
+"""How long a vendor keeps a part of a prompt, unless it is told."""
 MESSAGE_CHARS_MAX = 2_000
 EFFORT_TOKENS: dict[Effort, int] = {
     "none": 0,
@@ -131,6 +143,47 @@ def unread(fields: Fields, known: frozenset[str]) -> list[str]:
     ]
 
 
+def strangers(value: object, shape: Shape, place: str) -> list[str]:
+    """Return the places of the members that nobody reads and that ask for something, each once."""
+    if isinstance(value, list):
+        found = [name for entry in value for name in strangers(entry, shape, place)]
+        return list(dict.fromkeys(found))
+    if not isinstance(value, dict):
+        return []
+    names: list[str] = []
+    for name, inner in value.items():
+        if name not in shape:
+            names += [f"{place}.{name}"] if inner not in _NOTHING else []
+        elif (inside := shape[name]) is not None:
+            names += strangers(inner, inside, f"{place}.{name}")
+    return names
+
+
+def kept(part: C, wire: Json) -> C:
+    """Return a part with its wire's mark that the prompt up to here is to be kept."""
+    control = wire.get("cache_control")
+    if not isinstance(control, dict):
+        return part
+    return msgspec.structs.replace(part, cache_ttl=str(control.get("ttl") or CACHE_TTL))
+
+
+def keeps(tools: Iterable[Tool], messages: Iterable[Message]) -> bool:
+    """Whether any part of a prompt is to be kept."""
+    parts = [part for message in messages for part in message.parts]
+    return any(isinstance(it, Cacheable) and it.cache_ttl for it in (*tools, *parts))
+
+
+def shown(parts: list[Part], where: str) -> list[Text | Image | Document]:
+    """Return what a tool gave back. Raises InvalidRequest for what none can give."""
+    known = [part for part in parts if isinstance(part, Text | Image | Document)]
+    if len(known) < len(parts):
+        raise InvalidRequest(
+            f"{where} holds something that is neither text, image nor file",
+            action="Give results of tools as texts, images or files.",
+        )
+    return known
+
+
 def asks(fields: Fields, name: str) -> bool:
     """Whether a member is there and asks for something."""
     return name in fields and bytes(fields[name]).strip() not in _ASKS_NOTHING
@@ -183,7 +236,7 @@ def read_result(wire: Json, where: str, read: Callable[[Any, str], Part]) -> Too
     if not isinstance(call_id, str):
         raise InvalidRequest(f"{where}.tool_call_id is missing")
     parts = contents(wire.get("content"), f"{where}.content", read)
-    return ToolResult(call_id, [part for part in parts if isinstance(part, Text | Image)])
+    return ToolResult(call_id, shown(parts, f"{where}.content"))
 
 
 class _WireFunction(msgspec.Struct):

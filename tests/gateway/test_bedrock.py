@@ -317,9 +317,9 @@ def test_bad_requests_are_named(body: Any) -> None:
         BEDROCK.read_request(fields(body) | said())
 
 
-def test_cache_points_and_unknown_members_are_said_to_be_lost() -> None:
+def test_a_stray_cache_point_and_unknown_members_are_said_to_be_lost() -> None:
     body = {
-        "messages": [{"role": "user", "content": [{"text": "a"}, {"cachePoint": {}}]}],
+        "messages": [{"role": "user", "content": [{"cachePoint": {}}, {"text": "a"}]}],
         "guardrailConfig": {"guardrailIdentifier": "g"},
         "additionalModelRequestFields": {"top_k": 5, "other": 1},
         "outputConfig": {"effort": "high"},

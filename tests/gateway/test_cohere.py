@@ -105,8 +105,11 @@ def test_requests_of_others(front: Dialect) -> None:
     there = front.read_request(read_object(front.write_request(chat, "m", None)))
     back = json.loads(COHERE.write_request(there, MODEL, None))
     asked = WHOLE["request"]
-    for name in ("tools", "tool_choice", "response_format", "max_tokens", "stop_sequences"):
+    for name in ("tools", "tool_choice", "max_tokens", "stop_sequences"):
         assert back[name] == asked[name]
+    schema = asked["response_format"]["json_schema"]
+    written = schema if front is OPENAI else {**schema, "additionalProperties": False}
+    assert back["response_format"] == {"type": "json_object", "json_schema": written}
     mine, theirs = back["messages"], asked["messages"]
     assert mine[:2] == theirs[:2]
     assert mine[3:] == theirs[3:]

@@ -163,10 +163,11 @@ def test_structured_output_crosses_over() -> None:
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
     body = {"model": "x", "messages": [], "response_format": form}
     wire = translated(OPENAI, ANTHROPIC, body)
-    assert wire["output_config"] == {"format": {"type": "json_schema", "schema": SCHEMA}}
+    closed = {**SCHEMA, "additionalProperties": False}
+    assert wire["output_config"] == {"format": {"type": "json_schema", "schema": closed}}
     assert wire["max_tokens"] > 0
     back = translated(ANTHROPIC, OPENAI, {**wire, "messages": []})
-    assert back["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert back["response_format"]["json_schema"]["schema"] == closed
 
 
 def test_signed_thinking_survives_and_unsigned_is_left_out() -> None:

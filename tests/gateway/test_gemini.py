@@ -155,7 +155,8 @@ def test_requests_of_others(front: Dialect) -> None:
     assert signature == "skip_thought_signature_validator"
     assert back["tools"] == WHOLE["request"]["tools"]
     assert back["systemInstruction"] == WHOLE["request"]["systemInstruction"]
-    assert back["generationConfig"]["responseJsonSchema"] == SCHEMA
+    schema = back["generationConfig"]["responseJsonSchema"]
+    assert schema == (SCHEMA if front is OPENAI else {**SCHEMA, "additionalProperties": False})
     assert back["contents"][0] == contents[0]
 
 
