@@ -50,11 +50,12 @@ def shown(kind: Kind[Any, Any], event: Any) -> dict[str, Any]:
 
 
 def _key(desk: Desk, kind: Kind[Any, Any], entity_id: str) -> str:
-    """The key of what a path names; a price without its ``@DATE`` is the one in force."""
-    if kind is entities.PRICE and "@" not in entity_id:
-        event = entities.in_force(entity_id, desk.commands.view(kind.event).entries.values())
-        entity_id = entity_id if event is None else kind.identify(event)
-    return kind.key(entity_id, None)
+    """The key of what a path names; a price without its ``@MICROSECONDS`` is the one in force."""
+    view, key = desk.commands.view(kind.event), kind.key(entity_id, None)
+    if kind is entities.PRICE and view.get(key) is None:
+        event = entities.in_force(entity_id, view.entries.values())
+        return key if event is None else event.key
+    return key
 
 
 def _models(kind: Kind[Any, Any]) -> tuple[type[BaseModel], type[BaseModel], type[BaseModel]]:
@@ -166,7 +167,7 @@ def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
         table = merged(kind.table(event), body)
         if expected_version not in {None, event.entity_version}:
             raise Conflict(f"{event.key} has version {event.entity_version}")
-        return await put(request, entity_id, table, event.entity_version, "change")
+        return await put(request, kind.identify(event), table, event.entity_version, "change")
 
     async def remove(request: Request, entity_id: str, expected_version: Expected = None) -> Any:
         accepted = await desk.commands.delete(

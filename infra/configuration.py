@@ -104,7 +104,7 @@ def plan(document: Document, commands: Commands, name: str) -> Plan:
     for reference in reversed(previous.manages if previous else []):
         if reference in made.manages:
             continue
-        if reference.partition("|")[2].partition("@")[0] in wanted.prices:
+        if entities.price_name(reference.partition("|")[2]) in wanted.prices:
             made.manages.append(reference)  # what a model used to cost stays known
         else:
             made.steps += _removal(reference, commands)
@@ -208,7 +208,7 @@ def export(commands: Commands) -> Document:
     for kind in KINDS:
         events = sorted(commands.view(kind.event).entries.values(), key=kind.identify)
         tables[kind.plural] = {
-            kind.identify(event).partition("@")[0]: kind.table(event)
+            entities.price_name(kind.identify(event)): kind.table(event)
             for event in events
             if not _is_own(event)
         }

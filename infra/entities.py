@@ -1,6 +1,7 @@
 """What can be administered: for each kind its table, its event, and the way from one to the other."""
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -44,6 +45,9 @@ TENANTS = ("organization", "team", "project", "user", "cost_center")
 BY_HAND = "administrator"
 """The source of prices that are in no list."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SINCE = re.compile(r"@(0|-?\d{9,16})$")
+"""What ends the id of a price: since when it holds, in microseconds. Models have dates of their own
+(``claude-sonnet-4-5@20250929``), which are shorter."""
 _VENDORS = {vendor.name: vendor for vendor in VENDORS}
 _USD = ("daily_limit", "monthly_limit", "total_limit")
 _PER_MILLION = ("input", "cached_input", "cache_write_input", "output")
@@ -216,8 +220,13 @@ def _limit_table(event: LimitChanged) -> LimitTable:
     return LimitTable(**_without(event, "limit_id"))
 
 
+def price_name(price: str) -> str:
+    """Return the `provider/model` of a price's id, which may go on with ``@MICROSECONDS``."""
+    return _SINCE.sub("", price)
+
+
 def _price_fields(price: str, table: PriceTable) -> dict[str, Any]:
-    provider, slash, model = price.partition("@")[0].partition("/")
+    provider, slash, model = price_name(price).partition("/")
     if not (provider and slash and model):
         raise ValidationFailed(f"a price is named provider/model, not {price!r}")
     prices = {
@@ -264,7 +273,18 @@ def in_force(price: str, known: Iterable[PriceChanged]) -> PriceChanged | None:
 
 
 def dated(price: str, table: PriceTable, known: Iterable[PriceChanged]) -> PriceTable:
-    """A price that does not say since when holds from now on, or since it was first said so."""
+    """A price that does not say since when holds from now on, or since it was first said so.
+
+    Raises ValidationFailed where its id says another time than its table.
+    """
+    if (since := _SINCE.search(price)) is not None:
+        said = EPOCH + timedelta(microseconds=int(since.group(1)))
+        if table.valid_from not in {None, said}:
+            raise ValidationFailed(
+                f"the price {price} holds since {said.isoformat()}",
+                details=["valid_from: another time is another price, made under its name alone"],
+            )
+        return table.model_copy(update={"valid_from": said})
     if table.valid_from is not None:
         return table
     event = in_force(price, known)
@@ -276,9 +296,9 @@ def dated(price: str, table: PriceTable, known: Iterable[PriceChanged]) -> Price
 
 
 def _price_key(price: str, table: PriceTable | None) -> str:
-    if table is None or "@" in price:
+    if table is None:
         return price
-    return f"{price}@{microseconds(table.valid_from)}"
+    return f"{price_name(price)}@{microseconds(table.valid_from)}"
 
 
 # --- all of them -------------------------------------------------------------------------------

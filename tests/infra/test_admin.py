@@ -159,6 +159,28 @@ async def test_a_price_holds_from_now_on_unless_it_says_since_when(desk: Control
     assert (await desk.call("GET", place)).body["price_version"] == "a"  # that was in force before
 
 
+async def test_a_price_is_found_under_the_id_that_its_making_told(desk: Control) -> None:
+    body = {"input_usd_per_million": 1, "output_usd_per_million": 2}
+    # What follows an @ in the name is the model's own date, as Google's cloud writes it.
+    name = f"p/{uuid7()}@20250929"
+    made = (await desk.call("POST", "/admin/prices", {"id": name, **body})).body
+    assert made["id"].startswith(f"{name}@")
+    prices = desk.administration.commands.view(PriceChanged)
+    assert prices.entries[made["id"]].model == name.partition("/")[2]
+    for entity_id in (made["id"], name):
+        place = f"/admin/prices/{entity_id}"
+        assert (await desk.call("GET", place)).body["id"] == made["id"]
+        changed = await desk.call("PATCH", place, {"price_version": "x"})
+        assert (changed.status, changed.body["id"]) == (200, made["id"])
+        refused = await desk.call("PATCH", place, {"valid_from": "2026-01-01T00:00:00Z"})
+        assert refused.status == 422
+        assert "another price" in refused.body["error"]["details"][0]
+    replaced = await desk.put(f"/admin/prices/{made['id']}", body)
+    assert (replaced.status, replaced.body["id"]) == (200, made["id"])
+    assert (await desk.call("DELETE", f"/admin/prices/{made['id']}")).status in {200, 202}
+    assert (await desk.call("GET", f"/admin/prices/{name}")).status == 404
+
+
 async def test_an_empty_id_names_nothing(desk: Control) -> None:
     for plural in ("providers", "routes", "limits"):
         answer = await desk.call("PUT", f"/admin/{plural}/%20", BODIES[plural])

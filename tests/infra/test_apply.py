@@ -156,8 +156,11 @@ async def test_what_others_changed_since_is_not_overwritten_in_silence(desk: Con
 async def test_what_is_exported_changes_nothing_when_it_is_applied(desk: Control) -> None:
     mark = uuid7()
     await apply(desk, file(mark))
+    dated = f"{mark}/claude@20250929"
+    await desk.put(f"/admin/targets/{dated}", {})
     exported = await desk.get("/admin/config")
     assert mark in exported["keys"]
+    assert dated in exported["targets"]
     again = await apply(desk, exported, name=f"export-{mark}", dry_run=True)
     assert again.body["changes"] == []
 
