@@ -263,7 +263,8 @@ class App:
             raise _starting()
         key = authenticate(client, self._state).key
         body = await client.body(FEEDBACK_BYTES_MAX)
-        status, headers, answer = await self._durability.feedback.handle(body, key, request_id)
+        desk, knows = self._durability.feedback, self._state.knows
+        status, headers, answer = await desk.handle(body, key, request_id, knows)
         await client.whole(status, [*headers, (b"x-weir-request-id", request_id.encode())], answer)
 
     async def _files_and_batches(self, client: Client) -> bool:

@@ -7,6 +7,7 @@ these are away.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -158,10 +159,11 @@ class FeedbackDesk:
         self._users = users or NoUserContext()
 
     async def handle(
-        self, body: bytes, key: KeyChanged, request_id: str
+        self, body: bytes, key: KeyChanged, request_id: str, knows: Callable[[str], bool]
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Record feedback; return status 201, headers and ``{"id"}`` once it is written.
 
+        `knows` says of a model's name whether it is one of ours: others are recorded all the same.
         Invalid feedback gives 422 with every error (FB-03). Raises InvalidRequest for a body that
         is no JSON object, OutboxFull when there is no room.
         """
@@ -172,7 +174,7 @@ class FeedbackDesk:
         except RecursionError as error:
             raise InvalidRequest("the body is nested too deeply") from error
         errors: list[str] = []
-        event = self._event(Form(fields, errors), key)
+        event = self._event(Form(fields, errors), key, knows)
         headers = [(b"content-type", b"application/json")]
         if event is None:
             return ValidationFailed.status, headers, _refusal(errors, request_id)
@@ -183,7 +185,9 @@ class FeedbackDesk:
         answer = {"id": event.feedback_id, "is_valid": True, "errors": []}
         return 201, headers, msgspec.json.encode(answer)
 
-    def _event(self, form: Form, key: KeyChanged) -> FeedbackRecorded | None:
+    def _event(
+        self, form: Form, key: KeyChanged, knows: Callable[[str], bool]
+    ) -> FeedbackRecorded | None:
         """Return the event, None when the form gathered errors."""
         kind = form.kind("feedback_type")
         texts: dict[str, Any] = {
@@ -215,7 +219,7 @@ class FeedbackDesk:
         }
         if form.errors:
             return None
-        feedback_id = uuid7()
+        feedback_id, model_id = uuid7(), fields["model_id"]
         sealed = self._recorder.sealer.seal(user_id, msgspec.json.encode(texts), feedback_id)
         return FeedbackRecorded(
             event_id=uuid7(),
@@ -229,6 +233,7 @@ class FeedbackDesk:
             data_key_id=sealed.data_key_id,
             nonce=sealed.nonce,
             ciphertext=sealed.ciphertext,
+            model_known=model_id is not None and knows(model_id),
             **fields,
         )
 

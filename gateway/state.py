@@ -211,6 +211,17 @@ class GatewayState:
         self._health_cache[target_id] = (generation, period, health)
         return health
 
+    def knows(self, model: str) -> bool:
+        """Whether a name means something here: a route, a target with or without its provider, or one
+        that nobody lists and that was called all the same.
+        """
+        return (
+            model in self.routes
+            or model in self.targets
+            or model in self._health_index()
+            or any(target.model == model for target in self.targets.values())
+        )
+
     def circuit(self, target_id: str) -> CircuitChanged | None:
         """Return what the stream processor last decided of a target's circuit."""
         return self._circuits.get(target_id)

@@ -1,7 +1,7 @@
 -- projection: feedback
 -- One row per piece of feedback. Its texts stay sealed; GET /api/v1/feedback opens them.
 -- event: weir.llm.feedback.recorded
--- version: 1
+-- version: 2
 -- grain: event_id
 -- audit recorded_once: SELECT feedback_id FROM feedback GROUP BY feedback_id HAVING count(*) > 1
 -- audit score_in_range: SELECT event_id FROM feedback WHERE NOT satisfaction_score BETWEEN -1 AND 1
@@ -28,6 +28,7 @@ SELECT
     data_key_id,
     nonce,
     ciphertext,
+    model_known,
     log_topic,
     log_partition,
     log_offset,

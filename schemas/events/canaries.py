@@ -22,7 +22,7 @@ class CanaryCursor(CursorRow, frozen=True, kw_only=True):
 
 
 class CanaryRow(TableRow, frozen=True, kw_only=True):
-    """Calls that were drawn for a `side` (canary or baseline) of a `trial`, by their first attempt.
+    """Calls of a week that were drawn for a `side` (canary or baseline) of a `trial`, by their first attempt.
 
     Whoever answers after a failure is another experiment. The calls ended within
     [first_us, last_us]. `failures` of `calls` failed, as in health; of the others `latency` is a

@@ -14,11 +14,14 @@ class FeedbackRecorded(Event, frozen=True, kw_only=True):
 
     The texts (original_prompt, model_response, corrected_response, user_context, metadata) are
     sealed together as JSON; what folds and projections need stays in the open.
-    `satisfaction_score` lies in −1..1; `feedback_type` is a word of FB-02.
+    `satisfaction_score` lies in −1..1; `feedback_type` is a word of FB-02. `model_id` is what the caller
+    said; `model_known` whether it named something of ours then: a caller may write anything, and tables
+    have no row for what does not exist.
     """
 
     topic = FEEDBACK
     type = "weir.llm.feedback.recorded"
+    version = 2
 
     feedback_id: str
     request_id: str | None = None
@@ -40,6 +43,7 @@ class FeedbackRecorded(Event, frozen=True, kw_only=True):
     data_key_id: str
     nonce: bytes
     ciphertext: bytes
+    model_known: bool = True
 
     @property
     def key(self) -> str:

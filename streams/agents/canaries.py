@@ -1,7 +1,8 @@
 """How each canary fares beside its baseline (EVT-04): an experiment, since chance draws who gets it.
 
 Calls say themselves which trials they were drawn into; what was called by name, or as a failover,
-takes part in none. A trial is a canary at one share, so a growing share begins another.
+takes part in none. A trial is a canary at one share, so a growing share begins another. Each week of
+a side is a row of its own, and gone after a quarter of a year: nobody says when a trial is over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from schemas.histogram import bucket_of
 from schemas.rewards import LOG_UNITS
 from streams.agents.health import CALLERS_OWN
 from streams.fold import NOTHING, Fold
+from streams.windows import Window
+
+WINDOW = Window("canaries", keep=13, seconds=7 * 86_400)
 
 
 class Contribution(NamedTuple):
@@ -59,7 +63,7 @@ def split(event: ResponseCompleted) -> Iterator[tuple[str, Contribution]]:
     cost = event.cost_nano_usd if len(event.attempts) == 1 else None
     for trial, side in sorted(event.trials.items()):
         given = Contribution(trial, side, event.occurred_at_us, attempt, cost)
-        yield f"{trial}|{side}", given
+        yield WINDOW.block(f"{trial}|{side}", event.occurred_at_us), given
 
 
 def apply(state: Sums, given: Contribution) -> Sequence[Event]:
@@ -90,6 +94,12 @@ def _log(value: int) -> int:
     return round(LOG_UNITS * math.log(max(1, value)))
 
 
+def expires(entity: str) -> int | None:
+    """Return when a week's row is swept, Unix µs; None for rows from before each week had its own."""
+    start_s = entity.rpartition("@")[2]
+    return WINDOW.expires(entity) if start_s.isdecimal() else None
+
+
 def freeze(state: Sums) -> dict[str, Any]:
     """Return the sums, the histogram in order."""
     fields = {name: getattr(state, name) for name in Sums.__slots__}
@@ -112,5 +122,6 @@ CANARIES = Fold(
     apply=apply,
     freeze=freeze,
     thaw=thaw,
+    expires=expires,
     wait_s=1.0,
 )

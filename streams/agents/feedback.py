@@ -31,7 +31,7 @@ class State:
 def split(event: FeedbackRecorded) -> Iterator[tuple[str, int]]:
     """Yield the moment (Unix µs) under every scope that the feedback counts in."""
     yield ALL, event.occurred_at_us
-    if event.model_id:
+    if event.model_id and event.model_known:
         yield f"model:{event.model_id}", event.occurred_at_us
     if event.task_type in TASK_TYPES:  # callers' own words may be endless
         yield f"task:{event.task_type}", event.occurred_at_us

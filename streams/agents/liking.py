@@ -24,7 +24,7 @@ State = dict[int, list[int]]
 
 def split(event: FeedbackRecorded) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield the block and the satisfaction under the target's task and under all tasks."""
-    if event.model_id is None or "/" not in event.model_id:
+    if event.model_id is None or "/" not in event.model_id or not event.model_known:
         return
     liked = satisfaction_of(event)
     for entity in sorted(entities_of(event.task_type, event.model_id)):

@@ -41,7 +41,7 @@ class Block:
 
 def split(event: FeedbackRecorded) -> Iterator[tuple[str, Contribution]]:
     """Yield the slots of the target that the feedback falls into."""
-    if event.model_id is None or "/" not in event.model_id:
+    if event.model_id is None or "/" not in event.model_id or not event.model_known:
         return
     satisfaction = satisfaction_of(event)
     for name, slot in slots(event.model_id, event.occurred_at_us):

@@ -51,7 +51,9 @@ class Desk:
 
     async def post(self, body: Any) -> tuple[int, dict[str, Any]]:
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        status, headers, answer = await self.desk.handle(data, KEY, "req-1")
+        status, headers, answer = await self.desk.handle(
+            data, KEY, "req-1", {"openai/gpt"}.__contains__
+        )
         assert (b"content-type", b"application/json") in headers
         return status, msgspec.json.decode(answer)
 
@@ -203,6 +205,16 @@ async def test_a_user_context_provider_enriches(desk: Desk) -> None:
     [event] = desk.recorded()
     assert event.user_segment == "gold"
     assert desk.texts(event)["user_context"] == ["knows u1"]
+
+
+@pytest.mark.req("FB-01")
+@pytest.mark.parametrize(("model", "known"), [("openai/gpt", True), ("openai/none", False)])
+async def test_whether_a_model_exists_is_recorded_with_what_was_said_of_it(
+    desk: Desk, model: str, known: bool
+) -> None:
+    status, _ = await desk.post({**GOOD, "model_id": model})
+    [event] = desk.recorded()
+    assert (status, event.model_id, event.model_known) == (201, model, known)
 
 
 async def test_texts_are_not_in_the_open(desk: Desk) -> None:

@@ -299,3 +299,15 @@ async def test_a_cache_of_another_cluster_is_dropped(tmp_path: Path, log: KafkaL
     assert state.load()
     await following(state, log)
     assert "foreign" not in state.keys.entries
+
+
+@pytest.mark.req("FB-01")
+def test_names_that_mean_something_are_known() -> None:
+    state = GatewayState()
+    there = {"enabled": True, "deleted": False}
+    target = msgspec.structs.replace(sample(TargetChanged), provider="a", model="m", **there)
+    route = msgspec.structs.replace(sample(RouteChanged), name="r", **there)
+    called = msgspec.structs.replace(sample(HealthRow), entity="a/unlisted", partition=0)
+    feed(state, target, route, called)
+    assert all(state.knows(name) for name in ("r", "m", "a/m", "a/unlisted"))
+    assert not state.knows("a/invented")

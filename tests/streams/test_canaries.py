@@ -4,6 +4,7 @@ import math
 import random
 from statistics import fmean, pvariance
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,7 +12,8 @@ from schemas.canaries import compared, side_of
 from schemas.events.canaries import BASELINE, CANARY, CanaryRow, trial_of
 from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.statistics import MEANS_MIN, Moments, means_differ_always
-from streams.agents.canaries import CANARIES
+from streams.agents.canaries import CANARIES, expires
+from tests.streams.harness import folded, records
 
 TRIALS = (trial_of("d1", 10), trial_of("d2", 25))
 
@@ -120,3 +122,29 @@ def test_few_values_and_no_values_decide_nothing() -> None:
     few = Moments(MEANS_MIN - 1, 1.0, 1.0)
     assert means_differ_always(few, Moments(1_000, 900.0, 900.0)) == 1.0
     assert means_differ_always(Moments(50, 0.0, 0.0), Moments(50, 50.0, 50.0)) < 1e-6
+
+
+@pytest.mark.req("EVT-04")
+def test_a_trial_leaves_no_row_once_a_quarter_of_a_year_has_passed() -> None:
+    week_s = 7 * 86_400
+    event = call(random.Random(1), 0)
+    old, other = trial_of("old", 10), trial_of("new", 10)
+    events = [
+        msgspec.structs.replace(
+            event,
+            occurred_at_us=event.occurred_at_us + week * week_s * 1_000_000,
+            attempts=[Attempt("a/m", "success", None, None, 1_000, None)],
+            trials={trial: CANARY},
+        )
+        for week, trial in ((0, old), (1, old), (12, other), (13, other), (14, other))
+    ]
+
+    def kept(upto: int) -> list[tuple[str, int]]:
+        table = folded(CANARIES, [records(CANARIES, events[:upto])])
+        found = [row for row in table.rows.values() if isinstance(row, CanaryRow)]
+        return sorted((row.trial, row.calls) for row in found)
+
+    assert kept(3) == [(other, 1), (old, 1), (old, 1)]
+    assert kept(4) == [(other, 1), (other, 1), (old, 1)]
+    assert kept(5) == [(other, 1), (other, 1), (other, 1)]
+    assert expires(f"{old}|{CANARY}") is None  # as rows were named before

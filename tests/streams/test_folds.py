@@ -13,10 +13,15 @@ from hypothesis import strategies as st
 from schemas.codec import decode
 from schemas.discovery import discover
 from schemas.event import Event
+from schemas.events.feedback import FeedbackRecorded
 from schemas.events.llm import Attempt, CostEntry, ResponseCompleted
 from schemas.events.tables import CursorRow, TableRow
 from schemas.log import Record, partition_of
+from schemas.publish import sample
+from streams.agents.feedback import FEEDBACK
 from streams.agents.health import HEALTH
+from streams.agents.liking import LIKING
+from streams.agents.opinions import OPINIONS
 from streams.agents.spend import SPEND
 from streams.fold import AnyFold, Fold
 from streams.partition import PartitionFold
@@ -201,3 +206,16 @@ def test_a_callers_mistake_and_a_leaving_client_are_no_failures_of_the_target() 
     assert (bucket.calls, bucket.failures) == (3, 1)
     assert bucket.errors == {"cancelled": 1, "context": 1, "server": 1}
     assert sum(bucket.latency.values()) == 1
+
+
+@pytest.mark.req("FB-01", "RT-14")
+@pytest.mark.parametrize("fold", [FEEDBACK, LIKING, OPINIONS], ids=lambda fold: str(fold.name))
+def test_names_that_callers_invent_get_no_rows(fold: AnyFold) -> None:
+    said = msgspec.structs.replace(sample(FeedbackRecorded), model_id="a/one", task_type="code")
+    invented = [
+        msgspec.structs.replace(said, model_id=f"a/{number}", model_known=False)
+        for number in range(50)
+    ]
+    alone = folded(fold, [records(fold, [said])]).rows.keys()
+    assert folded(fold, [records(fold, [*invented, said])]).rows.keys() == alone
+    assert any(b"a/one" in key for key in alone)
