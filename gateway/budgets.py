@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.admission import Admitted
 from gateway.bounds import Bound, bound
-from gateway.escrow import Escrow, Lease, left, smallest_limit, terms_of
+from gateway.escrow import Escrow, Lease, left, no_terms, smallest_limit, terms_of
 from gateway.ledger import total
 from gateway.outbox import RESERVED, Outbox
 from gateway.state import GatewayState, Index
@@ -42,6 +42,8 @@ GLOBAL = "global"
 PROVIDER = "provider"
 SOFT = "alert_only"
 REROUTE = "reroute"
+LOOK_S = 1.0
+"""An alert is over so soon after its budget was changed, or its window ended."""
 RETRY_S = 1.0
 """Money that calls under way hold may be free again after this."""
 
@@ -87,6 +89,7 @@ class Budgets:
         self._index = Index(self._build, state.budgets)
         self._loop = asyncio.get_running_loop()
         self._began_s = self._loop.time()
+        self._loop.call_later(LOOK_S, self._look)
 
     @property
     def _patience_s(self) -> float:
@@ -287,6 +290,18 @@ class Budgets:
 
     # --- which budgets -----------------------------------------------------------------------
 
+    def _look(self) -> None:
+        """Tell the fold what is new of budgets that it has alerts of: no call may come that does."""
+        views = self._state.budgets
+        for budget_id in self._escrow.alerted():
+            # Of a budget for each owner the fold knows each of them: ID/OWNER.
+            budget = views.get(budget_id) or views.get(budget_id.partition("/")[0])
+            if budget is not None:
+                self._escrow.tell(budget_id, terms_of(budget))
+            elif views.caught_up.is_set():
+                self._escrow.tell(budget_id, no_terms(now_us()))
+        self._loop.call_later(LOOK_S, self._look)
+
     def _applying(self, admitted: Admitted, provider: str) -> list[tuple[BudgetChanged, str]]:
         index, key = self._index(), admitted.key
         owners: Iterable[Owners] = (
@@ -313,7 +328,7 @@ class Budgets:
     def _build(self) -> dict[Owners, list[BudgetChanged]]:
         found: dict[Owners, list[BudgetChanged]] = {}
         for budget in self._state.budgets.entries.values():
-            if budget.enabled and smallest_limit(terms_of(budget)) is not None:
+            if smallest_limit(terms_of(budget)) is not None:
                 found.setdefault((budget.scope, budget.scope_id), []).append(budget)
         return found
 

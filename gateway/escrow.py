@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote
 
+import msgspec
+
 from gateway.outbox import LEASES_FILE, Outbox
 from schemas.clock import now_us
 from schemas.errors import OutboxFull
@@ -40,6 +42,8 @@ ASK_AHEAD_S = 0.25
 _DAY_US = 86_400_000_000
 ANSWER_S = 1.0
 """An ask without an answer is repeated after this: the fold may have known nothing of us."""
+TELL_S = 30.0
+"""What is told without a call is repeated so seldom: without a broker it would fill the outbox."""
 
 
 class Lease:
@@ -98,19 +102,46 @@ class Escrow:
         self._listed: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._tending: asyncio.TimerHandle | None = None
+        self._alerted: dict[str, str] = {}
+        """Budgets of which alerts stand, by the keys of their rows."""
+        self._told: dict[str, tuple[object, float]] = {}
+        """What the fold was told of them without a call, and when."""
         rows.listen(self._heard)
 
     def lease(self, budget: BudgetChanged, budget_id: str) -> Lease:
         """Return today's lease of a budget, and tell the fold when its terms are new to us."""
+        return self._lease(budget_id, terms_of(budget))
+
+    def alerted(self) -> list[str]:
+        """Return the budgets of which an alert stands."""
+        return list(self._alerted.values())
+
+    def tell(self, budget_id: str, terms: BudgetTerms) -> None:
+        """Tell the fold of newer terms, or that the window of an alert is over: it ends the alert."""
+        row = self.row(budget_id)
+        if row is None or row.terms is None:
+            return
+        windows = {name.rpartition("|")[0] for name in row.alerts} - {TOTAL}
+        newer = terms.version > row.terms.version and limits_of(terms) != limits_of(row.terms)
+        if not newer and all(today().startswith(window) for window in windows):
+            return
+        now_s, news = self._loop.time(), (today(), limits_of(terms))
+        told, told_s = self._told.get(budget_id, (None, 0.0))
+        if news != told or now_s - told_s > TELL_S:
+            self._told[budget_id] = news, now_s
+            lease = self._lease(budget_id, terms)
+            if lease.asked_s < now_s and not lease.needs:
+                self._ask(lease, 0, 0)
+
+    def _lease(self, budget_id: str, terms: BudgetTerms) -> Lease:
         day = today()
         found = self._leases.get((budget_id, day))
         if found is None:
             found = self._leases[budget_id, day] = Lease(budget_id, day)
             if self._tending is None:
                 self._tending = self._loop.call_later(TEND_S, self._tend)
-        known = self._terms.get(budget_id)
-        if known is None or known.version != budget.entity_version:
-            self._terms[budget_id] = terms_of(budget)
+        if self._terms.get(budget_id) != terms:
+            self._terms[budget_id] = terms
             # A limit may have been lowered: nothing of the old one is spent on.
             self._give_back(found)
             self._ask(found, 0, 0)
@@ -237,7 +268,10 @@ class Escrow:
 
     def _heard(self, key: str, row: EscrowRow | None) -> None:
         """Take the grants of a new row, and give back what others wait for."""
-        del key
+        if row is not None and row.alerts:
+            self._alerted[key] = row.entity
+        elif key in self._alerted:
+            self._told.pop(self._alerted.pop(key), None)
         if row is None:
             return
         for day in row.days:
@@ -292,14 +326,29 @@ class Escrow:
 
 
 def terms_of(budget: BudgetChanged) -> BudgetTerms:
-    """Return a budget's terms as the fold reads them."""
+    """Return a budget's terms as the fold reads them: none while it is disabled.
+
+    Their version is the time of the change, since those of an entity begin anew when it does.
+    """
+    if not budget.enabled:
+        return no_terms(budget.occurred_at_us)
     return BudgetTerms(
-        budget.entity_version,
+        budget.occurred_at_us,
         budget.daily_limit_nano_usd,
         budget.monthly_limit_nano_usd,
         budget.total_limit_nano_usd,
         round(budget.warning_threshold * PPM),
     )
+
+
+def no_terms(at_us: int) -> BudgetTerms:
+    """Return the terms of a budget that is gone since a time, Unix µs."""
+    return BudgetTerms(at_us, None, None, None, PPM)
+
+
+def limits_of(terms: BudgetTerms) -> tuple[int | None, ...]:
+    """Return all that terms say but since when."""
+    return msgspec.structs.astuple(terms)[1:]
 
 
 def smallest_limit(terms: BudgetTerms) -> int | None:

@@ -151,7 +151,8 @@ def meta(
         raise _conflict(key, current, expected_version)
     return {
         "event_id": uuid7(),
-        "occurred_at_us": now_us(),
+        # Later than what it replaces, whichever control's clock is ahead.
+        "occurred_at_us": max(now_us(), current.occurred_at_us + 1 if current else 0),
         "entity_version": version + 1,
         "actor": actor,
     }

@@ -22,7 +22,10 @@ PPM = 1_000_000
 
 
 class BudgetTerms(msgspec.Struct, frozen=True):
-    """A budget as its node knows it; the highest `version` wins. Limits in nano-USD."""
+    """A budget as its node knows it; the highest `version` wins, the time of its change in Unix µs.
+
+    Limits in nano-USD.
+    """
 
     version: int
     daily_limit_nano_usd: int | None

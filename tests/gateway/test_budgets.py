@@ -3,13 +3,14 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.escrow import terms_of
 from schemas.codec import encode
 from schemas.event import Event
 from schemas.events.changes import BudgetChanged, GuardrailChanged, RouteTarget
@@ -78,6 +79,13 @@ class Keeper:
             time.sleep(0.02)
         return False
 
+    def waits(self, holds: Callable[[], bool]) -> bool:
+        """Whether something soon holds of the rows."""
+        until = time.monotonic() + 10.0
+        while not holds() and time.monotonic() < until:
+            time.sleep(0.05)
+        return holds()
+
     def row(self, budget_id: str = "b") -> EscrowRow:
         (found,) = [row for row in self._view.entries.values() if row.entity == budget_id]
         return found
@@ -90,10 +98,8 @@ def kept(sandbox: Served, tmp_path: Path) -> Iterator[tuple[Worker, Keeper]]:
 
 
 def budget(limit_usd: float, budget_id: str = "b", **fields: Any) -> BudgetChanged:
-    fields = {"scope": "global", "on_exceeded": "block", **fields}
-    return BudgetChanged(
-        **META, budget_id=budget_id, daily_limit_nano_usd=round(limit_usd * USD), **fields
-    )
+    fields = {**META, "scope": "global", "on_exceeded": "block", **fields}
+    return BudgetChanged(budget_id=budget_id, daily_limit_nano_usd=round(limit_usd * USD), **fields)
 
 
 def ask(worker: Worker, model: str = MODEL, **fields: Any) -> tuple[int, dict[str, str], Any]:
@@ -465,3 +471,35 @@ def test_what_a_mask_adds_to_a_request_is_reserved_too(kept: tuple[Worker, Keepe
     longer = 500 * len("[BLOCKED] ") * 150  # of a token at most, at 150 nano-dollars each
     assert response.guardrails
     assert (admitted.reserved_nano_usd or 0) >= longer
+
+
+@pytest.mark.req("COST-02", "OPS-01")
+@pytest.mark.parametrize("after", ["raised", "disabled", "deleted"])
+def test_an_alert_ends_when_its_budget_changes_without_waiting_for_a_call(
+    kept: tuple[Worker, Keeper], after: str
+) -> None:
+    worker, keeper = kept
+    worker.change(budget(0.000001, on_exceeded="alert_only"))
+    assert ask(worker)[0] == 200
+    assert keeper.waits(lambda: bool(keeper.row().alerts))
+    if after == "deleted":
+        view = worker.state.budgets
+        worker.loop.call_soon_threadsafe(view.caught_up.set)
+        worker.loop.call_soon_threadsafe(view.entries.pop, "b")
+    else:
+        limit = {"raised": 1.0, "disabled": 0.000001}[after]
+        worker.change(budget(limit, occurred_at_us=2, enabled=after == "raised"))
+    assert keeper.waits(lambda: not keeper.row().alerts)
+
+
+@pytest.mark.req("COST-02", "BEY-07")
+def test_a_budget_that_was_removed_and_made_anew_has_its_new_limit(
+    kept: tuple[Worker, Keeper],
+) -> None:
+    worker, keeper = kept
+    worker.change(budget(0.000001))
+    worker.change(budget(0.0000005, entity_version=2, occurred_at_us=2))
+    assert ask(worker, max_tokens=20)[0] == 402
+    worker.change(budget(1.0, entity_version=1, occurred_at_us=3))
+    assert ask(worker, max_tokens=20)[0] == 200
+    assert keeper.row().terms == terms_of(budget(1.0, entity_version=1, occurred_at_us=3))
