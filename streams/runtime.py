@@ -170,7 +170,8 @@ class SourceRunner:
             until = _flat(await reader.end_positions())
             records: dict[str, list[Record]] = {table.name: [] for table in tables}
             for record in await _read_until(reader, until):
-                records[record.topic].append(record)
+                if record.partition in partitions:
+                    records[record.topic].append(record)
         return {name: recovered(found, partitions) for name, found in records.items()}
 
     # --- records -------------------------------------------------------------------------------
