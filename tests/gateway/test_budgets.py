@@ -2,110 +2,24 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.escrow import terms_of
-from schemas.codec import encode
-from schemas.event import Event
-from schemas.events.changes import BudgetChanged, GuardrailChanged, RouteTarget
-from schemas.events.escrow import EscrowMoved, EscrowRow, spent_in
+from schemas.events.changes import GuardrailChanged, RouteTarget
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
-from schemas.log import Record, partition_of
-from streams.agents.budgets import BUDGETS
-from streams.partition import PartitionFold
+from tests.gateway.keeper import MODEL, USD, Keeper, ask, budget
 from tests.gateway.worker import META, Worker, key, price, provider, route, started, target
 from tests.sandbox.served import Served
-
-USD = 1_000_000_000
-MODEL = "openai/gpt-4o-mini"
-
-
-class Keeper:
-    """Folds the worker's moves at once and shows it the rows, as streams do by way of Kafka."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.away = False
-        self._view = worker.state.escrow
-        self._loop = worker.loop
-        self._parts: dict[int, PartitionFold] = {}
-        self._offset = 0
-        outbox = worker.app.proxy.budgets._outbox
-        append = outbox.append
-
-        def keeping(*events: Event, **options: Any) -> int:
-            sequence = append(*events, **options)
-            moves = [event for event in events if isinstance(event, EscrowMoved)]
-            if moves and not self.away:
-                self._loop.call_soon(self._fold, moves)
-            return sequence
-
-        outbox.append = keeping  # type: ignore[method-assign]
-
-    def _fold(self, moves: list[EscrowMoved]) -> None:
-        for move in moves:
-            number = partition_of(move.key.encode(), 4)
-            part = self._parts.setdefault(number, PartitionFold(BUDGETS, number, {}))
-            offset = part.next_offset
-            step = part.take(
-                [
-                    Record(
-                        EscrowMoved.topic.name,
-                        number,
-                        offset,
-                        0,
-                        move.key.encode(),
-                        encode(move),
-                        (),
-                    )
-                ]
-            )
-            part.published(step)
-            for row in step.rows:
-                self._view.apply(
-                    Record(EscrowMoved.topic.name, number, offset, 0, row.key, row.value, ())
-                )
-
-    def spends(self, nano_usd: int, budget_id: str = "b") -> bool:
-        """Whether this much is soon counted as spent: folding runs behind the answer."""
-        for _ in range(100):
-            if self._view.entries and spent_in(self.row(budget_id), "total") == nano_usd:
-                return True
-            time.sleep(0.02)
-        return False
-
-    def waits(self, holds: Callable[[], bool]) -> bool:
-        """Whether something soon holds of the rows."""
-        until = time.monotonic() + 10.0
-        while not holds() and time.monotonic() < until:
-            time.sleep(0.05)
-        return holds()
-
-    def row(self, budget_id: str = "b") -> EscrowRow:
-        (found,) = [row for row in self._view.entries.values() if row.entity == budget_id]
-        return found
 
 
 @pytest.fixture
 def kept(sandbox: Served, tmp_path: Path) -> Iterator[tuple[Worker, Keeper]]:
     with started(sandbox, tmp_path) as worker:
         yield worker, Keeper(worker)
-
-
-def budget(limit_usd: float, budget_id: str = "b", **fields: Any) -> BudgetChanged:
-    fields = {**META, "scope": "global", "on_exceeded": "block", **fields}
-    return BudgetChanged(budget_id=budget_id, daily_limit_nano_usd=round(limit_usd * USD), **fields)
-
-
-def ask(worker: Worker, model: str = MODEL, **fields: Any) -> tuple[int, dict[str, str], Any]:
-    body = {"model": model, "messages": [{"role": "user", "content": "say a word"}], **fields}
-    status, headers, answer = worker.request("POST", "/v1/chat/completions", body)
-    return status, headers, json.loads(answer)
 
 
 def costs(worker: Worker) -> int:
@@ -471,35 +385,3 @@ def test_what_a_mask_adds_to_a_request_is_reserved_too(kept: tuple[Worker, Keepe
     longer = 500 * len("[BLOCKED] ") * 150  # of a token at most, at 150 nano-dollars each
     assert response.guardrails
     assert (admitted.reserved_nano_usd or 0) >= longer
-
-
-@pytest.mark.req("COST-02", "OPS-01")
-@pytest.mark.parametrize("after", ["raised", "disabled", "deleted"])
-def test_an_alert_ends_when_its_budget_changes_without_waiting_for_a_call(
-    kept: tuple[Worker, Keeper], after: str
-) -> None:
-    worker, keeper = kept
-    worker.change(budget(0.000001, on_exceeded="alert_only"))
-    assert ask(worker)[0] == 200
-    assert keeper.waits(lambda: bool(keeper.row().alerts))
-    if after == "deleted":
-        view = worker.state.budgets
-        worker.loop.call_soon_threadsafe(view.caught_up.set)
-        worker.loop.call_soon_threadsafe(view.entries.pop, "b")
-    else:
-        limit = {"raised": 1.0, "disabled": 0.000001}[after]
-        worker.change(budget(limit, occurred_at_us=2, enabled=after == "raised"))
-    assert keeper.waits(lambda: not keeper.row().alerts)
-
-
-@pytest.mark.req("COST-02", "BEY-07")
-def test_a_budget_that_was_removed_and_made_anew_has_its_new_limit(
-    kept: tuple[Worker, Keeper],
-) -> None:
-    worker, keeper = kept
-    worker.change(budget(0.000001))
-    worker.change(budget(0.0000005, entity_version=2, occurred_at_us=2))
-    assert ask(worker, max_tokens=20)[0] == 402
-    worker.change(budget(1.0, entity_version=1, occurred_at_us=3))
-    assert ask(worker, max_tokens=20)[0] == 200
-    assert keeper.row().terms == terms_of(budget(1.0, entity_version=1, occurred_at_us=3))
