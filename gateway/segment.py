@@ -146,14 +146,6 @@ def frames(data: bytes, start: int = 0) -> Iterator[Frame]:
         position = end
 
 
-def whole_bytes(data: bytes) -> int:
-    """Return the length of the part of a segment that consists of whole frames."""
-    end = 0
-    for found in frames(data):
-        end = found.end
-    return end
-
-
 def segment_path(folder: Path, first_sequence: int) -> Path:
     """Return where the segment that begins with this sequence lies; names sort by it."""
     return folder / f"{first_sequence:020d}{SUFFIX}"

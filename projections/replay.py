@@ -399,21 +399,3 @@ def _compare(
         report.verified = all(comparison.equal for comparison in report.digests.values())
         if not report.verified:
             _log.error("the rebuild of %s differs from the live projections", report.name)
-
-
-async def replay_offline(
-    settings: ProjectionsSettings,
-    open_log: OpenLog,
-    name: str,
-    *,
-    verify: bool = False,
-    as_of: str | None = None,
-    progress: Progress = _silent,
-) -> Report:
-    """Replay while no control process runs; see `Replayer.replay`.
-
-    Raises ConfigurationError when another process has the database open.
-    """
-    moment = None if as_of is None else Moment.parse(as_of)
-    replayer = Replayer(settings, open_log)
-    return await replayer.replay(name, verify=verify, as_of=moment, progress=progress)

@@ -45,17 +45,6 @@ class MasterKey:
             )
         self._cipher = AESGCM(key)
 
-    @classmethod
-    def from_hex(cls, text: str) -> MasterKey:
-        """Read a key of 64 hexadecimal digits."""
-        try:
-            return cls(bytes.fromhex(text.strip()))
-        except ValueError as error:
-            raise ConfigurationError(
-                "the master key is not hexadecimal",
-                action="Restore WEIR_MASTER_KEY or master.key from your backup.",
-            ) from error
-
     def create(self, subject: str) -> tuple[DataKeyCreated, bytes]:
         """Return a new data key of a subject: the event that keeps it, and its plaintext."""
         key, nonce, key_id = os.urandom(KEY_BYTES), os.urandom(NONCE_BYTES), uuid7()

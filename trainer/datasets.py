@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from schemas.errors import DatasetError, DatasetFormatError
+from schemas.errors import DatasetError, DatasetFormatError, DatasetValidationError
 from trainer.duplicates import fingerprint, near_duplicate_groups
 
 EXAMPLES_MIN = 10
@@ -313,7 +313,7 @@ def _draw(seed: int, identifier: str) -> bytes:
 
 
 def prove_disjoint(parts: dict[str, list[TrainingExample]]) -> None:
-    """Raise DatasetError when two parts share an example or prompts that are nearly the same."""
+    """Raise DatasetValidationError when two parts share an example or prompts that are nearly the same."""
     labelled = [(name, e) for name, members in parts.items() for e in members]
     groups = near_duplicate_groups([e.user_prompt for _, e in labelled])
     seen: dict[int, set[str]] = defaultdict(set)
@@ -324,7 +324,7 @@ def prove_disjoint(parts: dict[str, list[TrainingExample]]) -> None:
         if {e.id for e in parts[a]} & {e.id for e in parts[b]}:
             leaks.append([a, b])
     if leaks:
-        raise DatasetError(
+        raise DatasetValidationError(
             f"{len(leaks)} groups of examples lie in several splits",
             details=[" and ".join(names) for names in leaks],
         )

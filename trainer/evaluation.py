@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from scipy.special import betaincinv
 
-from schemas.errors import EvaluationError
+from schemas.errors import EvaluationError, MetricCalculationError
 from schemas.rewards import TASK_TYPES
 
 BASELINE, TUNED = "baseline", "tuned"
@@ -166,9 +166,9 @@ def read_predictions(file: Path) -> list[Prediction]:
 
 
 def metrics_of(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Mean scores of a model. Raises EvaluationError when there is nothing to measure."""
+    """Mean scores of a model. Raises MetricCalculationError when there is nothing to measure."""
     if not predictions:
-        raise EvaluationError("there are no predictions to measure")
+        raise MetricCalculationError("there are no predictions to measure")
     count = len(predictions)
     means = {name: sum(p.scores[name] for p in predictions) / count for name in SCORES}
     means["average_token_count"] = sum(p.output_token_count for p in predictions) / count
@@ -299,8 +299,8 @@ def _quote(text: str) -> str:
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:
-    """Raise EvaluationError when a metric is not a number: nothing is ever averaged over NaN."""
+    """Raise MetricCalculationError when a metric is not a number: nothing is ever averaged over NaN."""
     bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if bad:
-        raise EvaluationError(f"not a number: {', '.join(bad)}")
+        raise MetricCalculationError(f"not a number: {', '.join(bad)}")
     return metrics

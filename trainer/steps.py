@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from schemas.clock import now_us
-from schemas.errors import BrokerUnavailable, DatasetError
+from schemas.errors import BrokerUnavailable, DatasetValidationError
 from schemas.events.changes import DeploymentChanged, ModelVersionChanged, PriceChanged
 from schemas.events.training import TrainingProgress, TriggerFired
 from schemas.identity import uuid7
@@ -196,7 +196,7 @@ async def split_dataset(shop: Workshop, run: TrainingRun) -> Outcome:
     stored = [write_split(folder, name, members) for name, members in parts.items()]
     empty = [part.name for part in stored if part.example_count == 0]
     if empty:
-        raise DatasetError(f"no examples left for {', '.join(empty)}")
+        raise DatasetValidationError(f"no examples left for {', '.join(empty)}")
     return Outcome(
         {f"{part.name}_sha256": part.sha256 for part in stored},
         {f"{part.name}_examples": part.example_count for part in stored},

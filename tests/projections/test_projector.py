@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -21,7 +22,7 @@ from projections.database import Database, Folder
 from projections.digest import Digest, digests
 from projections.projection import closure, projections
 from projections.projector import Projector
-from projections.replay import Moment, Replayer, replay_offline
+from projections.replay import Moment, Replayer, Report
 from projections.settings import ProjectionsSettings
 from schemas.errors import ConfigurationError, InvalidRequest, LogTruncated
 from schemas.events.llm import REQUESTS
@@ -32,6 +33,7 @@ from tests.projections.records import admitted, settled
 CHILD = """
 import sys
 from pathlib import Path
+from typing import Any
 from infra.kafka import KafkaLog
 from projections.projector import Projector
 from projections.settings import ProjectionsSettings
@@ -76,6 +78,10 @@ class Stack:
         return subprocess.Popen(
             [*command, self.connection.bootstrap], cwd=Path(__file__).parents[2]
         )
+
+    async def replay(self, name: str, **how: Any) -> Report:
+        """Rebuild from the log, as `Replayer.replay`."""
+        return await Replayer(self.settings, self.open_log).replay(name, **how)
 
     @asynccontextmanager
     async def projector(self) -> AsyncIterator[Projector]:
@@ -189,7 +195,7 @@ async def test_killed_at_any_point_it_loses_and_doubles_nothing(stack: Stack) ->
         await caught_up(projector)
         assert counts(projector.live()) == expected(stack.books)
     through_kills = state(stack.settings)
-    report = await replay_offline(stack.settings, stack.open_log, "all", verify=True)
+    report = await stack.replay("all", verify=True)
     assert report.passed
     assert {name: pair.rebuilt for name, pair in report.digests.items()} == through_kills
 
@@ -235,12 +241,12 @@ async def test_a_row_that_was_touched_is_noticed(stack: Stack) -> None:
         database = Database(Folder(stack.settings.data_dir).live(), projections())
         database._connection.execute(tampering)
         database.close()
-        report = await replay_offline(stack.settings, stack.open_log, "calls", verify=True)
+        report = await stack.replay("calls", verify=True)
         assert report.verified is False
         assert not report.passed
         assert not report.digests["calls"].equal
-        assert (await replay_offline(stack.settings, stack.open_log, "all")).swapped
-    healed = await replay_offline(stack.settings, stack.open_log, "calls", verify=True)
+        assert (await stack.replay("all")).swapped
+    healed = await stack.replay("calls", verify=True)
     assert healed.passed
 
 
@@ -257,7 +263,7 @@ async def test_the_past_as_of_offsets_and_of_a_time(stack: Stack) -> None:
         between = await log.end_positions([REQUESTS])
 
     async def rows(as_of: str) -> tuple[int, set[str]]:
-        report = await replay_offline(stack.settings, stack.open_log, "requests", as_of=as_of)
+        report = await stack.replay("requests", as_of=Moment.parse(as_of))
         assert report.database is not None
         path = stack.settings.data_dir / "moments" / report.database
         database = Database(path, closure("requests"))
@@ -305,7 +311,7 @@ async def test_only_one_process_has_the_files(stack: Stack) -> None:
         await until((stack.settings.data_dir / "live").exists)
         await asyncio.sleep(1.0)
         with pytest.raises(ConfigurationError):
-            await replay_offline(stack.settings, stack.open_log, "calls", verify=True)
+            await stack.replay("calls", verify=True)
     finally:
         child.kill()
         child.wait()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import DatasetError, DatasetFormatError
+from schemas.errors import DatasetFormatError, DatasetValidationError
 from trainer.datasets import (
     Feedback,
     TrainingExample,
@@ -147,7 +147,7 @@ def test_another_seed_splits_otherwise() -> None:
 
 @pytest.mark.req("DATA-09")
 def test_a_leak_is_an_error() -> None:
-    with pytest.raises(DatasetError, match="several splits"):
+    with pytest.raises(DatasetValidationError, match="several splits"):
         prove_disjoint(
             {"training": [example(1)], "validation": [example(2, example(1).user_prompt)]}
         )

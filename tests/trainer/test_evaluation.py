@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from scipy.stats import binomtest
 
-from schemas.errors import EvaluationError
+from schemas.errors import EvaluationError, MetricCalculationError
 from trainer.evaluation import (
     BASELINE,
     SCORES,
@@ -108,7 +108,7 @@ def test_nothing_to_measure_is_an_error() -> None:
         judge(predictions(BASELINE, ["a"]), predictions(TUNED, ["a", "b"]), "exact_match")
     with pytest.raises(EvaluationError, match="no gate metric"):
         judge(predictions(BASELINE, ["a"]), predictions(TUNED, ["a"]), "reward")
-    with pytest.raises(EvaluationError, match="not a number"):
+    with pytest.raises(MetricCalculationError, match="not a number"):
         finite({"loss": math.nan})
 
 
