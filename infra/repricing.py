@@ -39,6 +39,9 @@ from schemas.pricing import cost_of
 LOOK_S = 1.0
 """How often the new lines are looked at; changes of prices are gathered for as long."""
 RETRY_S = 5.0
+HEAR_S = 0.05
+END_OF_LOG_MS = 2**53
+"""A time after every record's."""
 BATCH, BATCH_S = 5_000, 0.25
 AT_ONCE = 500
 """Corrections on their way at a time."""
@@ -266,7 +269,12 @@ class Repricing:
             while not stop.is_set():
                 owed = Owed(self._book, whole=whole)
                 if await _read_on(reader, owed) or whole:
-                    await self._write(owed.corrections())
+                    missing = owed.corrections()
+                    if missing:
+                        await self._hear_of_changes(stop)
+                    if self._known() != digest:
+                        return
+                    await self._write(missing)
                     room = UNPRICED_MAX - len(told)
                     new = sorted(owed.unpriced - told)[:room]
                     unpriced = owed.unpriced if whole else told.union(new)
@@ -278,6 +286,20 @@ class Repricing:
                     await asyncio.wait_for(stop.wait(), LOOK_S)
                 if self._known() != digest:
                     return
+
+    async def _hear_of_changes(self, stop: asyncio.Event) -> None:
+        """Wait for every change of prices that there is by now.
+
+        A worker may have priced a line by one that has not come here yet: what is right would be
+        taken back. Raises BrokerUnavailable.
+        """
+        ends = await self._log.positions_at([view.topic for view in self._views], END_OF_LOG_MS)
+        while not stop.is_set() and any(
+            view.cursor.next_offset(view.topic.name, partition) < end
+            for view in self._views
+            for partition, end in ends[view.topic.name].items()
+        ):
+            await asyncio.sleep(HEAR_S)
 
     async def _write(self, missing: Sequence[CostEntry]) -> None:
         for start in range(0, len(missing), AT_ONCE):

@@ -246,6 +246,14 @@ class KeyTable(Table):
     )
 
 
+def _has_owner(scope: str, scope_id: str | None) -> None:
+    """Raise ValueError for an owner that nobody can be: such a limit would hold for no call."""
+    if scope == "global" and scope_id is not None:
+        raise ValueError("scope_id: the scope global has none")
+    if scope_id is not None and not scope_id.strip():
+        raise ValueError("scope_id: name somebody, or leave it out: then each has his own")
+
+
 class BudgetTable(Table):
     """`[budgets.ID]`: a limit on what is spent (COST-02); periods are UTC days and months."""
 
@@ -269,6 +277,7 @@ class BudgetTable(Table):
     def _limits_something(self) -> Self:
         if self.daily_limit_usd is self.monthly_limit_usd is self.total_limit_usd is None:
             raise ValueError("give daily_limit_usd, monthly_limit_usd or total_limit_usd")
+        _has_owner(self.scope, self.scope_id)
         return self
 
 
@@ -295,6 +304,7 @@ class LimitTable(Table):
     def _limits_something(self) -> Self:
         if self.requests_per_minute is self.tokens_per_minute is self.concurrency is None:
             raise ValueError("give requests_per_minute, tokens_per_minute or concurrency")
+        _has_owner(self.scope, self.scope_id)
         return self
 
 

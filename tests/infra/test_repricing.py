@@ -17,7 +17,7 @@ from schemas.events.changes import PriceChanged, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
 from schemas.events.operations import ALERTS, AlertChanged
 from schemas.identity import uuid7
-from schemas.log import Cursor
+from schemas.log import Cursor, TableView
 from schemas.pricing import newly_unpriced
 
 MILLION = 1_000_000
@@ -199,6 +199,51 @@ async def test_a_model_without_a_price_is_told_until_it_has_one(
     finally:
         stop.set()
         await task
+
+
+class Late:
+    """A log whose followers, once they have caught up, hear nothing for two seconds."""
+
+    def __init__(self, log: KafkaLog) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def follow(self, views: Sequence[TableView[Any]], stop: asyncio.Event) -> None:
+        pause = asyncio.Event()
+        following = asyncio.create_task(self._log.follow(views, pause))
+        for view in views:
+            await view.caught_up.wait()
+        pause.set()
+        await following
+        await asyncio.sleep(2)
+        await self._log.follow(views, stop)
+
+
+@pytest.mark.req("BEY-08")
+async def test_a_line_priced_by_a_change_not_heard_of_yet_is_left_alone(
+    log: KafkaLog, tmp_path: Path
+) -> None:
+    """Workers may hear of a price before control does: nothing is taken back to be given again."""
+    model, stop = uuid7(), asyncio.Event()
+    await log.publish(msgspec.structs.replace(price(), model=model))
+    late: Any = Late(log)
+    repricing = Repricing(late, tmp_path / "repricing.json")
+    task = asyncio.create_task(repricing.run(stop))
+    try:
+        async with asyncio.timeout(30):
+            await repricing.prices.caught_up.wait()
+            dear = price(version=2, input_price=3 * MILLION)
+            await log.publish(msgspec.structs.replace(dear, model=model))
+            # As priced by a worker that has heard of it, and by one that has not.
+            await log.publish(line(model=model, entry="settled", cost_nano_usd=380))
+            await log.publish(line(model=model, entry="settled", cost_nano_usd=280))
+            lines = await _until(log, model, 760)
+    finally:
+        stop.set()
+        await task
+    assert sorted(one.cost_nano_usd or 0 for one in lines) == [100, 280, 380]
 
 
 @pytest.mark.req("BEY-08")
