@@ -299,7 +299,8 @@ class Repricing:
             for view in self._views
             for partition, end in ends[view.topic.name].items()
         ):
-            await asyncio.sleep(HEAR_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), HEAR_S)
 
     async def _write(self, missing: Sequence[CostEntry]) -> None:
         for start in range(0, len(missing), AT_ONCE):
