@@ -39,7 +39,17 @@ class AlertRuleTable(Table):
 
     name: str | None = Field(default=None, description="for people")
     scope: Literal[
-        "global", "key", "team", "project", "provider", "target", "model", "user", "task"
+        "global",
+        "key",
+        "team",
+        "project",
+        "cost_center",
+        "organization",
+        "provider",
+        "target",
+        "model",
+        "user",
+        "task",
     ] = Field(default="global", description="whose traffic")
     scope_id: str | None = Field(
         default=None, description="which one; each of them by itself when null", examples=["search"]
@@ -68,8 +78,8 @@ class AlertRuleTable(Table):
     def _names_one(self) -> Self:
         if self.scope == "global" and self.scope_id is not None:
             raise ValueError("scope_id: the scope global has none")
-        if self.scope == "user" and self.window not in {"1m", "5m", "15m", "1h"}:
-            raise ValueError("window: single users are known for an hour back: 1m, 5m, 15m or 1h")
+        if self.scope == "user" and self.window == "month":
+            raise ValueError("window: single users are known for a day; a month has a budget")
         return self
 
 

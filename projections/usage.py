@@ -23,7 +23,8 @@ _PERIOD_S = {"hour": 3_600, "day": 86_400, "week": 7 * 86_400, "month": 28 * 86_
 Period = Literal["hour", "day", "week", "month"]
 
 # A call is counted where it ended, a refusal of a vendor's limit where it was met: a call that was
-# refused by one vendor and answered by another counts one wait there and one request here.
+# refused by one vendor and answered by another counts one wait there and one request here. What calls
+# cost is unknown until a line of the ledger says it.
 _STATEMENT = """
 WITH figures AS (
     SELECT
@@ -33,12 +34,12 @@ WITH figures AS (
         coalesce(input_tokens, 0) AS input_tokens,
         coalesce(cached_input_tokens, 0) AS cached_input_tokens,
         coalesce(output_tokens, 0) AS output_tokens,
-        0 AS cost_nano_usd,
+        NULL AS cost_nano_usd,
         0 AS limit_waits,
         latency_us
     FROM responses
     UNION ALL
-    SELECT occurred_at, provider, model, 0, 0, 0, 0, 0, coalesce(cost_nano_usd, 0), 0, NULL
+    SELECT occurred_at, provider, model, 0, 0, 0, 0, 0, cost_nano_usd, 0, NULL
     FROM costs
     WHERE entry <> 'admitted'
     UNION ALL
@@ -46,7 +47,7 @@ WITH figures AS (
         occurred_at,
         split_part(attempt.target, '/', 1),
         substr(attempt.target, strpos(attempt.target, '/') + 1),
-        0, 0, 0, 0, 0, 0, 1, NULL
+        0, 0, 0, 0, 0, NULL, 1, NULL
     FROM (SELECT occurred_at, unnest(attempts) AS attempt FROM responses)
     WHERE attempt.error_class = 'rate_limit'
 )
@@ -58,7 +59,8 @@ SELECT
     CAST(coalesce(sum(input_tokens), 0) AS BIGINT) AS input_tokens,
     CAST(coalesce(sum(cached_input_tokens), 0) AS BIGINT) AS cached_input_tokens,
     CAST(coalesce(sum(output_tokens), 0) AS BIGINT) AS output_tokens,
-    coalesce(sum(cost_nano_usd), 0) AS cost_nano_usd,
+    CASE WHEN sum(requests) > 0 THEN sum(cost_nano_usd) ELSE coalesce(sum(cost_nano_usd), 0) END
+        AS cost_nano_usd,
     quantile_cont(latency_us, 0.5) AS latency_p50_us,
     quantile_cont(latency_us, 0.95) AS latency_p95_us
 FROM figures
@@ -78,7 +80,10 @@ class Figures(BaseModel):
     input_tokens: int
     cached_input_tokens: int
     output_tokens: int
-    cost_usd: str = Field(description="as the ledger has it", examples=["0.012345"])
+    cost_usd: str | None = Field(
+        description="as the ledger has it; null while it has a price of none of the calls",
+        examples=["0.012345"],
+    )
     latency_p50_ms: float | None = Field(description="half of the calls took at most so long")
     latency_p95_ms: float | None = Field(description="of twenty calls, nineteen")
 
@@ -103,7 +108,7 @@ class ProviderUsage(Figures):
     provider: str | None
     request_share: float = Field(description="its part of all requests, 0 to 1")
     cost_share: float = Field(description="its part of all costs, 0 to 1")
-    cost_per_request_usd: str | None = Field(description="null without requests")
+    cost_per_request_usd: str | None = Field(description="null without requests or their cost")
 
 
 class Trend(BaseModel):
@@ -112,7 +117,7 @@ class Trend(BaseModel):
     periods: list[PeriodUsage]
     before: Figures = Field(description="the time of the same length that ended at `since`")
     requests_change: float | None = Field(description="0.5: half as many again; null: none before")
-    cost_change: float | None = Field(description="likewise, of the cost")
+    cost_change: float | None = Field(description="likewise, of the cost; null while it is unknown")
 
 
 class CommercialUsage(BaseModel):
@@ -206,14 +211,16 @@ def _answer(usage: Usage, since: datetime, until: datetime, period: Period) -> C
 
 
 def _compared(rows: Sequence[dict[str, Any]], total: dict[str, Any]) -> list[ProviderUsage]:
-    dearest = sorted(rows, key=lambda row: (-row["cost_nano_usd"], -row["requests"]))
+    dearest = sorted(rows, key=lambda row: (-(row["cost_nano_usd"] or 0), -row["requests"]))
     return [
         ProviderUsage(
             provider=row["provider"],
             request_share=_share(row["requests"], total["requests"]),
-            cost_share=_share(row["cost_nano_usd"], total["cost_nano_usd"]),
+            cost_share=_share(row["cost_nano_usd"] or 0, total["cost_nano_usd"] or 0),
             cost_per_request_usd=(
-                to_usd(int(row["cost_nano_usd"]) // row["requests"]) if row["requests"] else None
+                to_usd(int(row["cost_nano_usd"]) // row["requests"])
+                if row["requests"] and row["cost_nano_usd"] is not None
+                else None
             ),
             **_figures(row),
         )
@@ -229,7 +236,8 @@ def _figures(row: dict[str, Any]) -> dict[str, Any]:
     for name in ("latency_p50", "latency_p95"):
         latency_us = row[f"{name}_us"]
         found[f"{name}_ms"] = None if latency_us is None else round(latency_us / 1000, 3)
-    found["cost_usd"] = to_usd(int(row["cost_nano_usd"]))
+    cost = row["cost_nano_usd"]
+    found["cost_usd"] = None if cost is None else to_usd(int(cost))
     found["error_rate"] = _share(found["errors"], found["requests"])
     return found
 
@@ -248,5 +256,5 @@ def _share(part: float, whole: float) -> float:
     return round(float(part) / float(whole), 6) if whole else 0.0
 
 
-def _change(before: float, now: float) -> float | None:
-    return round(float(now) / float(before) - 1, 6) if before else None
+def _change(before: float | None, now: float | None) -> float | None:
+    return round(float(now) / float(before) - 1, 6) if before and now is not None else None

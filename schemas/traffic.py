@@ -2,8 +2,9 @@
 
 A series is named ``DIMENSION:NAME`` (``total:``, ``target:openai/gpt-4o``, ``user:ada``). It comes
 at two levels: `FINE`, buckets of ten seconds for two hours, and `HOURS`, buckets of an hour for ten
-weeks. A row of the table holds a block of time of a few members of a dimension, those whose names
-hash to its slot, so that rows stay small and their number is bounded, whoever calls.
+weeks, or `DAY`, those of single users for a day. A row of the table holds a block of time of a few
+members of a dimension, those whose names hash to its slot, so that rows stay small and their number is
+bounded, whoever calls.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Level(msgspec.Struct, frozen=True):
 
 FINE = Level("fine", bucket_s=10, block_s=600, keep_s=7_200)
 HOURS = Level("hours", bucket_s=3_600, block_s=86_400, keep_s=70 * 86_400)
-LEVELS = {level.name: level for level in (FINE, HOURS)}
+DAY = Level("day", bucket_s=3_600, block_s=86_400, keep_s=86_400)
+"""Hours of single users, who would outgrow everything else; laid out as `HOURS` are."""
+LEVELS = {level.name: level for level in (FINE, HOURS, DAY)}
 
 MEMBERS_MAX = 8
 """Members of a slot in one block; who comes beyond them counts under the name ``""``."""
@@ -46,14 +49,13 @@ SLOTS = {
     "model": 64,
     "team": 64,
     "project": 64,
+    "cost_center": 64,
+    "organization": 64,
     "task": 16,
     "key": 128,
     "user": 512,
 }
 """Slots of each dimension: with `MEMBERS_MAX`, 4,096 users and 1,024 keys in one block and partition."""
-
-COARSE = frozenset(SLOTS) - {"user"}
-"""Dimensions that also have hours: those of single users would outgrow everything else."""
 
 TOTAL = "total:"
 
@@ -86,6 +88,11 @@ def added(left: Sums, right: Sums) -> Sums:
 def slot_of(dimension: str, name: str) -> int:
     """Return the slot that holds a member."""
     return crc32(name.encode()) % SLOTS[dimension]
+
+
+def hours_of(dimension: str) -> Level:
+    """Return the level that has the hours of a dimension."""
+    return DAY if dimension == "user" else HOURS
 
 
 def rank(name: str) -> tuple[int, str]:

@@ -14,11 +14,13 @@ from schemas.event import Event
 from schemas.events.tables import SPEND_TABLE, SpendRow
 from schemas.events.traffic import TRAFFIC_TABLE, TrafficRow
 from schemas.money import NANO_USD
-from schemas.traffic import FINE, HOURS, NO_SUMS, Sums, TrafficTable, added
+from schemas.traffic import FINE, NO_SUMS, Sums, TrafficTable, added, hours_of
 
 TABLES = (SPEND_TABLE, TRAFFIC_TABLE)
 ROLLING_S = {"1m": 60, "5m": 300, "15m": 900, "1h": 3_600, "6h": 21_600, "24h": 86_400}
-IN_LEDGER = frozenset({"global", "key", "team", "project", "provider", "target"})
+IN_LEDGER = frozenset(
+    {"global", "key", "team", "project", "cost_center", "organization", "provider", "target"}
+)
 _SPENT = frozenset({"cost_usd", "tokens"})
 _HOUR_S = 3_600
 _US = 1_000_000
@@ -92,7 +94,7 @@ class Figures:
     def _served(self, scope: str, owner: str, window: str, at_us: int) -> Sums:
         at_s = at_us // _US
         length_s = ROLLING_S.get(window)
-        level = FINE if length_s is not None and length_s <= _HOUR_S else HOURS
+        level = FINE if length_s is not None and length_s <= _HOUR_S else hours_of(scope)
         from_s = _calendar_s(window, at_s) if length_s is None else at_s - length_s
         from_s = level.bucket_start_s(from_s)
         together = NO_SUMS

@@ -110,7 +110,9 @@ class SpendWindow(msgspec.Struct, frozen=True):
 
 
 class SpendRow(TableRow, frozen=True, kw_only=True):
-    """Spend of `entity`: ``key:…``, ``team:…``, ``project:…``, ``target:…`` or ``total:``."""
+    """Spend of `entity`: ``key:…``, ``team:…``, ``project:…``, ``cost_center:…``, ``organization:…``,
+    ``target:…`` or ``total:``.
+    """
 
     topic = SPEND_TABLE
     type = "weir.spend.row"

@@ -1,4 +1,4 @@
-"""Spend per key, team, project, target and in total, by minute, hour, day and month (UTC)."""
+"""Spend per key, team, project, cost center, organization, target and in total, by minute, hour, day and month (UTC)."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ def split(event: CostEntry) -> Iterator[tuple[str, Line]]:
         yield f"team:{event.team}", line
     if event.project:
         yield f"project:{event.project}", line
+    if event.cost_center:
+        yield f"cost_center:{event.cost_center}", line
+    if event.organization:
+        yield f"organization:{event.organization}", line
     if event.target:
         yield f"target:{event.target}", line
     yield TOTAL, line

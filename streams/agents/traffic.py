@@ -15,11 +15,11 @@ from schemas.event import Event
 from schemas.events.llm import ResponseCompleted
 from schemas.events.traffic import TrafficCursor, TrafficRow
 from schemas.traffic import (
-    COARSE,
     FINE,
     HOURS,
     MEMBERS_MAX,
     expires_us,
+    hours_of,
     rank,
     row_name,
     slot_of,
@@ -78,22 +78,23 @@ def split(event: ResponseCompleted) -> list[tuple[str, Part]]:
         ("model", event.model),
         ("team", event.team),
         ("project", event.project),
+        ("cost_center", event.cost_center),
+        ("organization", event.organization),
         ("user", event.user_id),
         ("task", event.task_type),
     ):
         if name or dimension == "total":
             short, long = _rows(dimension, name or "", block_s)
             parts.append((short, (name or "", fine, amounts)))
-            if long is not None:
-                parts.append((long, (name or "", hour, amounts)))
+            parts.append((long, (name or "", hour, amounts)))
     return parts
 
 
 @lru_cache(maxsize=16_384)
-def _rows(dimension: str, name: str, block_s: int) -> tuple[str, str | None]:
+def _rows(dimension: str, name: str, block_s: int) -> tuple[str, str]:
     """Return the rows of a member at both levels, in the block that starts then."""
     slot = slot_of(dimension, name)
-    long = row_name(dimension, HOURS, slot, block_s) if dimension in COARSE else None
+    long = row_name(dimension, hours_of(dimension), slot, block_s)
     return row_name(dimension, FINE, slot, block_s), long
 
 

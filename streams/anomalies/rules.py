@@ -49,7 +49,18 @@ SAME_MIN = 0.7
 EVERYBODY = 0.95
 """Who had a greater part of the total before is no better an explanation than the total."""
 
-PREFERRED = ("user", "team", "project", "key", "target", "model", "task", "total")
+PREFERRED = (
+    "user",
+    "team",
+    "project",
+    "cost_center",
+    "organization",
+    "key",
+    "target",
+    "model",
+    "task",
+    "total",
+)
 """Of two that explain the same equally well, the first."""
 
 TREND_MINUTES, TREND_MINUTES_MIN = 60, 30

@@ -28,7 +28,7 @@ def attempt(target: str, error_class: str | None) -> dict[str, Any]:
     } | times
 
 
-async def ended(client: Client, provider: str, at_us: int, cost: int, **fields: Any) -> None:
+async def ended(client: Client, provider: str, at_us: int, cost: int | None, **fields: Any) -> None:
     request_id = uuid7()
     named = {"provider": provider, "model": "m", "target": f"{provider}/m", "occurred_at_us": at_us}
     fields = {"outcome": "success", "attempts": [attempt(f"{provider}/m", None)]} | fields
@@ -43,6 +43,8 @@ async def ended(client: Client, provider: str, at_us: int, cost: int, **fields: 
     )
     await client.log.publish(response)
     for entry, amount in (("admitted", 999), ("settled", cost)):
+        if amount is None:
+            continue
         last = settled(request_id, entry=entry, cost_nano_usd=amount, **named)
         await client.log.publish(last)
         await client.until_known("costs", last.event_id)
@@ -98,3 +100,18 @@ async def test_a_span_without_calls_and_spans_that_cannot_be(client: Client) -> 
     for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00"):  # no span ends there
         await client.get(f"/commercial/usage?since={moment}", 422)
         await client.get(f"/commercial/usage?until={moment}", 422)
+
+
+@pytest.mark.req("GW-06", "GEN-05")
+async def test_what_calls_cost_is_unknown_until_the_ledger_says_it(client: Client) -> None:
+    name, span = f"new-{uuid7()}", "since=2024-06-01T00:00:00&until=2024-06-02T00:00:00"
+    june_us = NOON_US + 12 * DAY_US
+    await ended(client, name, june_us, None)
+    found = await client.get(f"/commercial/usage?{span}&provider={name}")
+    assert (found["total"]["requests"], found["total"]["cost_usd"]) == (1, None)
+    [row] = found["providers"]
+    assert (row["cost_usd"], row["cost_per_request_usd"], row["cost_share"]) == (None, None, 0.0)
+    assert found["trend"]["cost_change"] is None
+    await ended(client, name, june_us, 300)
+    found = await client.get(f"/commercial/usage?{span}&provider={name}")
+    assert (found["total"]["requests"], found["total"]["cost_usd"]) == (2, "0.0000003")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from schemas.events.alerts import AlertRuleChanged
+from schemas.events.llm import CostEntry, ResponseCompleted
 from schemas.events.operations import AlertChanged
 from schemas.events.tables import SpendRow, SpendWindow
 from schemas.events.traffic import TrafficRow
 from schemas.money import NANO_USD
+from schemas.publish import sample
 from schemas.traffic import FINE, row_name, slot_of
 from streams.agents.alert_rules import ALERT_RULES, RuleLedger
+from streams.agents.spend import SPEND
+from streams.agents.traffic import TRAFFIC
+from tests.streams.harness import folded, records
 
 S = 1_000_000
 MINUTE = 1_790_000_040
@@ -208,3 +214,45 @@ def test_what_is_served_is_watched_too(
 
 def test_decisions_wait_until_rules_were_read() -> None:
     assert {topic.name for topic in ALERT_RULES.settled} == {"weir.alerts.changes.v1"}
+
+
+@pytest.mark.parametrize("scope", ["cost_center", "organization", "user"])
+@pytest.mark.parametrize("metric", ["cost_usd", "calls"])
+def test_whoever_spends_too_much_in_a_day_is_told_of(scope: str, metric: str) -> None:
+    day_s = MINUTE // 86_400 * 86_400
+    names = {"cost_center": "cc", "organization": "acme", "user_id": "ada"}
+    owner = {"cost_center": "cc", "organization": "acme", "user": "ada"}[scope]
+    calls = [
+        msgspec.structs.replace(
+            sample(ResponseCompleted),
+            occurred_at_us=(day_s + hour * 3_600) * S,
+            cost_nano_usd=2 * NANO_USD,
+            **names,
+        )
+        for hour in (-1, 1, 9, 17)
+    ]
+    lines = [
+        msgspec.structs.replace(
+            sample(CostEntry),
+            occurred_at_us=call.occurred_at_us,
+            entry="settled",
+            cost_nano_usd=call.cost_nano_usd,
+            **names,
+        )
+        for call in calls
+    ]
+
+    def alerts(upto: int) -> list[tuple[str, float | None]]:
+        ledger = RuleLedger()
+        threshold = {"cost_usd": 5.0, "calls": 2.0}[metric]
+        ledger.apply(
+            rule(scope=scope, scope_id=None, metric=metric, window="day", threshold=threshold)
+        )
+        for fold, events in ((TRAFFIC, calls[:upto]), (SPEND, lines[:upto])):
+            for row in folded(fold, [records(fold, events)]).rows.values():
+                if isinstance(row, SpendRow | TrafficRow):
+                    ledger.apply(row)
+        return [(it.scope, it.value) for it in looked(ledger, day_s + 18 * 3_600)]
+
+    assert alerts(3) == []  # the first was yesterday
+    assert alerts(4) == [(f"{scope}:{owner}", {"cost_usd": 6.0, "calls": 3.0}[metric])]

@@ -7,6 +7,7 @@ import pytest
 from schemas.events.llm import ResponseCompleted
 from schemas.events.traffic import TrafficRow
 from schemas.traffic import (
+    DAY,
     FINE,
     HOURS,
     MEMBERS_MAX,
@@ -71,6 +72,7 @@ def test_a_call_counts_in_its_ten_seconds_and_its_hour() -> None:
     assert read.total("key:k", HOURS, NOON_S, NOON_S + 3_600).calls == 3
     assert read.total("user:ada", FINE, NOON_S - 60, NOON_S + 60).calls == 1
     assert read.series("user:ada", HOURS, NOON_S, NOON_S + 3_600) == {}
+    assert read.total("user:ada", DAY, NOON_S, NOON_S + 3_600).calls == 1
     assert read.members("task", HOURS, NOON_S, NOON_S + 3_600) == {
         "code": Sums(1, 0, 1, 1_000, 70, 3, 2)
     }
