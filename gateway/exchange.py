@@ -177,7 +177,7 @@ class HttpExchange(Client):
         """Return a whole answer's bytes."""
         if status in NO_BODY:
             return self._head(status, headers, b"")
-        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
+        head = self._head(status, headers, b"content-length: %d" % len(body))
         return head if self._bodiless else head + body
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -190,7 +190,7 @@ class HttpExchange(Client):
             self._held = self._head(status, headers, b"")
         else:
             self._chunked = not self._bodiless
-            self._held = self._head(status, headers, b"transfer-encoding: chunked\r\n")
+            self._held = self._head(status, headers, b"transfer-encoding: chunked")
 
     async def write(self, data: bytes) -> None:
         if self._heart is not None:
@@ -225,17 +225,21 @@ class HttpExchange(Client):
             self.keep_alive = False
         if self.edge_headers:
             headers = [*headers, *self.edge_headers]
-        lines = [_opening(status), *[b"%b: %b\r\n" % pair for pair in headers], framing]
+        lines = [_opening(status), *map(_LINE, headers)]
+        if framing:
+            lines.append(framing)
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
+            lines.append(b"connection: close")
         elif self._http_1_0:
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            lines.append(b"connection: keep-alive")
+        lines += (b"", b"")
+        return b"\r\n".join(lines)
 
 
+_LINE = b": ".join
+"""Returns a header as a line, without a step of the interpreter for each."""
 SECURITY = (
-    b"x-content-type-options: nosniff\r\nx-frame-options: DENY\r\nreferrer-policy: no-referrer\r\n"
+    b"x-content-type-options: nosniff\r\nx-frame-options: DENY\r\nreferrer-policy: no-referrer"
 )
 _openings: dict[int, bytes] = {}
 _openings_s = 0

@@ -117,16 +117,16 @@ class HealthBook:
 
     def begun(self, target: str) -> None:
         """Note that a call is on its way; `ended` must follow."""
-        self._remember(target).in_flight += 1
+        self._find(target).in_flight += 1
 
     def ended(self, target: str) -> None:
         """Note that a call is over, however it ended."""
-        experience = self._remember(target)
+        experience = self._find(target)
         experience.in_flight = max(0, experience.in_flight - 1)
 
     def produced(self, target: str, output_tokens: int) -> None:
         """Note the length of an answer."""
-        experience = self._remember(target)
+        experience = self._find(target)
         mean = experience.output_tokens
         experience.output_tokens = (
             output_tokens if mean is None else mean + (output_tokens - mean) * 0.1
@@ -157,12 +157,14 @@ class HealthBook:
         )
 
     def _remember(self, target: str) -> Experience:
-        now_s = self.clock()
+        experience = self._find(target)
+        experience.fade(self.clock())
+        return experience
+
+    def _find(self, target: str) -> Experience:
         experience = self._book.get(target)
         if experience is None:
-            experience = self._book[target] = Experience(seen_s=now_s)
+            experience = self._book[target] = Experience(seen_s=self.clock())
             if len(self._book) > TARGETS_MAX:
                 del self._book[min(self._book, key=lambda name: self._book[name].seen_s)]
-        else:
-            experience.fade(now_s)
         return experience

@@ -26,8 +26,7 @@ def uuid7(now_ms: int | None = None) -> str:
 
 def _prefix_of(milliseconds: int) -> str:
     global _prefix
-    high = f"{milliseconds & (1 << 48) - 1:012x}"
-    prefix = f"{high[:8]}-{high[8:]}-7"
+    prefix = f"{milliseconds >> 16 & 0xFFFFFFFF:08x}-{milliseconds & 0xFFFF:04x}-7"
     _prefix = (milliseconds, prefix)  # one assignment, so threads never see half of it
     return prefix
 

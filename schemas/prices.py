@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 from schemas.events.changes import PriceChanged, ProviderChanged
 
@@ -46,7 +47,7 @@ class PriceBook:
 
     def find(self, price_list: str, model: str, at_us: int) -> PriceChanged | None:
         """Return the price that holds at a time (Unix microseconds), None when it is not known."""
-        for name in (*families(model), ANY):
+        for name in chain(families(model), (ANY,)):  # most often the first, and no pattern is tried
             prices = self._prices.get((price_list, name))
             if prices is not None:
                 found = bisect_right(prices, at_us, key=lambda price: price.valid_from_us)

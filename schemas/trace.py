@@ -31,7 +31,9 @@ class Trace(NamedTuple):
 
 def checked(traceparent: str | None) -> str | None:
     """Return a caller's ``traceparent`` if it is one: a wrong one is ignored, as the standard asks."""
-    found = _TRACEPARENT.fullmatch(traceparent or "")
+    if traceparent is None:
+        return None
+    found = _TRACEPARENT.fullmatch(traceparent)
     return None if found is None or _NONE & set(found.groups()) else traceparent
 
 
