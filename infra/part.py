@@ -1,4 +1,4 @@
-"""`python -m infra.part NAME`: one part of the installation, as the supervisor starts it.
+"""`python -m infra.part NAME [-]`: one part of the installation, as the supervisor starts it.
 
 The process ends in order on SIGTERM. A part whose supervisor has died goes on serving, so that
 nobody notices; when no new `weir up` takes it over within the grace time, it ends in order too.
@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from infra.handover import FROM_INPUT, Handover
 from infra.kafka import KafkaLog
 from infra.parts import GATE_VARIABLE, MODULES, kind_of
-from infra.settings import WeirSettings, load
 from infra.state import load_state, supervised
 from infra.telemetry import configure
-from infra.words import settings_of
 
 _ORPHAN_GRACE_S = float(os.environ.get("WEIR_ORPHAN_GRACE_S", "60"))
 _GATE_POLL_S = 0.02
@@ -30,26 +29,35 @@ _log = logging.getLogger("infra.part")
 
 def main() -> None:
     """Run the part that the command line names until it is told to stop."""
-    name = sys.argv[1]
-    settings = load()
-    configure(name, settings.log_level)
-    if os.environ.get("WEIR_SUPERVISED"):
-        claim = _claim(settings.home)
-        watcher = threading.Thread(target=_watch, args=(settings.home, claim), daemon=True)
-        watcher.start()
+    name, *source = sys.argv[1:]
+    configure(name, "info")
     try:
-        _run(name, settings)
+        told = _told(name, from_input=source == [FROM_INPUT])
+        configure(name, told.log_level)
+        if os.environ.get("WEIR_SUPERVISED"):
+            claim = _claim(told.home)
+            threading.Thread(target=_watch, args=(told.home, claim), daemon=True).start()
+        _run(name, told)
     except Exception:  # noqa: BLE001 - the process's last words
         _log.exception("%s ends with an error", name)
         sys.exit(1)
 
 
-def _run(name: str, settings: WeirSettings) -> None:
+def _told(name: str, *, from_input: bool) -> Handover:
+    if from_input:
+        return Handover.load(kind_of(name), sys.stdin.buffer.read())
+    from infra.settings import load
+    from infra.words import handover_of
+
+    return handover_of(name, load())
+
+
+def _run(name: str, told: Handover) -> None:
     kind = kind_of(name)
     module = importlib.import_module(MODULES[kind])
     _wait_at_gate()
     with asyncio.Runner(loop_factory=_loop_factory(kind)) as runner:
-        runner.run(_serve(module, name, settings))
+        runner.run(_serve(module, name, told))
 
 
 def _wait_at_gate() -> None:
@@ -67,18 +75,18 @@ def _loop_factory(kind: str) -> Any:
     return None
 
 
-async def _serve(module: Any, name: str, settings: WeirSettings) -> None:
+async def _serve(module: Any, name: str, told: Handover) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     _log.info("%s starts", name)
-    kind, wanted = kind_of(name), settings_of(name, settings)
+    kind = kind_of(name)
     if kind == "sandbox":  # it stands for the vendors' side and knows nothing of the log
-        await module.run(wanted, stop)
+        await module.run(told.own, stop)
     else:
-        async with KafkaLog(settings.connection(), f"/{kind}/{os.getpid()}") as log:
-            await module.run(wanted, log, stop)
+        async with KafkaLog(told.connection, f"/{kind}/{os.getpid()}") as log:
+            await module.run(told.own, log, stop)
     _log.info("%s has stopped", name)
 
 

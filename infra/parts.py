@@ -1,13 +1,13 @@
-"""The parts of an installation: how each is started, when it counts as ready, how it ends."""
+"""What a part of an installation is: how it is started, when it counts as ready, how it ends.
 
-import sys
+Nothing here reads the settings: a gateway worker, which is handed its own, imports this.
+"""
+
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-from infra.settings import WeirSettings
-from streams import READY_FILE
+from typing import Any, Literal
 
 Probe = Literal["http", "tcp", "kafka", "file", "alive"]
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ class Part:
     Parts of a lower `order` are started first and stopped last. `needed` parts must be ready
     before the installation is, but those that are not `awaited`: calls are served while they get ready.
     `stop_s` is the time that an orderly end may take; `ready_file` has the process id of a part that
-    is ready, where the probe is a file.
+    is ready, where the probe is a file. `handed` is what its process finds on its standard input.
     """
 
     name: str
@@ -36,55 +36,7 @@ class Part:
     ready_file: Path | None = None
     stop_s: float = 15.0
     environment: Mapping[str, str] = field(default_factory=dict)
-
-
-def part_command(name: str, python: str = sys.executable) -> tuple[str, ...]:
-    """The command of a Python part."""
-    return (python, "-m", "infra.part", name)
-
-
-def standing_parts(settings: WeirSettings, *, sandbox: bool) -> list[Part]:
-    """Every part that runs all the time, the broker apart."""
-    parts = [
-        Part(
-            f"gateway-{index}",
-            part_command(f"gateway-{index}"),
-            order=2,
-            probe="http",
-            port=settings.port,
-            stop_s=45,  # running calls have 30 s, then the outbox is handed over
-        )
-        for index in range(settings.workers)
-    ]
-    parts.append(
-        Part("control", part_command("control"), order=1, probe="http", port=settings.control_port)
-    )
-    parts.append(
-        Part(
-            "streams",
-            part_command("streams"),
-            order=1,
-            probe="file",
-            ready_file=settings.home / "streams" / READY_FILE,
-            awaited=False,
-            # More threads only wait for each other: forecasts of small matrices take three times as long.
-            environment={"OPENBLAS_NUM_THREADS": "1"},
-        )
-    )
-    if sandbox:
-        command = part_command("sandbox")
-        parts.append(Part("sandbox", command, order=0, probe="tcp", port=settings.sandbox_port))
-    if settings.trainer == "on":
-        parts.append(Part("trainer", part_command("trainer"), order=1, needed=False, stop_s=30))
-    return parts
-
-
-def models_part(settings: WeirSettings, python: Path) -> Part:
-    """The model server; it alone runs in the trainer's environment."""
-    command = part_command("models", str(python))
-    return Part(
-        "models", command, order=1, probe="tcp", port=settings.models_port, needed=False, stop_s=30
-    )
+    handed: bytes = field(default=b"", repr=False)
 
 
 MODULES = {
@@ -97,7 +49,24 @@ MODULES = {
 }
 """Where each kind of part has its `run(settings, log, stop)`."""
 
+_SETTINGS = {
+    "gateway": ("gateway.settings", "GatewaySettings"),
+    "streams": ("streams.settings", "StreamsSettings"),
+    "control": ("infra.control", "ControlSettings"),
+    "projections": ("projections.settings", "ProjectionsSettings"),
+    "trainer": ("trainer.settings", "TrainerSettings"),
+    "models": ("trainer.settings", "TrainerSettings"),
+    "sandbox": ("infra.sandbox.settings", "SandboxSettings"),
+}
+
 
 def kind_of(name: str) -> str:
     """`gateway` for `gateway-1`."""
     return name.rstrip("0123456789").rstrip("-")
+
+
+def settings_class(kind: str) -> type[Any]:
+    """The dataclass of settings that a kind of part declares."""
+    module, name = _SETTINGS[kind]
+    declared: type[Any] = getattr(importlib.import_module(module), name)
+    return declared

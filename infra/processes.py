@@ -26,21 +26,32 @@ class Process:
 
     @classmethod
     async def spawn(
-        cls, command: Sequence[str], environment: Mapping[str, str], log_file: Path, folder: Path
+        cls,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log_file: Path,
+        folder: Path,
+        given: bytes = b"",
     ) -> "Process":
-        """Start a command with its own process group and its output appended to a file."""
+        """Start a command with its own process group and its output appended to a file.
+
+        `given` is what it finds on its standard input.
+        """
         if log_file.exists() and log_file.stat().st_size > _LOG_BYTES_MAX:
             log_file.replace(log_file.with_suffix(".1.log"))
         with log_file.open("ab") as output:
             child = await asyncio.create_subprocess_exec(
                 *command,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 env=dict(environment),
                 cwd=folder,
                 start_new_session=True,
             )
+        assert child.stdin is not None
+        child.stdin.write(given)
+        child.stdin.close()
         return cls(child.pid, child)
 
     @classmethod

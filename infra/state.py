@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import msgspec
-import psutil
 
 _CLOCK_TOLERANCE_S = 0.05
 
@@ -62,6 +61,8 @@ def load_state(home: Path) -> InstallationState | None:
 
 def created_s(pid: int) -> float | None:
     """When a process was started, None when it is gone."""
+    import psutil  # 4 MiB, of which a gateway worker's use is its end alone
+
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:
@@ -72,6 +73,8 @@ def _runs(pid: int, started_s: float | None) -> bool:
     found = created_s(pid)
     if found is None or (started_s is not None and abs(found - started_s) > _CLOCK_TOLERANCE_S):
         return False
+    import psutil
+
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:

@@ -96,6 +96,7 @@ class Supervisor:
             {**self._environment, **part.environment},
             self.log_file(part.name),
             ROOT,
+            part.handed,
         )
 
     async def _keep(self, supervised: Supervised, process: Process) -> None:

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 from infra import trainer_env
 from infra.broker import Broker, BrokerError, BrokerSettings, aot_archive, require_free, serves
 from infra.kafka import KafkaLog
-from infra.parts import Part, models_part, standing_parts
+from infra.parts import Part
 from infra.secret_files import master_key
 from infra.seeding import Seeded, seed
 from infra.settings import WeirSettings, as_environment, fingerprint, uses_sandbox
+from infra.standing import models_part, standing_parts
 from infra.state import HomeLock, InstallationState, PartState, load_state
 from infra.supervisor import Supervisor, stop_leftovers
 from infra.telemetry import configure

@@ -5,7 +5,6 @@ vocabulary here. A field without a default that no word fills is an error at sta
 """
 
 import dataclasses
-import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -14,22 +13,13 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from infra.parts import ROOT, kind_of
+from infra.handover import Handover
+from infra.parts import ROOT, kind_of, settings_class
 from infra.secret_files import master_key
 from infra.settings import WeirSettings, circuit_rules, optimizer_rules, uses_sandbox
 from infra.trainer_env import trainer_python
 from infra.vendors import LOCAL_PROVIDER
 from schemas.errors import ConfigurationError
-
-_SETTINGS_MODULES = {
-    "gateway": ("gateway.settings", "GatewaySettings"),
-    "streams": ("streams.settings", "StreamsSettings"),
-    "control": ("infra.control", "ControlSettings"),
-    "projections": ("projections.settings", "ProjectionsSettings"),
-    "trainer": ("trainer.settings", "TrainerSettings"),
-    "models": ("trainer.settings", "TrainerSettings"),
-    "sandbox": ("infra.sandbox.settings", "SandboxSettings"),
-}
 
 _PORTS = {"control": 1, "models": 2, "sandbox": 3}
 
@@ -37,10 +27,15 @@ _PORTS = {"control": 1, "models": 2, "sandbox": 3}
 def settings_of(name: str, settings: WeirSettings) -> Any:
     """The settings object of one part. Raises ConfigurationError for a word that is unknown."""
     kind = kind_of(name)
-    module, class_name = _SETTINGS_MODULES[kind]
-    wanted = getattr(importlib.import_module(module), class_name)
+    wanted = settings_class(kind)
     own = settings.parts.get(kind, {})
     return fill(wanted, vocabulary(name, settings) | _converted(wanted, own))
+
+
+def handover_of(name: str, settings: WeirSettings) -> Handover:
+    """All that one part is told. Raises as `settings_of`."""
+    own = settings_of(name, settings)
+    return Handover(settings.home, settings.log_level, settings.connection(), own)
 
 
 def _converted(wanted: type[Any], own: Mapping[str, Any]) -> dict[str, Any]:
