@@ -71,7 +71,8 @@ async def preview(
     """Decide as for a real call, and call nobody. Raises what a real call would be refused with."""
     admitted = await admit(client, EITHER, {}, state, uuid7(), settings)
     began_ns = time.perf_counter_ns()
-    plan = proxy.router.plan(admitted.opening.model, admitted.grant, admitted.front.name)
+    front = _dialect(admitted.fields)
+    plan = proxy.router.plan(admitted.opening.model, admitted.grant, front.name)
     ask = await proxy.asker.ask(client, admitted, plan)
     decision = proxy.router.decide(plan, ask)
     info = route_info(

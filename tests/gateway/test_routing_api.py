@@ -79,6 +79,14 @@ def test_a_preview_refuses_what_a_call_would_be_refused(worker: Worker) -> None:
     assert status == 401
 
 
+def test_a_preview_knows_the_names_that_only_their_vendor_knows(worker: Worker) -> None:
+    name = "gpt-of-tomorrow"
+    status, found = preview(
+        worker, {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+    )
+    assert (status, found.get("target")) == (200, f"openai/{name}")
+
+
 @pytest.mark.req("RT-16")
 def test_status_tells_strategies_routes_and_how_targets_fare(worker: Worker) -> None:
     for path in ("/routing/status", "/api/v1/routing/status?limit=2"):
