@@ -22,6 +22,7 @@ from gateway.dialects.anthropic_messages import ANTHROPIC
 from gateway.dialects.gemini_chat import GEMINI
 from gateway.dialects.neutral import ClientDialect, Fields
 from gateway.dialects.openai_chat import OPENAI
+from gateway.dialects.reading import readable
 from gateway.dialects.registry import Paths, dialects
 from gateway.durability import Durability
 from gateway.edge import Edge
@@ -112,6 +113,15 @@ class App:
 
     async def serve(self, client: Client) -> None:
         """Serve one request."""
+        try:
+            await self._serve(client)
+        except RecursionError as error:
+            if client.started:
+                raise
+            front = self._dialect_of(client)
+            await refuse(client, front, readable(error), new_request_id())
+
+    async def _serve(self, client: Client) -> None:
         if self._edge.any and await self._preflight(client):
             return
         if client.method == "POST":

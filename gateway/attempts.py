@@ -8,6 +8,7 @@ from gateway.call import Call
 from gateway.client import JSON, STREAM_HEADERS, Client, Headers
 from gateway.dialects import quirks
 from gateway.dialects.neutral import Answer, ClientDialect
+from gateway.dialects.reading import readable
 from gateway.health import CALLER_ERRORS
 from gateway.pouring import ByteRelay, recorded
 from gateway.routing import DEFAULTS
@@ -71,8 +72,9 @@ def request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
         if unsaid and call.plan.route.unsupported == ERROR:
             raise _refusal(unsaid, target, back)
         return body
-    except InvalidRequest as error:
-        raise Failed(UpstreamRejected(error.message), told=error) from error
+    except (InvalidRequest, RecursionError) as error:
+        told = readable(error)
+        raise Failed(UpstreamRejected(told.message), told=told) from error
 
 
 def _refusal(names: list[str], target: Target, back: ClientDialect) -> InvalidRequest:

@@ -10,8 +10,6 @@ import asyncio
 import logging
 import time
 
-import msgspec
-
 from gateway.admission import Admitted, admit, new_request_id
 from gateway.asking import Asker
 from gateway.attempts import (
@@ -38,9 +36,10 @@ from gateway.call import Call
 from gateway.circuits import Circuits
 from gateway.client import JSON, Client
 from gateway.dialects.neutral import Answer, ClientDialect, Fields
+from gateway.dialects.reading import readable
 from gateway.dialects.replay import streamed
 from gateway.failover import RETRY_HINT_S, Failover
-from gateway.guardrails.calls import blocked, check_answer, check_request
+from gateway.guardrails.calls import blocked, check_request, read_checked
 from gateway.guardrails.guard import Guardrails
 from gateway.health import HealthBook
 from gateway.http1 import Connection
@@ -109,9 +108,9 @@ class Proxy:
         request_id = new_request_id()
         try:
             call = await self._admit(client, front, said, request_id)
-        except WeirError as error:
+        except (WeirError, RecursionError) as error:
             if not client.left:
-                await refuse(client, front, error, request_id)
+                await refuse(client, front, readable(error), request_id)
             return
         if isinstance(call, Replay):
             await client.whole(call.status, call.headers(), call.body)
@@ -294,15 +293,7 @@ class Proxy:
     ) -> None:
         stall_s = min(call.plan.limits.stall_s, self._left_s(call))
         body = await read_whole(connection, stall_s, self._settings.answer_bytes_max)
-        try:
-            answer = endpoint.dialect.read_answer(body)
-            if answer.usage is None:
-                answer = endpoint.dialect.counted(answer, connection.headers)
-            body, answer = check_answer(call, endpoint.dialect, body, answer)
-        except UpstreamError as error:
-            raise Failed(error, connection.status) from error
-        if not answer.model:
-            answer = msgspec.structs.replace(answer, model=call.target.model)
+        body, answer = read_checked(call, endpoint.dialect, body, connection)
         self._note_success(call, started_ns)
         call.answer = answer
         front, client = call.admitted.front, call.client

@@ -73,7 +73,10 @@ class StreamRelay:
         out: list[bytes] = []
         for frame in self._splitter.feed(chunk):
             over = self.ended
-            deltas = self._guarded(self._reader.read(frame))
+            try:
+                deltas = self._guarded(self._reader.read(frame))
+            except RecursionError as error:
+                raise UpstreamProtocol("a stream frame is nested too deeply") from error
             if over and deltas:
                 raise UpstreamProtocol("the stream went on after its end marker")
             for delta in deltas:

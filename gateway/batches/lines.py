@@ -6,8 +6,6 @@ from typing import Any
 
 import msgspec
 
-from gateway.dialects.neutral import Json
-
 LINES_MAX = 50_000
 FAULTS_MAX = 20
 """Faults that are told; a file that is wrong throughout is wrong in one way."""
@@ -52,6 +50,8 @@ def _read_line(number: int, raw: bytes, endpoint: str) -> tuple[Line | None, str
         value: Any = _decode(raw)
     except msgspec.DecodeError:
         return None, "not valid JSON"
+    except RecursionError:
+        return None, "nested too deeply"
     if not isinstance(value, dict):
         return None, "not a JSON object"
     custom_id, body = value.get("custom_id"), value.get("body")
@@ -69,9 +69,10 @@ def _read_line(number: int, raw: bytes, endpoint: str) -> tuple[Line | None, str
 def write(line: Line, batch_id: str, status: int, request_id: str, answer: bytes) -> bytes:
     """Return the line of an output file (below status 300), or of an error file."""
     try:
-        body: Json | None = _decode(answer)
-    except msgspec.DecodeError:
-        body = None
+        _decode(answer)
+        body = msgspec.Raw(answer)
+    except (msgspec.DecodeError, RecursionError):
+        body = msgspec.Raw(b"null")
     response = {"status_code": status, "request_id": request_id, "body": body}
     record = {
         "id": f"batch_req_{batch_id.removeprefix('batch_')}_{line.number}",

@@ -75,6 +75,7 @@ _ASKS_NOTHING = frozenset({b"null", b"false", b"0", b"0.0", b"[]", b"{}", b'""'}
 _NOTHING: tuple[Any, ...] = (None, False, 0, [], {}, "", "auto")
 CACHE_TTL = "5m"
 """How long a vendor keeps a part of a prompt, unless it is told."""
+TOO_DEEP = "the request is nested too deeply"
 MESSAGE_CHARS_MAX = 2_000
 EFFORT_TOKENS: dict[Effort, int] = {
     "none": 0,
@@ -85,6 +86,11 @@ EFFORT_TOKENS: dict[Effort, int] = {
 }
 """Levels of thinking in tokens, as Google's page on OpenAI compatibility gives them."""
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def readable(error: WeirError | RecursionError) -> WeirError:
+    """Return what to tell of a request that could not be read."""
+    return error if isinstance(error, WeirError) else InvalidRequest(TOO_DEEP)
 
 
 def read_object(body: bytes) -> Fields:
@@ -99,7 +105,7 @@ def read_object(body: bytes) -> Fields:
     except msgspec.ValidationError as error:
         raise InvalidRequest("the body is not a JSON object") from error
     except RecursionError as error:
-        raise InvalidRequest("the body is nested too deeply") from error
+        raise InvalidRequest(TOO_DEEP) from error
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
 
@@ -211,7 +217,7 @@ def parse_arguments(arguments: str) -> Json:
     """Return a tool call's arguments; a model's broken JSON is kept as text under ``_raw``."""
     try:
         value = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {"_raw": arguments}
 

@@ -7,8 +7,9 @@ import msgspec
 from gateway.call import Call
 from gateway.dialects.multipart import FormFields
 from gateway.dialects.neutral import Answer, Dialect, text_of
+from gateway.http1 import Connection
 from gateway.upstream import Failed
-from schemas.errors import GuardrailBlocked, UpstreamRejected
+from schemas.errors import GuardrailBlocked, UpstreamError, UpstreamProtocol, UpstreamRejected
 
 
 def check_request(call: Call) -> None:
@@ -29,11 +30,29 @@ def check_request(call: Call) -> None:
         call.admitted = msgspec.structs.replace(admitted, fields=fields, body=body)
 
 
-def check_answer(call: Call, back: Dialect, body: bytes, answer: Answer) -> tuple[bytes, Answer]:
-    """Let the guardrails see a whole answer; return what may be told of it.
+def read_checked(
+    call: Call, back: Dialect, body: bytes, connection: Connection
+) -> tuple[bytes, Answer]:
+    """Read a whole answer and let the guardrails see it; return what may be told of it.
 
-    Raises Failed where one blocks; UpstreamProtocol.
+    Raises Failed for one that cannot be read, and where a guardrail blocks.
     """
+    try:
+        answer = back.read_answer(body)
+        if answer.usage is None:
+            answer = back.counted(answer, connection.headers)
+        body, answer = _checked(call, back, body, answer)
+    except UpstreamError as error:
+        raise Failed(error, connection.status) from error
+    except RecursionError as error:
+        fault = UpstreamProtocol("the answer is nested too deeply")
+        raise Failed(fault, connection.status) from error
+    if not answer.model:
+        answer = msgspec.structs.replace(answer, model=call.target.model)
+    return body, answer
+
+
+def _checked(call: Call, back: Dialect, body: bytes, answer: Answer) -> tuple[bytes, Answer]:
     if call.guard is None or call.admitted.front.surface != "chat":
         return body, answer
     call.answer = answer  # what is refused was produced, and is paid for
