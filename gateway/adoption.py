@@ -35,6 +35,7 @@ from gateway.segment import (
     first_sequence_of,
     frame,
     frames,
+    resumption,
     segment_path,
     segment_paths,
 )
@@ -52,6 +53,7 @@ STALE_SECONDS = 60.0
 """How old a hidden folder (being created, or being removed) must be to count as left behind."""
 
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
+DAMAGED_SUFFIX = ".damaged"
 _ADMITTED = RequestAdmitted.topic.name
 _COMPLETED = ResponseCompleted.topic.name
 _COSTS = CostEntry.topic.name
@@ -63,8 +65,9 @@ _log = logging.getLogger(__name__)
 class Remains:
     """An outbox without its worker; whoever creates this holds the folder's lock.
 
-    Reading it cuts a torn tail off. `damaged` says that entries between two segments are missing,
-    which no crash of ours can cause. Raises OSError and CorruptRecord.
+    Reading it cuts a torn tail off. `damaged` says that entries are missing, between two segments or
+    in the middle of one, which no crash of ours can cause. A segment that is damaged is kept beside
+    what of it is whole. Raises OSError and CorruptRecord.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,6 +81,8 @@ class Remains:
         self.last = 0
         for path in segment_paths(folder):
             self._take(path)
+        # Told by the copy, whoever made it: an adopter may die before it is done.
+        self.damaged |= any(folder.glob(f"*{DAMAGED_SUFFIX}"))
 
     def sync(self) -> None:
         """Everything was synced when it was taken."""
@@ -91,7 +96,8 @@ class Remains:
             self.damaged = True
             _log.error("%s does not follow sequence %d: entries are lost", path, self.last)
         segment.last = segment.first - 1
-        for whole in frames(path.read_bytes()):
+        data = _without_damage(path)
+        for whole in frames(data):
             for entry in whole.entries:
                 self._see(entry)
                 segment.last = max(segment.last, entry.sequence)
@@ -207,6 +213,34 @@ class Remains:
         hidden = self.folder.with_name(f".gone-{self.id}")
         self.folder.rename(hidden)
         shutil.rmtree(hidden)
+
+
+def _without_damage(path: Path) -> bytes:
+    """Return a segment without what is damaged between whole frames, and put it in the old one's place,
+    of which a copy is kept. Raises OSError and CorruptRecord.
+    """
+    data = path.read_bytes()
+    whole, start = [], 0
+    while True:
+        end = start
+        for one in frames(data, start):
+            end = one.end
+        whole.append(data[start:end])
+        resumed = resumption(data, end)
+        if resumed is None:
+            break
+        _log.error("%s is damaged from byte %d to %d: entries are lost", path, end, resumed)
+        start = resumed
+    if len(whole) == 1:
+        return data
+    for suffix, content in ((DAMAGED_SUFFIX, data), (".new", b"".join(whole))):
+        with path.with_suffix(suffix).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    path.with_suffix(".new").replace(path)
+    sync_folder(path.parent)
+    return b"".join(whole)
 
 
 def leases_of(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ allocated ahead. The first frame of a segment may be a `Carry`.
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +81,8 @@ _decoder = msgspec.msgpack.Decoder(list[Entry])
 pack = _encoder.encode
 """Returns a value as it lies within a frame: a header is a tuple of its name and value."""
 _values = msgspec.msgpack.Decoder(list[bytes])
+_BODY = re.compile(rb"(?:[\x91-\x9f]|\xdc..)\x97", re.DOTALL)
+"""How the body of a frame begins: a list of entries, which have seven fields each."""
 
 
 def kind_of(event_type: type[Event], source: str) -> Kind:
@@ -144,6 +147,17 @@ def frames(data: bytes, start: int = 0) -> Iterator[Frame]:
             raise CorruptRecord(f"an outbox frame at {position} has another format") from error
         yield Frame(entries, end)
         position = end
+
+
+def resumption(data: bytes, start: int) -> int | None:
+    """Return where the first whole frame after `start` begins, None where there is none: then what is
+    left is a torn tail, else damage.
+    """
+    for body in _BODY.finditer(data, start + FRAME_HEADER.size):
+        position = body.start() - FRAME_HEADER.size
+        if next(frames(data, position), None) is not None:
+            return position
+    return None
 
 
 def segment_path(folder: Path, first_sequence: int) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from gateway.adoption import Adopter, Remains, abandonment
 from gateway.ledger import Recorder
 from gateway.outbox import Outbox, create_folder, lock_folder
-from gateway.segment import Entry, frame, segment_path, segment_paths
+from gateway.segment import Entry, frame, frames, segment_path, segment_paths
 from infra.broker import Broker
 from infra.kafka import KafkaLog
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
@@ -193,6 +193,39 @@ async def test_an_outbox_whose_entries_miss_is_set_aside(
     assert remains.damaged
     remains.remove()
     assert [path.name for path in chosen.folder.iterdir()] == [".damaged-0123456789abcdef"]
+    assert lock > 0
+
+
+@pytest.mark.req("BEY-03")
+@pytest.mark.parametrize("at", ["length", "checksum", "body"])
+async def test_what_lies_behind_damage_is_kept(tmp_path: Path, at: str) -> None:
+    """A bad sector costs the frame that it hits, not what was written after it, and leaves a trace."""
+    outbox = Outbox(settings(tmp_path), "/gw/t")
+    recorder = Recorder(outbox, MASTER)
+    calls = []
+    for _ in range(4):
+        calls.append(call(recorder)[0].encode())
+        outbox.sync()
+    lock = outbox.close()
+    [path] = segment_paths(outbox.folder)
+    data = bytearray(path.read_bytes())
+    whole = list(frames(bytes(data)))
+    struck = next(n for n, one in enumerate(whole) if calls[1] in {it.key for it in one.entries})
+    begin = whole[struck - 1].end
+    place = {"length": begin, "checksum": begin + 5, "body": begin + 30}[at]
+    data[place] ^= 0x55
+    path.write_bytes(data)
+    assert len(whole) > struck + 1
+    remains = Remains(outbox.folder)
+    assert remains.damaged
+    assert remains.last == outbox.written
+    left = [entry for one in frames(path.read_bytes()) for entry in one.entries]
+    expected = [it for n, one in enumerate(whole) if n != struck for it in one.entries]
+    assert left == expected
+    assert path.with_suffix(".damaged").read_bytes() == data
+    again = Remains(outbox.folder)
+    assert again.damaged, "whoever takes over from an adopter that died knows it too"
+    assert lock_folder(outbox.folder) is None
     assert lock > 0
 
 
