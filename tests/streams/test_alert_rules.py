@@ -68,7 +68,7 @@ def looked(ledger: RuleLedger, at_s: float, *, read_back: bool = True) -> list[A
     return due
 
 
-def test_a_crossing_is_told_once_over_all_partitions_and_ended_with_hysteresis() -> None:
+def test_a_crossing_is_told_once_over_all_partitions_and_ended() -> None:
     ledger = RuleLedger()
     ledger.apply(rule())
     ledger.apply(spent("team:search", 3, partition=0))
@@ -85,6 +85,24 @@ def test_a_crossing_is_told_once_over_all_partitions_and_ended_with_hysteresis()
     (over,) = looked(ledger, MINUTE + 361)
     assert (over.status, over.number) == ("resolved", 2)
     assert over.event_id != alert.event_id
+
+
+@pytest.mark.parametrize(
+    ("comparator", "crossed", "trembling", "back"),
+    [("gt", 5.5, (4.9, 5.1, 4.8), 4.7), ("lte", 4.5, (5.1, 4.9, 5.2), 5.3)],
+)
+def test_a_figure_that_trembles_at_the_threshold_is_told_once(
+    comparator: str, crossed: float, trembling: tuple[float, ...], back: float
+) -> None:
+    ledger = RuleLedger()
+    ledger.apply(rule(comparator=comparator, hysteresis=0.05))
+    ledger.apply(spent("team:search", crossed))
+    assert [it.status for it in looked(ledger, MINUTE + 1)] == ["open"]
+    for number, usd in enumerate(trembling, 1):
+        ledger.apply(spent("team:search", usd, offset=number))
+        assert looked(ledger, MINUTE + 1 + 2 * number) == []
+    ledger.apply(spent("team:search", back, offset=9))
+    assert [it.status for it in looked(ledger, MINUTE + 21)] == ["resolved"]
 
 
 def test_two_that_decide_at_once_make_the_same_event_and_an_unread_one_is_made_again() -> None:

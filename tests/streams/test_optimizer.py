@@ -42,13 +42,14 @@ BAD = Way(failing=0.3)
 class Place:
     """Two targets in one route, and a clock."""
 
-    def __init__(self, rules: OptimizerRules = RULES_SOON, **limits: int) -> None:
-        self.loop = Loop(rules, ["a/m", "b/m"])
+    def __init__(self, limits: tuple[str, int, int] = ("concurrency", 0, 0)) -> None:
+        self.loop = Loop(RULES_SOON, ["a/m", "b/m"])
         self.at_s = START_S
         self._failing: dict[str, float] = {}
         self._said = {"a/m": 0, "b/m": 0}
-        for name in "ab":
-            told = {"dialect": "openai", "base_url": "http://x", "concurrency": limits.get(name)}
+        kind, *most = limits
+        for name, limit in zip("ab", most, strict=True):
+            told = {"dialect": "openai", "base_url": "http://x", kind: limit or None}
             self.loop.tell(ProviderChanged(**META, entity_version=1, name=name, **told))
             self.loop.tell(
                 TargetChanged(
@@ -192,10 +193,22 @@ def test_slow_answers_lower_a_target_against_its_own_day_or_the_limit() -> None:
 def test_a_target_that_is_worse_than_in_seven_days_is_probed_with_5_percent() -> None:
     place = Place()
     place.steps(15 * 120)
+    assert place.steps(20, a=Way(ms=440.0), calls=100) == []  # worse, but by less than 15%
     acts = place.steps(60, a=Way(ms=520.0), calls=100)
     assert acts[0].rule == "degradation"
     assert acts[-1].factor == RULES.probe_share
     assert [act.factor for act in place.steps(120, calls=100)] == [0.25, 0.5, 1.0]
+
+
+@pytest.mark.req("RT-14")
+def test_15_percent_fewer_successes_than_in_seven_days_are_a_reason_and_10_are_none() -> None:
+    place = Place()
+    sooner = {"rule": "error_rate", "mode": "off"}  # it would act first
+    place.loop.tell(OptimizerRuleChanged(**META, entity_version=1, **sooner))
+    place.steps(300)
+    assert place.steps(20, a=Way(failing=0.10), calls=100) == []
+    acts = place.steps(20, a=Way(failing=0.25), calls=100)
+    assert (acts[0].rule, acts[0].metric, acts[0].target) == ("degradation", "success_rate", "a/m")
 
 
 @pytest.mark.req("RT-14", "RT-09")
@@ -245,6 +258,43 @@ def test_a_cheaper_target_as_good_is_preferred_until_it_is_no_longer_cheaper() -
     assert place.steps(60)[-1].state == "restored"
 
 
+@pytest.mark.req("RT-12")
+@pytest.mark.parametrize(
+    ("its_own", "alternative", "price", "preferred"),
+    [
+        ({"quality": 0.8}, {"quality": 0.77}, 500_000_000, True),
+        ({"quality": 0.8}, {"quality": 0.75}, 500_000_000, False),
+        ({"quality": 0.8}, {}, 500_000_000, False),
+        ({"quality": 0.8}, {"quality": 0.8}, 850_000_000, False),
+        ({"quality": 0.8}, {"quality": 0.8, "task_quality": {"code": 0.7}}, 500_000_000, True),
+        (
+            {"quality": 0.8, "task_quality": {"code": 0.9}},
+            {"quality": 0.8, "task_quality": {"code": 0.7}},
+            500_000_000,
+            False,
+        ),
+        (
+            {"quality": 0.8, "capabilities": ["chat", "tools"]},
+            {"quality": 0.8, "capabilities": ["chat"]},
+            500_000_000,
+            False,
+        ),
+    ],
+)
+def test_who_is_cheaper_is_preferred_only_when_nearly_as_good_at_everything(
+    its_own: dict[str, Any], alternative: dict[str, Any], price: int, *, preferred: bool
+) -> None:
+    place = Place()
+    for provider, fields in (("a", its_own), ("b", alternative)):
+        fields = {"capabilities": ["chat"], **fields}
+        place.loop.tell(
+            TargetChanged(**META, entity_version=2, provider=provider, model="m", **fields)
+        )
+    place.loop.tell(priced("a/m", 1_000_000_000, 1_000_000_000, 0))
+    place.loop.tell(priced("b/m", price, price, 0))
+    assert bool(place.steps(245, calls=12)) == preferred
+
+
 @pytest.mark.req("RT-12", "RT-09")
 def test_a_cheaper_target_that_talks_more_is_given_up() -> None:
     place = Place()
@@ -258,8 +308,16 @@ def test_a_cheaper_target_that_talks_more_is_given_up() -> None:
 
 
 @pytest.mark.req("RT-13")
-def test_the_idle_provider_takes_calls_of_the_full_one() -> None:
-    place = Place(a=1, b=10)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        ("concurrency", 1, 10),  # 70 calls of 0.4 s in 30 s
+        ("requests_per_minute", 150, 1_500),
+        ("tokens_per_minute", 30_000, 300_000),
+    ],
+)
+def test_the_idle_provider_takes_calls_of_the_full_one(limits: tuple[str, int, int]) -> None:
+    place = Place(limits)
     acts = place.steps(20, calls=140)
     assert (acts[0].rule, acts[0].alternative) == ("load", "b/m")
     assert acts[0].reason.startswith("a is 93% full, b 9%")
