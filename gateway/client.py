@@ -7,13 +7,11 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.alarm import Alarm
 from gateway.dialects.sse import HEARTBEAT
-
-if TYPE_CHECKING:
-    from gateway.limits import Pass
+from gateway.pace import Pass
 
 Header = tuple[bytes, bytes]
 Headers = list[Header]

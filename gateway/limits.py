@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from gateway.admission import Admitted
 from gateway.client import Client, Headers
 from gateway.outbox import Outbox
-from gateway.pace import SLOT_S, Caps, Pace
+from gateway.pace import SLOT_S, Caps, Pace, Pass
 from gateway.state import GatewayState, Index
 from schemas.access import Grant
 from schemas.clock import now_us
@@ -40,18 +40,6 @@ LOOK_S = 0.05
 GLOBAL = "global"
 
 Owners = tuple[str, str | None]
-
-
-class Pass:
-    """What a call took of its limits, to be given back or put right when it ends."""
-
-    __slots__ = ("paces", "slot", "tokens", "tokens_used")
-
-    def __init__(self, paces: list[Pace], slot: int, tokens: int) -> None:
-        self.paces = paces
-        self.slot = slot
-        self.tokens = tokens
-        self.tokens_used: int | None = None
 
 
 class Limits:

@@ -216,3 +216,15 @@ def hash_of(text: str) -> int:
     for byte in text.encode():
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
     return value
+
+
+class Pass:
+    """What a call took of its limits, to be given back or put right when it ends."""
+
+    __slots__ = ("paces", "slot", "tokens", "tokens_used")
+
+    def __init__(self, paces: list[Pace], slot: int, tokens: int) -> None:
+        self.paces = paces
+        self.slot = slot
+        self.tokens = tokens
+        self.tokens_used: int | None = None
