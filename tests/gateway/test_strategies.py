@@ -209,6 +209,18 @@ def test_rules_are_for_their_tasks_complexities_and_tags() -> None:
     assert lab.chosen.id == OWN
 
 
+@pytest.mark.req("RT-02")
+def test_a_rule_for_tags_takes_calls_with_all_of_them_alone() -> None:
+    tags = {"team": "lab", "stage": "test"}
+    state = state_of(targets=[RouteTarget(GOOD, tags=tags), RouteTarget(OWN)])
+    for given in ({}, {"team": "lab"}, {"team": "lab", "stage": "live"}):
+        decision = decided(state, Ask(tags=given))
+        assert decision.chosen.id == OWN
+        assert [it.target for it in decision.candidates if it.eligible] == [OWN]
+    both = decided(state, Ask(tags={**tags, "more": "x"}))
+    assert {it.target for it in both.candidates if it.eligible} == {GOOD, OWN}
+
+
 def test_hints_choose_the_strategy_where_the_route_takes_them() -> None:
     router = router_of(state_of())
     plan = router.plan("r")

@@ -75,13 +75,15 @@ def test_spend_by_window_and_who_spends_most() -> None:
     minute, day = NOW // 60 * 60, NOW // 86_400 * 86_400
     spend(made, 0, [window("minute", minute, 1), window("minute", minute - 3_600, 8)])
     spend(made, 1, [window("minute", minute - 3_540, 2), window("day", day, 11)])
-    spend(made, 2, [window("day", day - 86_400, 99), window("month", day - 40 * 86_400, 999)])
+    month = day - 20 * 86_400  # today is the 21st
+    spend(made, 2, [window("day", day - 86_400, 99), window("month", month - 31 * 86_400, 999)])
+    spend(made, 3, [window("month", month, 120)])
     traffic(made, "total", "", 5, 4, 0.5)
     for name, usd in (("ada", 0.1), ("bob", 0.4)):
         traffic(made, "user", name, 5, 2, usd)
     told = made.cost()
     assert (told.spend.last_minute, told.spend.last_5_minutes) == ("0.5", "0.5")
-    assert (told.spend.last_hour, told.spend.day, told.spend.month) == ("3", "11", "0")
+    assert (told.spend.last_hour, told.spend.day, told.spend.month) == ("3", "11", "120")
     assert told.burn_rate_usd_per_hour == "6"
     assert [(it.name, it.spent, it.calls) for it in told.top_users] == [
         ("bob", "0.4", 2),
