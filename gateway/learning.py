@@ -18,9 +18,9 @@ What is known of all tasks together stands in for a task with the weight of a fe
 A belief forgets in two ways: a block of calls weighs half after ten minutes; and where the newer
 blocks differ from the older ones beyond chance, the older ones are dropped (after Bifet and Gavaldà,
 "Learning from time-changing data with adaptive windowing", 2007). Troubles pass: where the newer
-blocks are the worse ones, they weigh half after one minute, so that doubt returns and with it a call
-now and then, by which a recovery shows. Once a circuit has closed, blocks of the trouble that had
-opened it are dropped at once.
+blocks are the worse ones, they weigh half sooner, so that doubt returns and with it a call now and
+then, by which a recovery shows. Once a circuit has closed, blocks of the trouble that had opened it
+are dropped at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ from schemas.rewards import (
 )
 
 HALF_LIFE_S = 600.0
-TROUBLE_HALF_LIFE_S = 60.0
+FAILING_HALF_LIFE_S = 60.0
+"""Of what shows a change for the worse in success: a call that tries too early is lost time for sure."""
+SLOW_HALF_LIFE_S = 15.0
+"""Of what shows that a target became slow: a call that tries too early is answered all the same.
+
+Of what knowing every target's speed beforehand would gain in p50 and p95 over routing blindly,
+15 s reach 91 and 90%, 60 s 89 and 88%: a target that was slow is back that much sooner.
+"""
 CHANGED = 4.0
 """Newer and older calls differ beyond chance by so many standard errors.
 
@@ -151,8 +158,8 @@ class Lessons:
         kept = self._pasts.get((entity, closed_us))
         if kept is not None and kept[0] == seen:
             return kept[1]
-        blocks, worse = since_change(mended(together(rows, now_s), closed_us))
-        past = discounted(blocks, now_s, TROUBLE_HALF_LIFE_S if worse else HALF_LIFE_S)
+        blocks, half_life_s = since_change(mended(together(rows, now_s), closed_us))
+        past = discounted(blocks, now_s, half_life_s)
         self._pasts[entity, closed_us] = (seen, past)
         return past
 
@@ -215,44 +222,46 @@ def mended(blocks: list[Block], closed_us: int) -> list[Block]:
     return [block for block in blocks if block.start_s > closed_s or 2 * block.good > block.calls]
 
 
-def since_change(blocks: list[Block]) -> tuple[list[Block], bool]:
+def since_change(blocks: list[Block]) -> tuple[list[Block], float]:
     """Return the newest blocks that are alike, those since the last change, the newest first.
 
-    And whether that was a change for the worse.
+    And in how many seconds their weight halves after such a change.
     """
-    worse = False
+    half_life_s = HALF_LIFE_S
     while len(blocks) > 1:
-        loss, at = _change(blocks)
-        if abs(loss) < CHANGED:
+        size, at, fading_s = _change(blocks)
+        if size < CHANGED:
             break
-        blocks, worse = blocks[:at], loss > 0
-    return blocks, worse
+        blocks, half_life_s = blocks[:at], fading_s
+    return blocks, half_life_s
 
 
-def _change(blocks: Sequence[Block]) -> tuple[float, int]:
-    """Return by how many standard errors the newer blocks are worse than the older ones, and where.
+def _change(blocks: Sequence[Block]) -> tuple[float, int, float]:
+    """Return by how many standard errors newer blocks differ from older ones, where, and the half-life.
 
-    There where they differ most; below 0 they are better.
+    There where they differ most. The half-life is that of the newer ones, by what is worse in them.
     """
     newer = [list(accumulate(column)) for column in list(zip(*blocks, strict=True))[1:4]]
     calls, good, logs = (sums[-1] for sums in newer)
     squares = sum(block.squares for block in blocks)
-    best, at = 0.0, 0
+    best, at, half_life_s = 0.0, 0, HALF_LIFE_S
     for number, (n, g, lg) in enumerate(zip(*newer, strict=True), 1):
         older, older_good = calls - n, good - g
         if n < COMPARED_MIN:
             continue
         if older < COMPARED_MIN:
             break
-        loss = _worse(n - g, n, older - older_good, older) if good < calls else 0.0
+        failing = _worse(n - g, n, older - older_good, older) if good < calls else 0.0
+        slower = 0.0
         if g >= COMPARED_MIN and older_good >= COMPARED_MIN:
             scatter = squares - lg * lg / g - (logs - lg) ** 2 / older_good
             noise = max(LOG_NOISE_MIN**2, scatter / (good - 2.0))
             error = math.sqrt(noise * (1.0 / g + 1.0 / older_good))
-            loss = max(loss, (lg / g - (logs - lg) / older_good) / error, key=abs)
-        if abs(loss) > abs(best):
-            best, at = loss, number
-    return best, at
+            slower = (lg / g - (logs - lg) / older_good) / error
+        for loss, fading_s in ((failing, FAILING_HALF_LIFE_S), (slower, SLOW_HALF_LIFE_S)):
+            if abs(loss) > best:
+                best, at, half_life_s = abs(loss), number, fading_s if loss > 0 else HALF_LIFE_S
+    return best, at, half_life_s
 
 
 def _worse(failed: float, calls: float, older_failed: float, older_calls: float) -> float:
