@@ -21,6 +21,7 @@ from infra.kafka import KafkaLog
 from infra.parts import GATE_VARIABLE, MODULES, kind_of
 from infra.state import load_state, supervised
 from infra.telemetry import configure
+from schemas.errors import WeirError
 
 _ORPHAN_GRACE_S = float(os.environ.get("WEIR_ORPHAN_GRACE_S", "60"))
 _GATE_POLL_S = 0.02
@@ -38,9 +39,19 @@ def main() -> None:
             claim = _claim(told.home)
             threading.Thread(target=_watch, args=(told.home, claim), daemon=True).start()
         _run(name, told)
-    except Exception:  # noqa: BLE001 - the process's last words
-        _log.exception("%s ends with an error", name)
+    except Exception as error:  # noqa: BLE001 - the process's last words
+        _log.exception("%s ends with an error: %s", name, reason_of(error))
         sys.exit(1)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong and what to do about it, in one line; of a group what it holds first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, WeirError):
+        said = f"{error.message}. {error.advice}"
+    return " ".join(said.split())
 
 
 def _told(name: str, *, from_input: bool) -> Handover:

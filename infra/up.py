@@ -42,7 +42,7 @@ def last_words(log_file: Path) -> str:
     try:
         line = json.loads(log_file.read_bytes().splitlines()[-1])
         if line["level"] == "error":
-            return f" ({line.get('stack', line['message']).strip().splitlines()[-1]})"
+            return f" ({line['message']})"
     except (OSError, ValueError, LookupError, TypeError):
         pass  # another program's log, or one that it could not write
     return ""
@@ -251,9 +251,11 @@ class Installation:
         self.screen.step(f"starting {len(needed)} parts")
         late = await self.supervisor.wait_ready(needed, _PARTS_READY_S)
         if late:
-            logs = ", ".join(str(self.supervisor.log_file(name)) for name in late)
+            logs = {name: self.supervisor.log_file(name) for name in late}
+            said = ", ".join(f"{name}{last_words(file)}" for name, file in logs.items())
             raise ConfigurationError(
-                f"not ready after {_PARTS_READY_S:.0f} s: {', '.join(late)}", action=f"See {logs}."
+                f"not ready after {_PARTS_READY_S:.0f} s: {said}",
+                action=f"See {', '.join(map(str, logs.values()))}.",
             )
 
     async def _add(self, parts: list[Part]) -> None:

@@ -51,7 +51,7 @@ class Database:
         self._tables = tables(chosen)
         try:
             self._connection = duckdb.connect(str(path), config=dict(_SETTINGS))
-        except duckdb.IOException as error:
+        except duckdb.Error as error:
             raise ConfigurationError(
                 f"the database {path} cannot be opened: {error}",
                 action="Stop the other process that has it open, or delete the file: "

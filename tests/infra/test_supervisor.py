@@ -7,11 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra.part import reason_of
 from infra.parts import Part
 from infra.processes import Process
 from infra.state import HomeLock, InstallationState, load_state, supervised
 from infra.supervisor import Supervisor, stop_leftovers
 from infra.up import last_words
+from schemas.errors import ConfigurationError
 
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 STUBBORN_CODE = """
@@ -180,8 +182,19 @@ def test_an_ended_parts_error_is_told_where_its_log_closes_with_one(tmp_path: Pa
     log = tmp_path / "part.log"
     assert last_words(log) == ""
     log.write_text(
-        '{"level":"error","message":"it ends","stack":"Traceback\\n  x\\nKeyError: 1\\n"}\n'
+        '{"level":"error","message":"control ends with an error: KeyError: 1","stack":"Traceback"}\n'
     )
-    assert last_words(log) == " (KeyError: 1)"
+    assert last_words(log) == " (control ends with an error: KeyError: 1)"
     log.write_text("not a line of ours\n")
     assert last_words(log) == ""
+
+
+def test_the_reason_of_an_end_says_what_to_do() -> None:
+    wrong = ConfigurationError(
+        "the database x cannot be opened:\n no database", action="Delete it."
+    )
+    assert (
+        reason_of(ExceptionGroup("tasks", [ExceptionGroup("of a part", [wrong]), KeyError(1)]))
+        == "the database x cannot be opened: no database. Delete it."
+    )
+    assert reason_of(KeyError(1)) == "KeyError: 1"
