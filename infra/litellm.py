@@ -4,6 +4,7 @@ Written from that project's pages "Proxy Config.yaml", "All settings", "Load Bal
 A group of deployments (`model_name`) becomes a route of the same name.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from infra.tables import (
     RouteTargetTable,
     TargetTable,
 )
-from infra.vendors import VENDORS
+from infra.vendors import VENDORS, Vendor, fill
 
 _ENVIRONMENT = "os.environ/"
 _PREFIXES = {
@@ -53,24 +54,32 @@ _STRATEGIES = {
 _FALLBACK_STEP = 10
 """Priorities count down by this for each further fallback."""
 _OWN_LIMITS = frozenset({"rpm", "tpm", "max_parallel_requests"})
+_PLACES = {
+    "aws_region_name": "AWS_REGION",
+    "vertex_location": "GOOGLE_CLOUD_LOCATION",
+    "vertex_project": "GOOGLE_CLOUD_PROJECT",
+    "api_version": "OPENAI_API_VERSION",
+}
+"""What an entry says of where it lives, and the variables of our rows that mean the same."""
 _READ = frozenset(
     {
         "model",
         "api_base",
         "base_url",
         "api_key",
-        "api_version",
         "weight",
         "order",
         "timeout",
         "stream_timeout",
         "extra_headers",
-        "aws_region_name",
         "input_cost_per_token",
         "output_cost_per_token",
         *_OWN_LIMITS,
+        *_PLACES,
     }
 )
+_AZURE_V1 = frozenset({"v1", "preview", "latest"})
+"""Versions whose path is the newer one, without deployments."""
 _PER_MILLION = 1_000_000
 
 
@@ -164,14 +173,15 @@ def _vendor(prefix: str) -> str | None:
 
 def _provider(work: _Work, where: str, vendor: str, params: Mapping[str, Any]) -> str:
     """The name of a provider with this address and key; it is made where there is none yet."""
+    if vendor == "azure" and _deployed(params):
+        vendor = "azure-deployments"
     known = next((it for it in VENDORS if it.name == vendor), None)
     base_url = _text(work, where, "api_base", params.get("api_base") or params.get("base_url"))
-    options: dict[str, str] = {}
-    if vendor == "azure" and base_url:
-        base_url, options = _azure(base_url, params)
-    elif region := params.get("aws_region_name"):
-        base_url = base_url or f"https://bedrock-runtime.{region}.amazonaws.com"
-        options = {"region": str(region), "auth": "aws"}
+    usual_url, options = _usual(known, params) if known else (None, {})
+    if vendor in {"azure", "azure-deployments"} and base_url:
+        base_url = _azure(base_url, deployed=vendor != "azure")
+    if params.get("aws_region_name"):
+        options["auth"] = "aws"
     key_env = _variable(work, where, vendor, params.get("api_key"))
     if key_env is None and known is not None and base_url is None and not params.get("api_key"):
         key_env = known.key_variable  # where the proxy looks, too, when it is not told
@@ -180,7 +190,7 @@ def _provider(work: _Work, where: str, vendor: str, params: Mapping[str, Any]) -
     own = known is None or (base_url is not None and vendor == "openai")
     table = ProviderTable(
         dialect=known.dialect if known else "openai",
-        base_url=base_url or (known.base_url if known else None),
+        base_url=base_url or usual_url,
         key_env=[key_env] if key_env else [],
         headers={str(k): str(v) for k, v in (params.get("extra_headers") or {}).items()},
         options=options,
@@ -199,13 +209,27 @@ def _provider(work: _Work, where: str, vendor: str, params: Mapping[str, Any]) -
     return name
 
 
-def _azure(base_url: str, params: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """An Azure resource: its deployments' path when an api-version is given, else version 1."""
+def _usual(vendor: Vendor, params: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """A vendor's own address and options, with what the entry says of project, region and version.
+
+    The address is None where neither it nor the environment says enough.
+    """
+    said = {variable: str(params[name]) for name, variable in _PLACES.items() if params.get(name)}
+    environment = {**os.environ, **said}
+    filled = {name: fill(text, environment) for name, text in vendor.options.items()}
+    options = {name: text for name, text in filled.items() if text is not None}
+    return fill(vendor.base_url, environment), options
+
+
+def _deployed(params: Mapping[str, Any]) -> bool:
+    """Whether an Azure resource is asked by the paths of its deployments: a dated version says so."""
+    return str(params.get("api_version") or "v1") not in _AZURE_V1
+
+
+def _azure(base_url: str, *, deployed: bool) -> str:
+    """The address of an Azure resource."""
     root = base_url.rstrip("/").removesuffix("/openai/v1").removesuffix("/openai")
-    if version := params.get("api_version"):
-        options = {"auth": "api-key", "query": f"api-version={version}"}
-        return f"{root}/openai/deployments/{{model}}", options
-    return f"{root}/openai/v1", {"auth": "api-key"}
+    return f"{root}/openai/deployments/{{model}}" if deployed else f"{root}/openai/v1"
 
 
 def _variable(work: _Work, where: str, vendor: str, key: object) -> str | None:
@@ -228,8 +252,6 @@ def _text(work: _Work, where: str, name: str, value: object) -> str | None:
         return None
     text = str(value)
     if text.startswith(_ENVIRONMENT):
-        import os
-
         variable = text.removeprefix(_ENVIRONMENT)
         if found := os.environ.get(variable):
             return found

@@ -1,13 +1,15 @@
 """A LiteLLM proxy's configuration becomes a file for `weir apply`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.cli_config import lean
 from infra.configuration import Document, expanded, parse, read_file
-from infra.entities import KINDS
+from infra.entities import KINDS, provider_fields
 from infra.litellm import take_over
+from schemas.errors import ValidationFailed
 
 CONFIG = Path(__file__).with_name("litellm_config.yaml")
 
@@ -24,10 +26,14 @@ def test_deployments_of_one_name_are_a_route_with_weights(
     document, _ = taken
     route = document.routes["gpt-4o"]
     first = [(it.target, it.weight) for it in route.targets if it.priority == 0]
-    assert first == [("azure/gpt-4o-eu", 6), ("azure-2/gpt-4o-ca", 12)]
-    eu = document.providers["azure"]
+    assert first == [
+        ("azure-deployments/gpt-4o-eu", 6),
+        ("azure-deployments-2/gpt-4o-ca", 12),
+    ]
+    eu = document.providers["azure-deployments"]
     assert eu.base_url == "https://my-endpoint-europe.openai.azure.com/openai/deployments/{model}"
-    assert eu.options == {"auth": "api-key", "query": "api-version=2024-08-01-preview"}
+    assert eu.options["auth"] == "api-key"
+    assert eu.options["query"] == "api-version=2024-08-01-preview"
     assert (eu.key_env, eu.requests_per_minute) == (["AZURE_API_KEY_EU"], 6)
 
 
@@ -108,3 +114,46 @@ def test_a_deployment_without_a_key_uses_the_vendors_variable() -> None:
     )
     assert [*document.providers] == ["openai"]
     assert document.providers["openai"].key_env == ["OPENAI_API_KEY"]
+
+
+def _fields(document: Document, name: str) -> dict[str, Any]:
+    return provider_fields(name, document.providers[name])
+
+
+@pytest.mark.req("BEY-01")
+def test_a_provider_lives_where_its_entry_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    place = {"vertex_project": "p", "vertex_location": "europe-west1"}
+    azure = {"model": "azure/gpt-4o", "api_base": "https://r.openai.azure.com"}
+    entries: list[dict[str, Any]] = [
+        {"model": "vertex_ai/gemini-2.5-pro", **place},
+        {"model": "vertex_ai/gemini-2.5-pro", **place, "vertex_location": "us-east1"},
+        {**azure, "api_version": "2024-10-21"},
+        {**azure, "api_version": "preview"},
+    ]
+    models = [{"model_name": f"m{n}", "litellm_params": it} for n, it in enumerate(entries)]
+    document, notes = take_over({"model_list": models})
+    assert notes == []
+    first, second = _fields(document, "vertex"), _fields(document, "vertex-2")
+    assert "europe-west1-aiplatform" in first["base_url"]
+    assert "/projects/p/locations/us-east1/" in second["base_url"]
+    assert first["options"]["auth"] == second["options"]["auth"] == "google"
+    # What Azure serves at its newer path alone is not asked for at a deployment's.
+    assert _fields(document, "azure-deployments")["speaks"] == []
+    newer = _fields(document, "azure")
+    assert (newer["base_url"], newer["speaks"]) == (
+        "https://r.openai.azure.com/openai/v1",
+        ["openai_responses"],
+    )
+
+
+def test_an_address_that_nobody_says_is_missed_when_it_is_applied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    entry = {"model_name": "m", "litellm_params": {"model": "vertex_ai/gemini-2.5-pro"}}
+    document, _ = take_over({"model_list": [entry]})
+    with pytest.raises(ValidationFailed, match="needs a base_url"):
+        _fields(document, "vertex")
