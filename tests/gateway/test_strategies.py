@@ -186,6 +186,25 @@ def test_who_cannot_take_a_call_is_left_out_with_the_reason(
     assert decision.chosen.id != out
 
 
+@pytest.mark.req("RT-02")
+@pytest.mark.parametrize("bound", [{"quality_floor": 0.1}, {"max_cost_nano_usd": 10**12}])
+def test_what_is_not_known_of_a_target_keeps_no_bound(bound: dict[str, Any]) -> None:
+    state = state_of(targets=[RouteTarget(GOOD), RouteTarget("a/new")], **bound)
+    put(state, target("a", "new"))
+    known = {item.target: item.eligible for item in decided(state).candidates}
+    assert known == {GOOD: True, "a/new": False}
+
+
+@pytest.mark.req("RT-02")
+def test_who_is_slower_than_the_bound_is_left_out_and_who_was_never_called_is_not() -> None:
+    table = {
+        CHEAP: TargetHealth(CHEAP, calls=50, latency_p95_us=900_000.0),
+        GOOD: TargetHealth(GOOD, calls=50, latency_p95_us=500_000.0),
+    }
+    decision = decided(state_of(max_latency_ms=500), table=table)
+    assert {it.target for it in decision.candidates if it.eligible} == {GOOD, OWN}
+
+
 def test_a_bound_that_nobody_keeps_is_waived_and_said_so() -> None:
     decision = decided(state_of(quality_floor=0.99))
     assert all(item.eligible for item in decision.candidates)

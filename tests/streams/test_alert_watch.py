@@ -112,7 +112,7 @@ LETTER = DeadLetter(
         (TRIGGER, step("completed", "collect", "run-2", 60), "feedback:all#1", "info", 0),
         (
             KEY,
-            msgspec.structs.replace(KEY, entity_version=2, expires_at_us=(NOW + 90 * DAY) * S),
+            msgspec.structs.replace(KEY, entity_version=2, expires_at_us=(NOW + 8 * DAY) * S),
             "key_expiry:k",
             "warning",
             0,
