@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.traffic import Sums
+from schemas.traffic import TOTAL, Sums
 
 METRICS = ("calls", "cost_nano_usd", "tokens", "failure_rate", "latency_us", "price")
 CALLS, COST, TOKENS, FAILURES, LATENCY, PRICE = range(len(METRICS))
@@ -89,6 +89,8 @@ class Panel:
         self._unit = np.ones((len(METRICS), 0))
         self._spread = np.ones((len(WINDOWS), len(METRICS), 0))
         self._stale = True
+        self._settled = False
+        """Whether the last hour had enough calls, since when they came steadily."""
 
     # --- taking in -------------------------------------------------------------------------------
 
@@ -262,10 +264,39 @@ class Panel:
         score = raw / self._spread
         self._note(raw, score)
         warm = (self.last - self._first + 1 >= POINTS_MIN) & (self.pushed >= POINTS_MIN)
-        warm &= self._columns[0].sum(axis=1) - calls[-1] >= POINTS_MIN
+        earlier = self._columns[0].sum(axis=1) - calls[-1]
+        warm &= (earlier >= POINTS_MIN) & self._settle(score, earlier)
         points = np.clip(np.minimum(self.last - self._first + 1, self.pushed), POINTS_MIN, None)
         doubt = 1.0 + (POINTS_MIN / points) ** 1.5
         return Scores(score, expected, actual, calls, self._cumulated(score), warm, doubt)
+
+    def _settle(self, score: Array, earlier: Array) -> bool:
+        """Return whether there is a baseline: a few calls, or those before a silence, are none.
+
+        `earlier` are the calls of each series before the longest window. Where the first load that is
+        enough differs from what was before it, that is forgotten, and history begins with the load.
+        """
+        row = self.index.get(TOTAL)
+        if row is None:
+            return True
+        if earlier[row] < POINTS_MIN:
+            self._settled = False
+        elif not self._settled and self.pushed >= POINTS_MIN:
+            self._settled = bool(np.abs(score[:, CALLS, row]).max() < _STRANGE)
+            if not self._settled:
+                self._begin()
+        return self._settled
+
+    def _begin(self) -> None:
+        """Forget all but the buckets of the longest window."""
+        assert self.last is not None
+        self.pushed = WINDOWS[-1]
+        self._first = np.maximum(self._first, self.last - self.pushed + 1)
+        self._columns[:, :, ~self._known()] = 0.0
+        self._masked[:] = False
+        self._residual[:] = np.nan
+        self._cusum[:] = 0.0
+        self._stale = True
 
     def _note(self, raw: Array, score: Array) -> None:
         assert self.last is not None

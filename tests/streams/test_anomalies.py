@@ -207,6 +207,25 @@ def test_failures_of_one_user() -> None:
 
 
 @pytest.mark.req("ANA-05")
+@pytest.mark.parametrize("quiet", [{}, {"ada": 5 / 8}])
+@pytest.mark.parametrize(("busy_min", "quiet_min"), [(0, 2), (0, 8), (20, 70)])
+def test_the_first_load_after_a_few_calls_is_a_baseline_and_no_spike(
+    busy_min: float, quiet_min: float, quiet: Rates
+) -> None:
+    life = Life(8)
+    life.spend(busy_min, CALM)
+    life.spend(quiet_min, quiet)
+    before = len(life.changes)
+    assert all(change.kind != "spike" for change in life.changes)
+    load = {f"u{number}": 90.0 for number in range(8)}
+    life.spend(15, load)
+    assert [change for change in life.changes[before:] if change.number == 1] == []
+    life.spend(2, {**load, "mallory": 1200.0})
+    opened = {change.metric: change for change in life.changes[before:] if change.number == 1}
+    assert opened["calls"].drivers[0].name == "mallory"
+
+
+@pytest.mark.req("ANA-05")
 def test_what_stays_becomes_the_new_level() -> None:
     life = Life(5)
     life.spend(30, CALM)
