@@ -6,6 +6,8 @@ that is raised twice is one alert for everybody.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from schemas.events.operations import AlertChanged
@@ -55,6 +57,13 @@ def followed(current: AlertChanged | None, event: AlertChanged) -> AlertChanged 
         resolved_by=event.resolved_by,
         number=max(current.number, event.number),
     )
+
+
+def retold(state: AlertChanged) -> Iterator[AlertChanged]:
+    """Yield the fewest events that `followed` makes this state of, from nothing."""
+    yield msgspec.structs.replace(state, status=OPEN)
+    if state.status != OPEN:
+        yield state
 
 
 def is_news(before: AlertChanged | None, after: AlertChanged) -> bool:

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 
 from schemas.clock import now_us
 from schemas.codec import decode
-from schemas.errors import BrokerUnavailable, CorruptRecord, LogError
+from schemas.errors import BrokerUnavailable, CorruptRecord, LogError, LogTruncated, WrongLog
 from schemas.event import Event, Topic
 from schemas.letters import dead_letter
-from schemas.log import Log, Reader, Record
+from schemas.log import Cursor, Log, Reader, Record
 from streams.fold import AnyFold
+from streams.memory import RECORDS, Memory, beginning, recall, remembered
 from streams.settings import StreamsSettings
 
 _BATCH_RECORDS = 5_000
@@ -54,6 +55,10 @@ class Ledger(ABC):
         What follows from a decision, an alert for example, stands before it: after a death
         between the two both are made again, with their ids.
         """
+
+    def remembered(self) -> Iterable[Event] | None:
+        """Return events that leave a new ledger as the decisions left this one; None: all are read."""
+        return None
 
     @abstractmethod
     def knows(self, decision: Event) -> bool:
@@ -106,13 +111,16 @@ async def decide(
     Raises LogTruncated or WrongLog.
     """
     topics = list(dict.fromkeys(topic for decider, _ in seats for topic in decider.topics))
+    memories: dict[str, Memory] = {}
+    recalls = True
     while not stop.is_set():
         try:
-            async with log.reader(topics) as reader:
+            memories = await recall(log) if recalls else {}
+            async with log.reader(topics, _beginning(topics, seats, memories)) as reader:
                 # What a table says is only true once it was read to the end: half looks like calm.
                 ends = await reader.end_positions()
                 deciding = [
-                    _Deciding(decider, mine, decider.ledger(settings), ends)
+                    _Deciding(decider, mine, decider.ledger(settings), ends, memories)
                     for decider, mine in seats
                 ]
                 await _decide(deciding, log, reader, stop)
@@ -120,6 +128,23 @@ async def decide(
             # Whether the last event arrived is unknown: read everything back before the next.
             _log.warning("nothing is decided for now: %s", error.message)
             await asyncio.sleep(_RETRY_S)
+        except (LogTruncated, WrongLog) as error:
+            if not memories:
+                raise
+            _log.warning("what deciders remember is of another log: %s", error.message)
+            recalls = False
+
+
+def _beginning(
+    topics: Sequence[Topic], seats: Sequence[Seat], memories: Mapping[str, Memory]
+) -> Cursor:
+    deciders = [decider for decider, _ in seats]
+    return beginning(
+        {
+            topic.name: [memories.get(it.name) for it in deciders if topic in it.topics]
+            for topic in topics
+        }
+    )
 
 
 class _Deciding:
@@ -131,9 +156,15 @@ class _Deciding:
         mine: Callable[[], bool],
         ledger: Ledger,
         ends: Mapping[str, Mapping[int, int]],
+        memories: Mapping[str, Memory],
     ) -> None:
         self.decider = decider
         self.ledger = ledger
+        self._memory = memories.get(decider.name)
+        self._news = 0
+        """Decisions that were read and are in no memory."""
+        for event in self._memory.events if self._memory is not None else ():
+            ledger.apply(event)
         self._mine = mine
         self._beginning = {topic.name: ends[topic.name] for topic in decider.topics}
         self._settled = {topic.name for topic in (decider.decisions, *decider.settled)}
@@ -142,6 +173,9 @@ class _Deciding:
 
     async def take(self, log: Log, record: Record, event: Event | None) -> None:
         """Take in what was read, `event` None for a tombstone."""
+        if self._memory is not None and self._memory.covers(record):
+            return
+        self._news += record.topic == self.decider.decisions.name
         try:
             if event is None:
                 self.ledger.removed(record.topic, record.key or b"")
@@ -165,6 +199,8 @@ class _Deciding:
         if self._beginning or self._awaited:
             return
         self._looked_s = time.monotonic()
+        if self._news >= RECORDS and self._mine():
+            await self._remember(log, reader)
         if not self._mine() or not (due := self.ledger.due(now_us())):
             return
         if await _behind(reader, self._settled):
@@ -174,6 +210,16 @@ class _Deciding:
             await log.publish(event, correlation_id=event.event_id)
             if event.topic is self.decider.decisions:
                 self._awaited.append(event)
+
+    async def _remember(self, log: Log, reader: Reader) -> None:
+        """Publish what came of the decisions so far."""
+        self._news = 0
+        events = self.ledger.remembered()
+        if events is None:
+            return
+        told = remembered(self.decider.name, self.decider.decisions, events, reader.cursor)
+        if told is not None:
+            await log.publish(told)
 
 
 async def _decide(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from schemas.alerts import OPEN, RESOLVED, followed
+from schemas.alerts import OPEN, RESOLVED, followed, retold
 from schemas.event import Event
 from schemas.events.alerts import ALERT_SETTINGS, AlertRuleChanged
 from schemas.events.operations import ALERTS, AlertChanged
@@ -68,6 +68,10 @@ class RuleLedger(Ledger):
     def removed(self, topic: str, key: bytes) -> None:
         """Take in that a row has expired."""
         self._figures.removed(topic, key)
+
+    def remembered(self) -> Iterator[Event]:
+        """Return what leads to the alerts as they are."""
+        return (event for alert in self._alerts.values() for event in retold(alert))
 
     def knows(self, decision: Event) -> bool:
         """Whether this change of an alert, or a later one, has been read back."""

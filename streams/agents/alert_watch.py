@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from schemas.alerts import OPEN, RESOLVED, followed
+from schemas.alerts import OPEN, RESOLVED, followed, retold
 from schemas.event import Event
 from schemas.events.changes import BUDGETS, DEPLOYMENTS, IDENTITY
 from schemas.events.limits import LIMITS
@@ -91,6 +91,14 @@ class WatchLedger(Ledger):
             self._limits.forget(key.decode())
         elif topic != HEARTBEATS.name:
             super().removed(topic, key)
+
+    def remembered(self) -> Iterator[Event]:
+        """Return what leads to the alerts as they are."""
+        return (
+            event
+            for alert in (*self._mine.values(), *self._workers.values())
+            for event in retold(alert)
+        )
 
     def knows(self, decision: Event) -> bool:
         """Whether this change of an alert, or a later one, has been read back."""

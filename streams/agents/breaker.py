@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from schemas.circuits import CLOSED, NEW, OPEN, Circuit, CircuitRules, circuit_of, judged, merged
 from schemas.event import Event
@@ -36,6 +36,10 @@ class CircuitLedger(Ledger):
         elif isinstance(event, CircuitChanged):
             self._changes[event.target] = event
             self._restless.add(event.target)
+
+    def remembered(self) -> Iterable[Event]:
+        """Return the last change of each target."""
+        return self._changes.values()
 
     def knows(self, decision: Event) -> bool:
         """Whether this change, or a later one, has been read back."""

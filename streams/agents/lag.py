@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from schemas.alerts import OPEN, RESOLVED, followed
+from schemas.alerts import OPEN, RESOLVED, followed, retold
 from schemas.event import Event
 from schemas.events.operations import ALERTS, HEARTBEATS, AlertChanged, Heartbeat
 from streams.agents.health import HEALTH
@@ -40,6 +40,10 @@ class LagLedger(Ledger):
         """Take in that a part is not expected any more."""
         del topic
         self._beats.pop(key.decode("utf-8", "replace"), None)
+
+    def remembered(self) -> Iterator[Event]:
+        """Return what leads to the alerts as they are."""
+        return (event for alert in self._alerts.values() for event in retold(alert))
 
     def knows(self, decision: Event) -> bool:
         """Whether this change of an alert, or a later one, has been read back."""

@@ -7,6 +7,7 @@ with the anomalies that were found then, and nothing is opened or ended for a ti
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
@@ -58,6 +59,7 @@ TREND_COOLDOWN_US = 3_600_000_000
 TREND_BUCKETS = 60
 """What a series did in the last ten minutes of a trend is its new level."""
 NEW_BUCKETS = 60
+DAY_US = 86_400_000_000
 OPEN_MAX = 200
 """Anomalies that are open at once; what comes beyond them is not told."""
 
@@ -77,8 +79,8 @@ class AnomalyLedger(Ledger):
         self._seen: dict[str, int] = {}
         self._known: dict[str, AnomalyChanged] = {}
         """By id: those that are open, and those that ended within the time that is gone through."""
-        self._numbers: dict[str, int] = {}
-        """By metric and series: how many anomalies there were."""
+        self._numbered: dict[str, AnomalyChanged] = {}
+        """By metric, series and day: the last anomaly of the last days."""
         self._quiet: dict[str, int] = {}
         self._pending: list[AnomalyChanged] = []
 
@@ -97,6 +99,11 @@ class AnomalyLedger(Ledger):
         """Take in that a row has expired."""
         if topic == TRAFFIC_TABLE.name:
             self._traffic.removed(key.decode())
+
+    def remembered(self) -> Sequence[Event]:
+        """Return the anomalies that are still heeded, and those that give others their number."""
+        heeded = {e.anomaly_id: e for e in (*self._numbered.values(), *self._known.values())}
+        return sorted(heeded.values(), key=lambda change: change.occurred_at_us)
 
     def knows(self, decision: Event) -> bool:
         """Whether this change, or a later one of the same anomaly, has been read back."""
@@ -131,11 +138,16 @@ class AnomalyLedger(Ledger):
         if known is not None and known.number >= event.number:
             return
         self._known[event.anomaly_id] = event
-        name, _, number = event.anomaly_id.rpartition("#")
-        self._numbers[name] = max(self._numbers.get(name, 0), int(number))
+        name, number = numbered(event)
+        last = self._numbered.get(name)
+        if last is None or number >= numbered(last)[1]:
+            self._numbered[name] = event
         old_us = event.occurred_at_us - 2 * REPLAY * BUCKET_US
         for stale in [e for e in self._known.values() if (e.ended_at_us or old_us) < old_us]:
             del self._known[stale.anomaly_id]
+        past_us = event.started_at_us - 2 * DAY_US
+        for gone in [n for n, e in self._numbered.items() if e.started_at_us < past_us]:
+            del self._numbered[gone]
 
     def _begin(self, ready: int) -> int:
         """Begin anew with the hours before `ready`; return the bucket before the first."""
@@ -404,14 +416,17 @@ class AnomalyLedger(Ledger):
         made: list[AnomalyDriver],
         at_us: int,
     ) -> None:
-        series = f"{metric}|{dimension}"
+        day = datetime.fromtimestamp(started_us // 1_000_000, UTC).strftime("%Y-%m-%d")
+        series = f"{metric}|{dimension}#{day}"
         pending = sum(
-            change.number == 1 and change.anomaly_id.startswith(f"{series}#")
+            change.number == 1 and change.anomaly_id.startswith(f"{series}-")
             for change in self._pending
         )
         if sum(c.status == OPEN for c in self._known.values()) + len(self._pending) >= OPEN_MAX:
             return
-        anomaly_id = f"{series}#{self._numbers.get(series, 0) + pending + 1}"
+        last = self._numbered.get(series)
+        number = (numbered(last)[1] if last is not None else 0) + pending + 1
+        anomaly_id = f"{series}-{number}"
         expected, actual = levels
         self._pending.append(
             AnomalyChanged(
@@ -433,6 +448,13 @@ class AnomalyLedger(Ledger):
                 drivers=made,
             )
         )
+
+
+def numbered(change: AnomalyChanged) -> tuple[str, int]:
+    """Return what counts an anomaly (metric, series, day), and its number there."""
+    name, _, told = change.anomaly_id.rpartition("#")
+    day, _, number = told.rpartition("-")
+    return f"{name}#{day}", int(number)
 
 
 def sign_of(change: AnomalyChanged) -> int:

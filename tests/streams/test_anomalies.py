@@ -233,7 +233,7 @@ def test_what_stays_becomes_the_new_level() -> None:
     calls = [change for change in life.changes if change.metric == "calls"]
     last = {change.anomaly_id: change for change in calls}
     assert {(change.kind, change.status) for change in last.values()} == {("level_shift", "ended")}
-    assert last["calls|total:#1"].drivers == []
+    assert last["calls|total:#2026-09-21-1"].drivers == []
     assert max(c.found_at_us or 0 for c in calls) < (START_S + 35 * 60) * S
 
 

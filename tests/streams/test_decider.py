@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from schemas.codec import encode
+from schemas.errors import LogTruncated
 from schemas.event import Event, Topic
+from schemas.events.deciders import DECIDERS
 from schemas.events.operations import HEARTBEATS, AlertChanged, DeadLetter, Heartbeat
 from schemas.log import Cursor, Record
 from streams.agents.health import HEALTH
@@ -61,13 +63,13 @@ class Pure(Ledger):
 
 
 class FakeLog:
-    """A log of two topics in memory, whose records are all partition 0's."""
+    """A log of three topics in memory, whose records are all partition 0's."""
 
     def __init__(self) -> None:
-        self.records: dict[str, list[Record]] = {HEARTBEATS.name: [], ALERTS.name: []}
+        topics = (HEARTBEATS, ALERTS, DECIDERS)
+        self.records: dict[str, list[Record]] = {topic.name: [] for topic in topics}
         self.letters: list[DeadLetter] = []
-        self.opened: list[list[str]] = []
-        self.cursor = Cursor()
+        self.opened: list[tuple[list[str], dict[str, dict[int, int]]]] = []
 
     def append(self, topic: Topic, key: bytes, value: bytes | None) -> None:
         found = self.records[topic.name]
@@ -80,21 +82,40 @@ class FakeLog:
             self.append(event.topic, event.key.encode(), encode(event))
 
     @asynccontextmanager
-    async def reader(self, topics: Sequence[Topic]) -> AsyncIterator["FakeLog"]:
-        self.opened.append([topic.name for topic in topics])
-        yield self
+    async def reader(
+        self, topics: Sequence[Topic], cursor: Cursor | None = None
+    ) -> AsyncIterator["FakeReader"]:
+        cursor, names = cursor or Cursor(), [topic.name for topic in topics]
+        if any(cursor.next_offset(name, 0) > len(self.records[name]) for name in names):
+            raise LogTruncated("the log is shorter")
+        self.opened.append((names, {name: dict(at) for name, at in cursor.positions.items()}))
+        yield FakeReader(self, names, cursor)
+
+
+class FakeReader:
+    """Reads some topics of it."""
+
+    def __init__(self, log: FakeLog, names: Sequence[str], cursor: Cursor) -> None:
+        self._log = log
+        self._names = names
+        self.cursor = cursor
 
     async def batch(self, _: int, wait_s: float) -> list[Record]:
         found = []
-        for name, records in self.records.items():
+        for name in self._names:
+            records = self._log.records[name]
             found += records[self.cursor.next_offset(name, 0) :]
             self.cursor.positions[name] = {0: len(records)}
         if not found:
             await asyncio.sleep(wait_s)
         return found
 
+    async def lag(self) -> int:
+        ends = {name: len(self._log.records[name]) for name in self._names}
+        return sum(end - self.cursor.next_offset(name, 0) for name, end in ends.items())
+
     async def end_positions(self) -> Mapping[str, Mapping[int, int]]:
-        return {name: {0: len(records)} for name, records in self.records.items()}
+        return {name: {0: len(self._log.records[name])} for name in self._names}
 
 
 @pytest.mark.req("EVT-04")
@@ -125,7 +146,7 @@ async def test_each_hears_the_newest_of_each_key_once_and_decides_for_itself() -
             await asyncio.sleep(0.01)
     stop.set()
     await deciding
-    assert log.opened == [[HEARTBEATS.name, ALERTS.name]]
+    assert [names for names, _ in log.opened] == [[DECIDERS.name], [HEARTBEATS.name, ALERTS.name]]
     assert [ledger.heard for ledger in ledgers] == [[9], [9]]
     assert [ledger.gone for ledger in ledgers] == [[b"q"], [b"q"]]
     assert sorted(letter.consumer for letter in log.letters) == ["streams:d0", "streams:d1"]
