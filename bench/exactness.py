@@ -164,7 +164,10 @@ class Disturbance:
         """Start what should run and does not, as a supervisor would."""
         for worker in (self.first, self.second):
             if id(worker) in self._wanted and not worker.runs:
-                self.died += worker.process is not None
+                if worker.process is not None:
+                    self.died += 1
+                    ended = f"{worker.home.name} ended by itself, {worker.process.returncode}"
+                    self.done.append({"action": ended, "at": time.time()})
                 worker.start()
 
     def wait_caught_up(self, tables: Tables, limit_s: float = CATCH_UP_S) -> None:

@@ -62,8 +62,10 @@ def test_tables_equal_a_recount_through_kills_and_repeats(
         disturbance.wait_caught_up(tables)
     finally:
         disturbance.close()
-    assert len(disturbance.done) == 3
-    assert disturbance.died == 0  # also while two processes share the partitions
+    actions_done = [str(done["action"]) for done in disturbance.done]
+    assert len(actions_done) >= 3
+    # No process fails, also while two share the partitions.
+    assert not [action for action in actions_done if action.endswith("ended by itself, 1")]
     wanted = recount(ledger)
     assert len(wanted) > 300
     assert {table for table, *_ in wanted} == {fold.name for fold in tables.folds}
