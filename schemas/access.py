@@ -39,15 +39,10 @@ class KeyEntries(MutableMapping[str, KeyChanged]):
         return event
 
     def __setitem__(self, key_id: str, event: KeyChanged) -> None:
-        self._put(key_id, event, codec.encode(event))
+        self.keep(key_id, event, codec.encode(event))
 
-    def put(self, key_id: str, record: bytes) -> None:
-        """Set a key from its record. Raises as `schemas.codec.decode`."""
-        event = codec.decode_as(record, KeyChanged)
-        if event is not None:
-            self._put(key_id, event, record)
-
-    def _put(self, key_id: str, event: KeyChanged, record: bytes) -> None:
+    def keep(self, key_id: str, event: KeyChanged, record: bytes) -> None:
+        """Set a key that was decoded from this record."""
         self.pop(key_id, None)
         self.records[key_id] = record
         self._ids[event.secret_hash] = key_id
@@ -81,6 +76,10 @@ class KeyView(TableView[KeyChanged]):
     def __init__(self) -> None:
         super().__init__(KeyChanged, KeyEntries())
 
+    def keep(self, key: str, event: KeyChanged, value: bytes) -> None:
+        """As `TableView.keep`; the record is kept as it came."""
+        self.entries.keep(key, event, value)
+
     def records(self) -> Mapping[str, bytes]:
         """As `TableView.records`; nothing is encoded for it."""
         return self.entries.records
@@ -89,7 +88,9 @@ class KeyView(TableView[KeyChanged]):
         """As `TableView.entries_of`; the records are kept as they are."""
         entries = KeyEntries()
         for key_id, record in records.items():
-            entries.put(key_id, record)
+            event = codec.decode_as(record, KeyChanged)
+            if event is not None:
+                entries.keep(key_id, event, record)
         return entries
 
 

@@ -191,6 +191,11 @@ class TableView(Generic[E]):
         found = ((key, decode_as(value, self.event_type)) for key, value in records.items())
         return {key: event for key, event in found if event is not None}
 
+    def keep(self, key: str, event: E, value: bytes) -> None:
+        """Set the current event under a key; `value` is the record value that it came in."""
+        del value
+        self.entries[key] = event
+
     def apply(self, record: Record) -> None:
         """Fold one (already deduplicated) record in. Raises as `schemas.codec.decode`."""
         if record.key is None:
@@ -212,8 +217,8 @@ class TableView(Generic[E]):
             if self.entries.pop(key, None) is None:
                 return
             event = None
-        else:
-            self.entries[key] = event
+        elif record.value is not None:
+            self.keep(key, event, record.value)
         self.generation += 1
         for listener in self._listeners:
             listener(key, event)

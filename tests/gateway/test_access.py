@@ -7,11 +7,12 @@ import anthropic
 import openai
 import pytest
 
+from schemas import codec
 from schemas.access import Access, KeyEntries, KeyView
 from schemas.clock import now_us
 from schemas.errors import AuthenticationFailed, PermissionDenied
 from schemas.events.changes import KeyChanged, RouteTarget, TenantChanged
-from schemas.log import TableView
+from schemas.log import Record, TableView
 from tests.gateway.worker import META, Worker, key, route
 
 WRONG = "weir-not-a-key"
@@ -203,3 +204,12 @@ def test_keys_are_held_as_records_and_found_by_their_secrets() -> None:
     entries.clear()
     assert not entries
     assert entries.id_of(later.secret_hash) is None
+
+
+def test_a_view_of_keys_keeps_each_record_as_it_came() -> None:
+    view, event = KeyView(), key("a")
+    value = codec.encode(event)
+    view.apply(Record(view.topic.name, 0, 0, 0, event.key.encode(), value, []))
+    assert view.records()[event.key] is value
+    assert view.entries_of(view.records()).records[event.key] is value
+    assert view.get(event.key) == event
