@@ -77,7 +77,7 @@ class Segment:
 _Places = dict[int, int]
 """A key's partition by the number of partitions."""
 _Note = Callable[["Outbox", Event, Line, _Places], None]
-_ID, _TIME = lead("ce_id"), lead("ce_time")
+_TIME = lead("ce_time")
 _LEADS = tuple(map(lead, codec.LINKS))
 
 
@@ -135,6 +135,10 @@ class Outbox:
 
     def reserve(self, size: int) -> None:
         """Hold room for later settlements. Raises OutboxFull: the bound, or the disk, is reached."""
+        self._make_room(size)
+        self.reserved += size
+
+    def _make_room(self, size: int) -> None:
         if self.failing is not None:
             self._refuse(f"the outbox cannot be written: {self.failing.strerror}")
         current = self.segments[-1]
@@ -147,7 +151,6 @@ class Outbox:
                 self._allocated = self._allocate(self._descriptor, self._allocated, needed)
             except OSError as error:
                 self._refuse(f"the disk refuses room for the outbox: {error.strerror}")
-        self.reserved += size
 
     def release(self, size: int) -> None:
         """Give reserved room back."""
@@ -185,7 +188,7 @@ class Outbox:
         further, linked = _links(correlation_id, causation_id, traceparent)
         bytes_max = self.settings.max_record_bytes
         name, key, places = "", b"", _Places()
-        time_us, when = -1, b""
+        time_us, ends = -1, b""
         for event in events:
             sequence += 1
             kind, note = self._kinds.get(type(event)) or self._learn(type(event))
@@ -201,17 +204,15 @@ class Outbox:
                 partition = places[kind.partitions] = partition_of(key, kind.partitions)
             if time_us != event.occurred_at_us:
                 time_us = event.occurred_at_us
-                when = _TIME + pack(codec.timestamp(time_us))
-            own = _ID + pack(event.event_id.encode())
-            headers = msgspec.Raw(b"".join((kind.headers[further], own, when, linked)))
+                ends = _TIME + pack(codec.timestamp(time_us)) + linked
+            headers = msgspec.Raw(kind.headers[further] + pack(event.event_id.encode()) + ends)
             line = Line(sequence, kind.topic, partition, key, value, headers, time_us // 1000)
             lines.append(line)
             if note is not None:
                 notable.append((note, event, line, places))
         data = frame(lines)
         if not settles:
-            self.reserve(len(data))
-            self.release(len(data))
+            self._make_room(len(data))
         for note, event, line, places in notable:
             note(self, event, line, places)
         self._sequence = sequence

@@ -47,8 +47,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Kind(NamedTuple):
     """What the records of one event class share.
 
-    `headers` are those of its type, encoded, with the head of the list that they begin: by the number
-    of headers that follow.
+    `headers` are those of its type, encoded, from the head of the list that they begin to the name of
+    the first own one, the id: by the number of own ones.
     """
 
     topic: str
@@ -89,7 +89,8 @@ def kind_of(event_type: type[Event], source: str) -> Kind:
     """Return what the records of an event class share; `source` names their producer."""
     shared = codec.type_headers(event_type, source)
     packed = b"".join(map(pack, shared))
-    begins = [_list_head(len(shared) + further) + packed for further in range(HEADERS_MAX + 1)]
+    heads = [_list_head(len(shared) + own) for own in range(HEADERS_MAX + 1)]
+    begins = [head + packed + lead("ce_id") for head in heads]
     topic = event_type.topic
     return Kind(topic.name, topic.partitions, begins, codec.encoder(event_type))
 
