@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,12 +31,16 @@ __all__ = ["route_commands"]
 
 _ANSWER_S = 30.0
 _RECENT = 200
+_REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @route_commands.command()
 def explain(
     model: Annotated[
-        str | None, typer.Argument(help="A name that clients ask for: its recent decisions.")
+        str | None,
+        typer.Argument(
+            help="A name that clients ask for: its recent decisions; or a request's id."
+        ),
     ] = None,
     request: Annotated[str | None, typer.Option(help="A request's id: that one decision.")] = None,
     as_json: Json = False,
@@ -43,6 +48,8 @@ def explain(
     """Say why recorded requests went where they went: every candidate, its score and the reason."""
     from infra.operator_client import Operator
 
+    if model is not None and request is None and _REQUEST_ID.fullmatch(model):
+        model, request = None, model
     if (model is None) == (request is None):
         raise InvalidRequest("give either a model or --request with an id")
     settings = installation()

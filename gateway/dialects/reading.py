@@ -71,7 +71,7 @@ OVERLOADED = frozenset({503, 529})
 _FILE = re.compile(r"\b(file|container|response|conversation)\b", re.IGNORECASE)
 """What else a request names and a provider may not find: that is the caller's own."""
 _DATA_URL = re.compile(r"data:([\w.+/-]+)?((?:;[\w=+.-]+)*?);base64,", re.IGNORECASE)
-_ASKS_NOTHING = frozenset({b"null", b"false", b"0", b"0.0", b"[]", b"{}", b'""'})
+_ASKS_NOTHING = frozenset({b"null", b"false", b"0", b"0.0", b"[]", b"{}", b'""', b'"auto"'})
 _NOTHING: tuple[Any, ...] = (None, False, 0, [], {}, "", "auto")
 CACHE_TTL = "5m"
 """How long a vendor keeps a part of a prompt, unless it is told."""

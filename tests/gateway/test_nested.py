@@ -146,8 +146,10 @@ def test_what_nobody_reads_has_a_name_however_deep() -> None:
                     "tool_calls": None,
                 },
             ],
+            "service_tier": "auto",
         },
     )
+    assert chat.params == {}
     assert chat.unread == ["messages.name", "messages.content.image_url.detail"]
     cited = {**FILE, "title": "t", "context": "c", "citations": {"enabled": True}}
     tool = {"name": "f", "input_schema": {"type": "object"}, "input_examples": [{}]}
@@ -180,7 +182,7 @@ def test_failed_tools_and_marks_are_named_where_there_is_no_word() -> None:
     "body",
     [
         {"functions": [{"name": "f"}]},
-        {"function_call": "auto"},
+        {"function_call": {"name": "f"}},
         {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}]},
         {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]},
     ],
