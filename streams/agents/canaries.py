@@ -17,7 +17,7 @@ from schemas.events.canaries import CanaryCursor, CanaryRow
 from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.histogram import bucket_of
 from schemas.rewards import LOG_UNITS
-from streams.agents.health import CALLERS_OWN
+from streams.attempts import answered_us, tells_of_target
 from streams.fold import NOTHING, Fold
 from streams.windows import Window
 
@@ -58,7 +58,7 @@ def split(event: ResponseCompleted) -> Iterator[tuple[str, Contribution]]:
     if not event.trials or not event.attempts:
         return
     attempt = event.attempts[0]
-    if attempt.outcome == "cancelled" or attempt.error_class in CALLERS_OWN:
+    if not tells_of_target(attempt):
         return
     cost = event.cost_nano_usd if len(event.attempts) == 1 else None
     for trial, side in sorted(event.trials.items()):
@@ -76,7 +76,7 @@ def apply(state: Sums, given: Contribution) -> Sequence[Event]:
     if attempt.outcome != "success":
         state.failures += 1
         return NOTHING
-    first_us = attempt.latency_us if attempt.first_token_us is None else attempt.first_token_us
+    first_us = answered_us(attempt)
     name, log_latency = str(bucket_of(first_us)), _log(first_us)
     state.latency[name] = state.latency.get(name, 0) + 1
     state.log_latency += log_latency

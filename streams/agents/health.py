@@ -11,6 +11,7 @@ from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.events.tables import HealthBucket, HealthCursor, HealthRow
 from schemas.histogram import bucket_of
 from schemas.routing import BUCKET_SECONDS
+from streams.attempts import CALLERS_OWN
 from streams.fold import NOTHING, Fold
 from streams.windows import Window, bucket
 
@@ -18,9 +19,6 @@ WINDOW = Window("health", keep=12, seconds=BUCKET_SECONDS)
 
 WAIT_S = 0.2
 """Routing follows these rows."""
-
-CALLERS_OWN = frozenset({"request", "context", "filter"})
-"""Error classes with which a healthy target refuses what the caller sent."""
 
 Contribution = tuple[int, Attempt]
 """The bucket, and an attempt that ended in it."""

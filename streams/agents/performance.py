@@ -14,7 +14,7 @@ from schemas.event import Event
 from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.events.optimizer import PerformanceCursor, PerformanceRow
 from schemas.histogram import bucket_of
-from streams.agents.health import CALLERS_OWN
+from streams.attempts import answered_us, tells_of_target
 from streams.fold import NOTHING, Fold
 
 RECENT_S, RECENT_SLOTS = 30, 80
@@ -91,15 +91,14 @@ def apply(state: Block, given: Contribution) -> Sequence[Event]:
         empty = Block(*slot)
         for name in Block.__slots__:
             setattr(state, name, getattr(empty, name))
-    if attempt.outcome == "cancelled" or attempt.error_class in CALLERS_OWN:
-        return NOTHING  # says nothing of the target
+    if not tells_of_target(attempt):
+        return NOTHING
     state.calls += 1
     state.busy_us += attempt.latency_us
     if attempt.outcome != "success":
         state.failures += 1
         return NOTHING
-    first_us = attempt.latency_us if attempt.first_token_us is None else attempt.first_token_us
-    name = str(bucket_of(first_us))
+    name = str(bucket_of(answered_us(attempt)))
     state.answer[name] = state.answer.get(name, 0) + 1
     if answered is not None:
         state.completed += 1

@@ -7,29 +7,23 @@ prices the sums of a day, with the list of that day; one rounding a day instead 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-from schemas.event import Event
 from schemas.events.llm import CostEntry
 from schemas.events.savings import SavingsCursor, SavingsDay, SavingsRow
 from schemas.pricing import newly_unpriced
 from streams.agents.spend import RESERVED
-from streams.fold import NOTHING, Fold
-from streams.windows import Window, bucket
+from streams.fold import Fold
+from streams.sums import Amounts, WindowSums
+from streams.windows import Window
 
 DAYS = Window("day", keep=92, seconds=86_400)
 _CORRECTED = "corrected"
 _CHAT = "chat"
-_COLUMNS = 9
-
-Line = tuple[int, tuple[int, ...]]
-"""The day's number, and what is added to its sums, in the order of `SavingsDay`."""
-
-State = dict[int, list[int]]
+SUMS = WindowSums(DAYS, SavingsDay, "days")
 
 
-def split(event: CostEntry) -> Iterator[tuple[str, Line]]:
+def split(event: CostEntry) -> Iterator[tuple[str, Amounts]]:
     """Yield a line under its rule, route and target."""
     if event.entry == RESERVED:
         return
@@ -60,43 +54,6 @@ def split(event: CostEntry) -> Iterator[tuple[str, Line]]:
     yield f"{rule}|{event.route}|{event.target or ''}", (DAYS.index(event.occurred_at_us), amounts)
 
 
-def _no_sums() -> list[int]:
-    return [0] * _COLUMNS
-
-
-def apply(state: State, line: Line) -> Sequence[Event]:
-    """Add one line to its day."""
-    day, amounts = line
-    sums = bucket(state, day, DAYS.keep, _no_sums)
-    if sums is not None:
-        for column, amount in enumerate(amounts):
-            sums[column] += amount
-    return NOTHING
-
-
-def freeze(state: State) -> dict[str, Any]:
-    """Return the days, oldest first."""
-    return {"days": [SavingsDay(DAYS.start_s(day), *sums) for day, sums in sorted(state.items())]}
-
-
-def thaw(row: SavingsRow) -> State:
-    """Return the state that `freeze` gave."""
-    return {
-        DAYS.index_of_start(day.start_s): [
-            day.calls,
-            day.cost_nano_usd,
-            day.unpriced,
-            day.uncounted_nano_usd,
-            day.cache_saved_nano_usd,
-            day.input_tokens,
-            day.cached_input_tokens,
-            day.cache_write_input_tokens,
-            day.output_tokens,
-        ]
-        for day in row.days
-    }
-
-
 SAVINGS = Fold(
     name="savings",
     event=CostEntry,
@@ -104,7 +61,7 @@ SAVINGS = Fold(
     cursor=SavingsCursor,
     split=split,
     new=dict,
-    apply=apply,
-    freeze=freeze,
-    thaw=thaw,
+    apply=SUMS.apply,
+    freeze=SUMS.freeze,
+    thaw=SUMS.thaw,
 )

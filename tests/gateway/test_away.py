@@ -54,10 +54,16 @@ class Away:
 
 @pytest.mark.req("BEY-19", "EVT-05")
 @AGES
-def test_keys_serve_and_revoked_or_expired_ones_do_not(age_s: int) -> None:
+def test_keys_serve_and_revoked_or_expired_ones_do_not(
+    age_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     away = Away()
+    monkeypatch.setattr("schemas.access.now_us", lambda: away.now_us)
+    assert away.state.authenticate("brief")
     away.later(age_s)
     assert away.state.authenticate("good")
+    with pytest.raises(AuthenticationFailed, match="expired"):
+        away.state.authenticate("brief")
     with pytest.raises(AuthenticationFailed, match="revoked"):
         away.state.authenticate("gone")
     assert away.state.routes["r"].name == "r"

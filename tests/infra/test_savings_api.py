@@ -13,7 +13,7 @@ from schemas.events.changes import PriceChanged, ProviderChanged, TargetChanged
 from schemas.events.llm import CostEntry
 from schemas.events.savings import SavingsRow
 from schemas.money import NANO_USD
-from streams.agents.savings import SAVINGS, apply, freeze
+from streams.agents.savings import SAVINGS
 
 DAY = 86_400
 NOW = int(datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp())
@@ -52,10 +52,15 @@ def board(*entries: CostEntry) -> SavingsBoard:
     states: dict[str, Any] = {}
     for one in entries:
         for entity, line in SAVINGS.split(one):
-            apply(states.setdefault(entity, {}), line)
+            SAVINGS.apply(states.setdefault(entity, {}), line)
     for entity, state in states.items():
         row = SavingsRow(
-            event_id="s", occurred_at_us=0, entity=entity, partition=0, offset=0, **freeze(state)
+            event_id="s",
+            occurred_at_us=0,
+            entity=entity,
+            partition=0,
+            offset=0,
+            **SAVINGS.freeze(state),
         )
         rows.entries[row.key] = row
     for model, since_s, usd in (("best", 0, 10), ("best", MONTH + 10 * DAY, 20), ("small", 0, 1)):
