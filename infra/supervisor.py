@@ -119,8 +119,17 @@ class Supervisor:
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
             supervised.state.restarts += 1
-            process = await self._spawn(supervised)
+            process = await self._spawn_again(supervised)
             self._note(supervised, process, "starting")
+
+    async def _spawn_again(self, supervised: Supervised) -> Process:
+        """Start a part anew, as soon as that can be done: on a full disk it cannot."""
+        while True:
+            try:
+                return await self._spawn(supervised)
+            except OSError as error:
+                _log.warning("%s cannot be started: %s", supervised.part.name, error)
+                await asyncio.sleep(_BACKOFF_MAX_S)
 
     async def _watch_readiness(self, supervised: Supervised, process: Process) -> None:
         if supervised.part.probe != "kafka":
@@ -164,8 +173,12 @@ class Supervisor:
         entry.state.detail = detail
         entry.state.pid = process.pid if process else None
         entry.state.created_s = process.created_s if process else None
-        self.state.save(self._home)
-        self._changed(entry.state)
+        try:
+            self.state.save(self._home)
+            self._changed(entry.state)
+        except OSError as error:
+            # A full disk must not end the watch over a part.
+            _log.warning("what became of %s cannot be written: %s", entry.part.name, error)
 
 
 async def stop_leftovers(state: InstallationState, parts: Mapping[str, Part]) -> None:

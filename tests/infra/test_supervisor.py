@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -63,6 +64,34 @@ async def test_a_part_that_is_killed_is_started_again(tmp_path: Path) -> None:
     await boss.stop()
     assert not psutil.pid_exists(entry.state.pid or first)
     assert entry.state.status == "stopped"
+
+
+@pytest.mark.req("BEY-03")
+async def test_a_part_that_dies_on_a_full_disk_is_started_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boss = supervisor(tmp_path)
+    entry = await boss.add(Part("sleeper", SLEEPER, order=1))
+    assert await boss.wait_ready(["sleeper"], 10) == []
+    tries = 0
+
+    def full(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("infra.supervisor._BACKOFF_MAX_S", 0.05)
+        patch.setattr(InstallationState, "save", full)
+        patch.setattr(Process, "spawn", full)
+        os.kill(entry.state.pid or 0, signal.SIGKILL)
+        await eventually(lambda: tries > 3)
+        assert entry.state.status == "restarting"
+    await eventually(lambda: entry.state.restarts == 1 and entry.state.status == "ready")
+    state = load_state(tmp_path)
+    assert state is not None
+    assert state.parts[0].pid == entry.state.pid
+    await boss.stop()
 
 
 async def test_a_part_is_not_ready_before_the_gate_is_open(tmp_path: Path) -> None:
