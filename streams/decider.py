@@ -30,6 +30,7 @@ from streams.settings import StreamsSettings
 _BATCH_RECORDS = 5_000
 _PAUSE_S = 0.05
 _RETRY_S = 0.5
+_DAY_US = 86_400_000_000
 _NAMESPACE = uuid.UUID("a1c5a2de-55d5-5a0e-8a3c-0b6b0d8a7c51")
 _log = logging.getLogger(__name__)
 
@@ -283,3 +284,11 @@ def _read(reader: Reader, topic: str, ends: Mapping[int, int]) -> bool:
 def decision_id(namespace: str, name: str) -> str:
     """Return the id of a decision: the same for everybody who makes it."""
     return str(uuid.uuid5(uuid.uuid5(_NAMESPACE, namespace), name))
+
+
+def daily_id(namespace: str, name: str, at_us: int) -> str:
+    """Return the id of a decision that may be made again when the first was forgotten (at Unix µs).
+
+    On another day it is another one: under an id that was there before, nobody would be told of it.
+    """
+    return decision_id(namespace, f"{name}@{at_us // _DAY_US}")

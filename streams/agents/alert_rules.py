@@ -9,7 +9,7 @@ from schemas.event import Event
 from schemas.events.alerts import ALERT_SETTINGS, AlertRuleChanged
 from schemas.events.operations import ALERTS, AlertChanged
 from streams.agents.spend import SPEND
-from streams.decider import Decider, Ledger, decision_id
+from streams.decider import Decider, Ledger, daily_id
 from streams.figures import TABLES, Figures
 
 STANDING_MAX = 1_000
@@ -155,7 +155,7 @@ class RuleLedger(Ledger):
         compared = f"{_WORDS[rule.comparator]} {rule.threshold:g}"
         verdict = compared if status == OPEN else f"no longer {compared}"
         return AlertChanged(
-            event_id=decision_id("alert_rules", f"{alert_id}#{number}"),
+            event_id=daily_id("alert_rules", f"{alert_id}#{number}", at_us),
             occurred_at_us=at_us,
             alert_id=alert_id,
             alert_type=f"rule_{rule.metric}",
@@ -179,7 +179,7 @@ class RuleLedger(Ledger):
                 continue
             number = alert.number + 1
             yield AlertChanged(
-                event_id=decision_id("alert_rules", f"{alert.alert_id}#{number}"),
+                event_id=daily_id("alert_rules", f"{alert.alert_id}#{number}", at_us),
                 occurred_at_us=at_us,
                 alert_id=alert.alert_id,
                 alert_type=alert.alert_type,

@@ -31,7 +31,7 @@ from streams.conditions import (
     Source,
     Strangers,
 )
-from streams.decider import Decider, Ledger, decision_id
+from streams.decider import Decider, Ledger, daily_id
 
 OWNER = "alert_watch"
 """Written into each alert, so that nobody else's is ended here."""
@@ -142,7 +142,7 @@ class WatchLedger(Ledger):
         known = self._mine.get(condition.alert_id)
         number = known.number + 1 if known is not None else 1
         return AlertChanged(
-            event_id=decision_id(OWNER, f"{condition.alert_id}#{number}"),
+            event_id=daily_id(OWNER, f"{condition.alert_id}#{number}", at_us),
             occurred_at_us=at_us,
             status=OPEN,
             details={"decider": OWNER},
@@ -153,7 +153,7 @@ class WatchLedger(Ledger):
     def _over(self, alert: AlertChanged, at_us: int) -> AlertChanged:
         number = alert.number + 1
         return AlertChanged(
-            event_id=decision_id(OWNER, f"{alert.alert_id}#{number}"),
+            event_id=daily_id(OWNER, f"{alert.alert_id}#{number}", at_us),
             occurred_at_us=at_us,
             alert_id=alert.alert_id,
             alert_type=alert.alert_type,

@@ -13,6 +13,7 @@ from schemas.events.limits import LIMITS, LimitUsage, PaceUsage
 from schemas.events.operations import AlertChanged, DeadLetter, Heartbeat, OutboxClosed
 from schemas.events.optimizer import OptimizerActed, OptimizerRan
 from schemas.events.training import StepCompleted, TriggerFired
+from schemas.publish import sample
 from streams.agents.alert_watch import WatchLedger
 
 S, HOUR, DAY = 1_000_000, 3_600, 86_400
@@ -262,3 +263,22 @@ def test_a_target_that_drifts_is_told_of_until_it_was_not_seen_to_for_a_while() 
     assert looked(ledger, 600) == []
     ran(960)
     assert looked(ledger, 1_000) == [("drift:a/m", "warning", "resolved")]
+
+
+def test_what_comes_again_after_it_was_forgotten_is_told_under_another_id() -> None:
+    ledger = WatchLedger()
+    ids = []
+    for day in (0, 40):
+        at_s = day * DAY
+        ran = msgspec.structs.replace(
+            sample(OptimizerRan), occurred_at_us=(NOW + at_s) * S, drifting={"a/m": "slow"}
+        )
+        ledger.apply(ran)
+        for after_s in (0, 1_000, 1_002):
+            for event in ledger.due((NOW + at_s + after_s) * S):
+                ids.append(event.event_id)
+                ledger.apply(event)
+        ledger.due((NOW + at_s + 39 * DAY) * S)  # by then it is forgotten
+        assert ledger._mine == {}
+    assert len(ids) == 4
+    assert len(set(ids)) == 4
