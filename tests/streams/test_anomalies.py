@@ -161,6 +161,15 @@ def test_a_spike_is_found_once_with_its_driver_and_ends() -> None:
     assert {alert.alert_type for alert in alerts} == {"metric_anomaly", "cost_anomaly"}
 
 
+@pytest.mark.req("ANA-05", "COST-08")
+def test_where_everybody_made_a_part_of_it_nobody_is_named() -> None:
+    life = Life()
+    life.spend(30, dict.fromkeys("abcd", 30.0))
+    life.spend(3, dict.fromkeys("abcd", 90.0))
+    spike = next(change for change in life.changes if change.metric == "calls")
+    assert (spike.kind, spike.dimension, spike.drivers) == ("spike", TOTAL, [])
+
+
 @pytest.mark.req("ANA-05", "EVT-04")
 def test_a_ledger_that_takes_over_finds_nothing_twice_and_ends_what_was_open() -> None:
     life = Life(2)

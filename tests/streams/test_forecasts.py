@@ -103,9 +103,9 @@ def test_exhaustion_of_days_and_months() -> None:
     assert exhausted_at_s(points, "day", 25.0, 99.0) == TODAY_S + 2 * DAY_S + int(25 / 30 * DAY_S)
     assert exhausted_at_s(points, "month", 100.0, 85.0) == TODAY_S + DAY_S + DAY_S // 4
     assert exhausted_at_s(points, "month", 1e9, 85.0) is None
-    october = exhausted_at_s(points, "month", 600.0, 0.0)  # September's nine days come to 550
-    assert october is not None
-    assert october >= TODAY_S + 10 * DAY_S
+    # September's ten days come to 550; October begins anew, its first four days come to 500.
+    october = TODAY_S + 14 * DAY_S + int(100 / 150 * DAY_S)
+    assert exhausted_at_s(points, "month", 600.0, 0.0) == october
 
 
 def at_once(work: Callable[[], Made]) -> Future[Made]:
