@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, Producer
 
 LANES = 4
 """The records of a call; further topics (alerts, feedback, keys) share these connections."""
-BATCH_LINGER_MS = 0.5
+BATCH_LINGER_MS = 5.0
 """The relay itself waits for a batch; this is how long it takes to hand one over."""
 
 
