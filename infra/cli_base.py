@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from infra.settings import WeirSettings, load
-from infra.state import InstallationState, load_state, supervised
+from infra.state import InstallationState, load_state, seen_state, supervised
 from schemas.errors import NotFound, WeirError
 
 console = Console(highlight=False)
@@ -78,7 +78,7 @@ def installation() -> WeirSettings:
 
 def running(settings: WeirSettings) -> InstallationState:
     """The state of the running installation. Raises NotFound with the way out."""
-    state = load_state(settings.home)
+    state = seen_state(settings.home)
     if state is not None and supervised(settings.home):
         return state
     alive = [part.name for part in state.parts if part.alive()] if state else []

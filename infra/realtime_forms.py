@@ -20,7 +20,7 @@ class Top(BaseModel):
     """One of those who spent most in the last hour."""
 
     name: str = Field(examples=["ada"])
-    spent: str
+    spent: str = Field(description="US dollars as the calls ended, without later corrections")
     calls: int
     tokens: int
 

@@ -59,6 +59,15 @@ def load_state(home: Path) -> InstallationState | None:
         return None
 
 
+def seen_state(home: Path) -> InstallationState | None:
+    """The last written state, as far as it is still true: on a full disk none can be written."""
+    state = load_state(home)
+    for part in state.parts if state else ():
+        if part.pid is not None and not part.alive():
+            part.status, part.detail = "gone", part.detail or "its process is not there"
+    return state
+
+
 def created_s(pid: int) -> float | None:
     """When a process was started, None when it is gone."""
     import psutil  # 4 MiB, of which a gateway worker's use is its end alone

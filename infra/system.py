@@ -12,7 +12,7 @@ import psutil
 from fastapi import APIRouter, Request
 
 from infra.broker import serves
-from infra.state import load_state
+from infra.state import seen_state
 from infra.workers import worker_figures
 from schemas import __version__
 from schemas.clock import now_us
@@ -68,7 +68,7 @@ def system_router(
     @router.get("/status", summary="Parts, workers, lag, machine, version")
     async def status(request: Request) -> dict[str, Any]:
         del request
-        state = await asyncio.to_thread(load_state, home)
+        state = await asyncio.to_thread(seen_state, home)
         return {
             "version": __version__,
             "time": datetime.now(UTC).isoformat(),

@@ -11,7 +11,14 @@ import pytest
 from infra.part import reason_of
 from infra.parts import Part
 from infra.processes import Process
-from infra.state import HomeLock, InstallationState, load_state, supervised
+from infra.state import (
+    HomeLock,
+    InstallationState,
+    PartState,
+    load_state,
+    seen_state,
+    supervised,
+)
 from infra.supervisor import Supervisor, stop_leftovers
 from infra.up import last_words
 from schemas.errors import ConfigurationError
@@ -216,6 +223,19 @@ def test_an_ended_parts_error_is_told_where_its_log_closes_with_one(tmp_path: Pa
     assert last_words(log) == " (control ends with an error: KeyError: 1)"
     log.write_text("not a line of ours\n")
     assert last_words(log) == ""
+
+
+def test_a_part_that_is_not_there_is_told_so_whatever_was_written(tmp_path: Path) -> None:
+    boss = supervisor(tmp_path)
+    boss.state.parts = [
+        PartState(name="broker", status="ready", pid=os.getpid(), created_s=1.0),
+        PartState(name="control", status="ready", pid=os.getpid()),
+        PartState(name="models", status="waiting"),
+    ]
+    boss.state.save(tmp_path)
+    state = seen_state(tmp_path)
+    assert state is not None
+    assert [part.status for part in state.parts] == ["gone", "ready", "waiting"]
 
 
 def test_the_reason_of_an_end_says_what_to_do() -> None:
