@@ -22,7 +22,7 @@ from bench.claim import Arguments, Limit, Verdict, main
 from bench.simulator import HOUR_S, Incident
 from bench.simulator.gateway import ATTEMPTS_MAX, Gateway
 from bench.steering_sockets import fail_in_turn
-from bench.steering_world import LATENCY, static, troubled, world_of
+from bench.steering_world import LATENCY, foreseeing, static, troubled, world_of
 
 RATE_PER_S = 1.5
 BEGIN_S = 9 * HOUR_S
@@ -78,6 +78,7 @@ def _run(seed: int, out: Path) -> list[Incident]:
     with (out / f"calls-{seed}.jsonl").open("w", encoding="utf-8") as file:
         for made, result, served in gateway.run(BEGIN_S, END_S):
             static_us, answered = static(made, result, ATTEMPTS_MAX)
+            possible_us = foreseeing(world, made, result, ATTEMPTS_MAX)
             for row, call in enumerate(served):
                 line = {
                     "at_s": round(call.at_s, 3),
@@ -85,6 +86,7 @@ def _run(seed: int, out: Path) -> list[Incident]:
                     "steered_answered": call.served is not None,
                     "static_us": int(static_us[row]),
                     "static_answered": bool(answered[row]),
+                    "possible_us": int(possible_us[row]),
                     "first": names[call.chosen],
                     "shares": dict(zip(names, call.shares, strict=True)),
                     "static_first": names[made.wanted[row]],
@@ -101,18 +103,18 @@ def gains_of(runs: list[list[dict[str, Any]]], seed: int) -> dict[str, Any]:
     """Return by how much the steered calls were faster: the mean over seeds and its interval."""
     figures: dict[str, Any] = {"runs": len(runs), "calls": sum(map(len, runs))}
     for name, quantile in (("p50", 0.5), ("p95", 0.95)):
-        gains = [
-            1
-            - np.quantile([row["steered_us"] for row in run], quantile)
-            / np.quantile([row["static_us"] for row in run], quantile)
-            for run in runs
-        ]
+        steered, fixed, possible = (
+            np.array([np.quantile([row[column] for row in run], quantile) for run in runs])
+            for column in ("steered_us", "static_us", "possible_us")
+        )
+        gains = 1 - steered / fixed
         mean, low, high = interval(gains, seed)
         figures |= {
             f"{name}_gain": round(mean, 3),
             f"{name}_gain_lower": round(low, 3),
             f"{name}_gain_upper": round(high, 3),
-            f"{name}_gain_worst_seed": round(float(min(gains)), 3),
+            f"{name}_gain_worst_seed": round(float(gains.min()), 3),
+            f"{name}_gain_possible": round(float((1 - possible / fixed).mean()), 3),
         }
     answered = [row["steered_answered"] for run in runs for row in run]
     return figures | {"answered_share": round(float(np.mean(answered)), 6)}

@@ -8,9 +8,12 @@ import msgspec
 import numpy as np
 
 from bench.simulator import Calls, Incident, Outcomes, World, drawn_world
+from bench.simulator.traffic import conditions
 from bench.simulator.world import Kind
 
 TARGETS = 3
+FAILING = 0.1
+"""Who knows that more than this share of a target's calls fails asks another first."""
 LATENCY = {"quality": "0", "success": "0.5", "latency": "1", "cost": "0"}
 """The adaptive strategy's weights: the targets are one model at three providers."""
 TROUBLES: tuple[tuple[Kind, float], ...] = (
@@ -61,10 +64,28 @@ def static(made: Calls, result: Outcomes, attempts: int) -> tuple[np.ndarray, np
     Each call goes to the target drawn for it; where that fails the others are tried in a fixed
     order, as routers without live health do.
     """
-    rows, targets = np.arange(len(made)), result.good.shape[1]
-    latency, answered = np.zeros(len(made)), np.zeros(len(made), bool)
-    for attempt in range(min(attempts, targets)):
-        at = (made.wanted + attempt) % targets
+    targets = result.good.shape[1]
+    return _tried(result, (made.wanted[:, None] + np.arange(targets)) % targets, attempts)
+
+
+def foreseeing(world: World, made: Calls, result: Outcomes, attempts: int) -> np.ndarray:
+    """Return the latency (µs) of who knows how each target fares at each moment, but no call's luck.
+
+    Nobody could do better: what is left to gain is up to the world.
+    """
+    expected_us = np.empty(result.latency_us.shape)
+    for index, process in enumerate(world.targets):
+        factor, failing = conditions(world, index, made.at_s)
+        usual_us = process.median_us + process.per_token_us * made.output_tokens
+        expected_us[:, index] = np.where(failing > FAILING, np.inf, factor * usual_us)
+    return _tried(result, expected_us.argsort(axis=1), attempts)[0]
+
+
+def _tried(result: Outcomes, order: np.ndarray, attempts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return latency (µs) and whether it was answered, where targets are tried in each call's order."""
+    rows = np.arange(len(order))
+    latency, answered = np.zeros(len(order)), np.zeros(len(order), bool)
+    for at in order.T[:attempts]:
         latency += np.where(answered, 0.0, result.latency_us[rows, at])
         answered |= result.good[rows, at]
     return latency, answered

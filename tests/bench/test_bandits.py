@@ -12,7 +12,7 @@ from bench.simulator.driver import Driver
 from bench.simulator.gateway import Gateway
 from bench.simulator.world import Incident
 from bench.steering_seeds import gains_of, swapped
-from bench.steering_world import LATENCY, static, troubled, world_of
+from bench.steering_world import LATENCY, foreseeing, static, troubled, world_of
 
 
 def drawn(seed: int, count: int = 20_000) -> Choices:
@@ -59,13 +59,18 @@ def test_steering_beats_static_routes_while_every_provider_is_in_trouble() -> No
     world = troubled(
         world_of(1_000, 1.5), from_s=36_000, lasting_s=60.0, calm_s=240.0, kinds=(0, 1)
     )
-    steered, fixed, answered = [], [], []
+    steered, fixed, possible, answered = [], [], [], []
     for made, result, served in Gateway(world, "adaptive", options=LATENCY).run(36_000, 38_100):
         steered += [call.latency_us for call in served]
         answered += [call.served is not None for call in served]
-        fixed.append(static(made, result, 3)[0])
-    gains = 1 - np.quantile(steered, (0.5, 0.95)) / np.quantile(np.concatenate(fixed), (0.5, 0.95))
+        fixed += static(made, result, 3)[0].tolist()
+        possible += foreseeing(world, made, result, 3).tolist()
+    gains, offered = (
+        1 - np.quantile(column, (0.5, 0.95)) / np.quantile(fixed, (0.5, 0.95))
+        for column in (steered, possible)
+    )
     assert gains.min() > 0.15
+    assert (gains < offered).all()
     assert np.mean(answered) >= 0.999
 
 
@@ -95,6 +100,10 @@ def test_the_sandbox_is_told_what_the_world_says() -> None:
 
 
 def test_steered_calls_taken_for_static_ones_show_no_gain() -> None:
-    run = [{"steered_us": at, "static_us": 1.3 * at, "steered_answered": True} for at in range(99)]
+    run = [
+        {"steered_us": at, "static_us": 1.3 * at, "possible_us": at / 1.3, "steered_answered": True}
+        for at in range(99)
+    ]
+    assert gains_of([run], 1)["p50_gain_possible"] == pytest.approx(0.408, abs=0.001)
     assert gains_of([run], 1)["p50_gain_lower"] == pytest.approx(0.231, abs=0.001)
     assert gains_of([swapped(run)], 1)["p50_gain_lower"] < 0
