@@ -27,7 +27,7 @@ import aiohttp
 import msgspec
 
 from bench.claim import Arguments, Limit, Verdict, main
-from bench.rawlog import Raw, audit, dump, read_topics, unique
+from bench.rawlog import Raw, audit, dump, read_topics, spoil_one, unique
 from bench.recount import price_list, read_books
 from bench.stack import Child, Stack
 from infra.kafka import KafkaLog
@@ -386,7 +386,6 @@ def _count(records: list[Raw], stack: Stack) -> dict[str, Any]:
 
 def _spoil(records: list[Raw], seed: int) -> str:
     """Drop or double one line of the ledger or of the escrow, as the seed says."""
-    draw = random.Random(f"sabotage {seed}")
     lines = [
         number
         for number, record in enumerate(records)
@@ -394,13 +393,7 @@ def _spoil(records: list[Raw], seed: int) -> str:
         and (record.body.get("cost_nano_usd") or record.body.get("kind") == "spent")
         and record.type != "weir.llm.response.completed"
     ]
-    chosen = draw.choice(lines)
-    if draw.random() < 0.5:
-        return f"dropped one {records.pop(chosen).type}"
-    record = records[chosen]
-    body = (record.body or {}) | {"event_id": "doubled"}
-    records.append(msgspec.structs.replace(record, body=body, outbox=None, sequence=None))
-    return f"doubled one {record.type}"
+    return spoil_one(records, lines, seed)
 
 
 if __name__ == "__main__":

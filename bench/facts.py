@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
+from bench.claim import Arguments, Verdict
 from infra.broker import Broker, BrokerSettings, free_port
 from infra.topics import ensure_topics
 from schemas.clock import now_us
@@ -251,6 +253,18 @@ def own_log(folder: Path) -> Iterator[Connection]:
         yield connection
     finally:
         broker.stop()
+
+
+def on_own_log(
+    measure: Callable[[Connection, Arguments, Path], Coroutine[Any, Any, Verdict]],
+    arguments: Arguments,
+) -> Verdict:
+    """Measure on an own log, with a folder for projections; both are removed afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="weir-bench-") as folder,
+        own_log(Path(folder) / "kafka") as connection,
+    ):
+        return asyncio.run(measure(connection, arguments, Path(folder) / "projections"))
 
 
 def cpu_seconds() -> float:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
 import time
 from collections import Counter
@@ -38,7 +37,7 @@ from bench.ledger_mix import (
     config,
     wishes,
 )
-from bench.rawlog import Raw, audit, dump, read_topics, unique
+from bench.rawlog import Raw, audit, dump, read_topics, spoil_one, unique
 from bench.recount import Book, price_list, spend_total
 from bench.stack import SANDBOX_KEY_VARIABLE, Stack, base_port
 from infra.kafka import KafkaLog
@@ -374,7 +373,6 @@ def _settle(stack: Stack, rows: Sequence[Row], arguments: Arguments) -> dict[str
 
 def spoil(records: list[Raw], seed: int) -> str:
     """Drop or double one record of the ledger or of the escrow; return what was done."""
-    draw = random.Random(f"sabotage {seed}")
     lines = [
         number
         for number, record in enumerate(records)
@@ -382,13 +380,7 @@ def spoil(records: list[Raw], seed: int) -> str:
         and ((record.body or {}).get("cost_nano_usd") or (record.body or {}).get("kind") == "spent")
         and (record.body or {}).get("entry") != RESERVED
     ]
-    chosen = draw.choice(lines)
-    if draw.random() < 0.5:
-        return f"dropped one {records.pop(chosen).type}"
-    record = records[chosen]
-    body = (record.body or {}) | {"event_id": "doubled"}
-    records.append(msgspec.structs.replace(record, body=body, outbox=None, sequence=None))
-    return f"doubled one {record.type}"
+    return spoil_one(records, lines, seed)
 
 
 if __name__ == "__main__":

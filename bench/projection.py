@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import random
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,7 +24,7 @@ import duckdb
 import msgspec
 
 from bench.claim import Arguments, Limit, Verdict, main
-from bench.facts import Books, Outbox, call_events, cpu_seconds, own_log, produce
+from bench.facts import Books, Outbox, call_events, cpu_seconds, on_own_log, produce
 from infra.kafka import KafkaLog
 from projections.analyst import Analyst
 from projections.projection import projections
@@ -192,11 +191,7 @@ async def measure_on(connection: Connection, arguments: Arguments, home: Path) -
 
 def measure(arguments: Arguments) -> Verdict:
     """Run on a broker and a folder that are removed afterwards."""
-    with (
-        tempfile.TemporaryDirectory(prefix="weir-bench-") as folder,
-        own_log(Path(folder) / "kafka") as connection,
-    ):
-        return asyncio.run(measure_on(connection, arguments, Path(folder) / "projections"))
+    return on_own_log(measure_on, arguments)
 
 
 if __name__ == "__main__":

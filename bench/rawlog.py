@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,18 @@ def audit(records: Iterable[Raw]) -> Audit:
     result.lost = len(seen - kept)
     result.holes = sum(max(found) - min(found) + 1 - len(found) for found in sequences.values())
     return result
+
+
+def spoil_one(records: list[Raw], lines: Sequence[int], seed: int) -> str:
+    """Drop or double one of the records at `lines`, as the seed says; return what was done."""
+    draw = random.Random(f"sabotage {seed}")
+    chosen = draw.choice(lines)
+    if draw.random() < 0.5:
+        return f"dropped one {records.pop(chosen).type}"
+    record = records[chosen]
+    body = (record.body or {}) | {"event_id": "doubled"}
+    records.append(msgspec.structs.replace(record, body=body, outbox=None, sequence=None))
+    return f"doubled one {record.type}"
 
 
 def read_log(path: Path) -> list[Raw]:

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import duckdb
 
 from bench.claim import Arguments, Limit, Verdict, main
-from bench.facts import cpu_seconds, own_log, produce
+from bench.facts import cpu_seconds, on_own_log, produce
 from bench.projection import caught_up, projecting, sabotage
 from infra.kafka import KafkaLog
 from projections.projector import Projector
@@ -135,11 +134,7 @@ async def measure_on(connection: Connection, arguments: Arguments, home: Path) -
 
 def measure(arguments: Arguments) -> Verdict:
     """Run on a broker and a folder that are removed afterwards."""
-    with (
-        tempfile.TemporaryDirectory(prefix="weir-bench-") as folder,
-        own_log(Path(folder) / "kafka") as connection,
-    ):
-        return asyncio.run(measure_on(connection, arguments, Path(folder) / "projections"))
+    return on_own_log(measure_on, arguments)
 
 
 if __name__ == "__main__":

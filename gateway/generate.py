@@ -153,24 +153,10 @@ class GenerateDialect(BaseDialect):
 
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
         del status
-        return _encode({"error": error_object(error, request_id)})
+        return _encode({"error": error.told(request_id)})
 
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
         return write_frame(self.write_error(error, status, request_id), "error")
-
-
-def error_object(error: WeirError, request_id: str) -> Json:
-    """Return the error of our own endpoints (GW-16)."""
-    return {
-        "code": error.code,
-        "message": error.message,
-        "type": error.type,
-        "action": error.advice,
-        "details": error.details,
-        "request_id": request_id,
-        "retryable": error.retryable,
-        "retry_after_seconds": error.retry_after_seconds,
-    }
 
 
 def completed(receipt: Receipt) -> Json:

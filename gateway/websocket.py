@@ -17,7 +17,7 @@ import msgspec
 from gateway.client import JSON, Client, Headers
 from gateway.dialects.neutral import Chat, Delta, Fields, Opening, Receipt, StreamWriter
 from gateway.dialects.reading import member
-from gateway.generate import GenerateDialect, completed, error_object
+from gateway.generate import GenerateDialect, completed
 from schemas.errors import PayloadTooLarge, ValidationFailed, WeirError
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class GenerateSocket(GenerateDialect):
         return _encode(completed(receipt)) + b"\n"
 
     def write_error(self, error: WeirError, status: int, request_id: str) -> bytes:
-        fault = error_object(error, request_id)
+        fault = error.told(request_id)
         return _encode({"type": "error", "status": status, "error": fault})
 
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:

@@ -172,28 +172,12 @@ def presented_key(headers: dict[bytes, bytes]) -> str:
     raise AuthenticationFailed("the request carries no key")
 
 
-def error_body(error: WeirError, request_id: str) -> dict[str, Any]:
-    """An error as our own endpoints answer it (GW-16): no stack, secret or prompt text."""
-    return {
-        "error": {
-            "code": error.code,
-            "message": error.message,
-            "type": error.type,
-            "action": error.advice,
-            "details": error.details,
-            "request_id": request_id,
-            "retryable": error.retryable,
-            "retry_after_seconds": error.retry_after_seconds,
-        }
-    }
-
-
 def error_response(error: WeirError, request_id: str) -> JSONResponse:
     """The HTTP answer of an error."""
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
-    return JSONResponse(error_body(error, request_id), error.status, headers)
+    return JSONResponse({"error": error.told(request_id)}, error.status, headers)
 
 
 def install_errors(app: FastAPI) -> None:
@@ -221,7 +205,7 @@ def install_errors(app: FastAPI) -> None:
         if error.status_code == http.HTTPStatus.NOT_FOUND:
             problem = NotFound(f"there is no {path}{_hint(request.url.path)}")
             return error_response(problem, request.state.request_id)
-        body = error_body(InvalidRequest(f"{path}: {error.detail}"), request.state.request_id)
+        body = {"error": InvalidRequest(f"{path}: {error.detail}").told(request.state.request_id)}
         return JSONResponse(body, error.status_code, error.headers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class WeirError(Exception):
@@ -33,6 +33,19 @@ class WeirError(Exception):
         self.details = details or []
         wait_s = self.wait_s if retry_after_seconds is None else retry_after_seconds
         self.retry_after_seconds = wait_s
+
+    def told(self, request_id: str) -> dict[str, Any]:
+        """Return it as our own endpoints tell it (GW-16): no stack, secret or prompt text."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "type": self.type,
+            "action": self.advice,
+            "details": self.details,
+            "request_id": request_id,
+            "retryable": self.retryable,
+            "retry_after_seconds": self.retry_after_seconds,
+        }
 
 
 # --- the caller's side ---------------------------------------------------------------------
