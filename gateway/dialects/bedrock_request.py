@@ -17,6 +17,7 @@ from gateway.dialects.anthropic_request import (
     system_of,
     thinking_tokens,
 )
+from gateway.dialects.json_schema import closed
 from gateway.dialects.neutral import (
     Audio,
     Cacheable,
@@ -298,7 +299,7 @@ def write(chat: Chat, model: str, max_output_tokens: int | None) -> bytes:
     if tools:
         body["toolConfig"] = tools
     if chat.schema is not None:
-        schema = {"name": "answer", "schema": _encode(chat.schema).decode()}
+        schema = {"name": "answer", "schema": _encode(closed(chat.schema)).decode()}
         form = {"type": "json_schema", "structure": {"jsonSchema": schema}}
         body["outputConfig"] = {"textFormat": form}
     return _encode(body)
@@ -370,7 +371,8 @@ def _tool_config(chat: Chat, blocks: Callable[[Tool], list[Json]]) -> Json:
 
 
 def _wire_tool(tool: Tool) -> Json:
-    wire: Json = {"name": tool.name, "inputSchema": {"json": tool.parameters}}
+    parameters = closed(tool.parameters) if tool.strict else tool.parameters
+    wire: Json = {"name": tool.name, "inputSchema": {"json": parameters}}
     if tool.description:
         wire["description"] = tool.description
     if tool.strict is not None:

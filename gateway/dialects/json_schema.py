@@ -1,7 +1,8 @@
 """JSON schemas of answers and tools: what vendors ask of one that a model must follow.
 
 Sources: platform.openai.com/docs/guides/structured-outputs, "Supported schemas";
-platform.claude.com/docs/en/build-with-claude/structured-outputs, "JSON Schema limitations".
+platform.claude.com/docs/en/build-with-claude/structured-outputs, "JSON Schema limitations";
+docs.aws.amazon.com/bedrock/latest/userguide/structured-output.html.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def is_closed(schema: Json) -> bool:
 
 
 def closed(schema: Json) -> Json:
-    """Return a schema whose objects have no members but those that they name: Anthropic takes no
-    other.
+    """Return a schema whose objects have no members but those that they name: Anthropic and Bedrock
+    take no other.
     """
     written = copy.deepcopy(schema)
     for it in _objects(written):

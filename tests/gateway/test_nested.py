@@ -283,7 +283,7 @@ def test_a_schema_that_is_no_more_than_a_wish_stays_one() -> None:
 
 
 @pytest.mark.req("BEY-02")
-def test_anthropic_gets_schemas_whose_objects_are_closed() -> None:
+def test_anthropic_and_bedrock_get_schemas_whose_objects_are_closed() -> None:
     form = {
         "type": "json_schema",
         "json_schema": {"name": "n", "schema": {**OPEN, "$defs": {"d": OPEN}}},
@@ -292,5 +292,7 @@ def test_anthropic_gets_schemas_whose_objects_are_closed() -> None:
     schema = written(ANTHROPIC, chat)["output_config"]["format"]["schema"]
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["d"]["additionalProperties"] is False
+    form = written(BEDROCK, chat, CLAUDE)["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
+    assert json.loads(form["schema"]) == schema
     assert chat.schema is not None
     assert "additionalProperties" not in chat.schema
