@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 
 from infra.settings import WeirSettings
+from infra.state import load_state
 from schemas.errors import ConfigurationError
 from schemas.privacy import KEY_BYTES
 
@@ -17,7 +18,15 @@ def master_key(settings: WeirSettings) -> bytes:
     if settings.master_key is not None:
         text = settings.master_key.get_secret_value()
     else:
-        text = _kept(settings.home / "master.key", os.urandom(KEY_BYTES).hex())
+        path = settings.home / "master.key"
+        if not path.exists() and load_state(settings.home) is not None:
+            raise ConfigurationError(
+                f"{path} is missing, though Weir has run here: with a new one, nothing that was "
+                "recorded could be read again",
+                action="Restore it from your backup, or set WEIR_MASTER_KEY to it. If it is lost for "
+                "good, so are the recorded texts: set WEIR_MASTER_KEY to 64 new hexadecimal digits.",
+            )
+        text = _kept(path, os.urandom(KEY_BYTES).hex())
     try:
         return bytes.fromhex(text.strip())
     except ValueError as error:

@@ -6,13 +6,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from genai_prices import Usage, calc_price
+from pydantic import SecretStr
 
 from infra.kafka import KafkaLog
 from infra.prices import price_events
 from infra.secret_files import master_key
 from infra.seeding import read_now, seed
 from infra.settings import WeirSettings
+from infra.state import InstallationState
 from infra.tables import ProviderTable, RouteTable, RouteTargetTable
+from schemas.errors import ConfigurationError
 from schemas.events.changes import (
     BudgetChanged,
     GuardrailChanged,
@@ -190,3 +193,28 @@ def test_the_master_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: P
     assert len(key) == 32
     assert master_key(settings) == key
     assert (tmp_path / "master.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_master_key_that_is_lost_is_not_replaced_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WEIR_MASTER_KEY", raising=False)
+    settings = WeirSettings(home=tmp_path)
+    master_key(settings)
+    (tmp_path / "master.key").unlink()
+    InstallationState(
+        version="1",
+        supervisor_pid=1,
+        fingerprint="",
+        port=1,
+        public_url="",
+        kafka="",
+        embedded=True,
+        started_at_us=0,
+    ).save(tmp_path)
+    with pytest.raises(ConfigurationError, match="is missing") as caught:
+        master_key(settings)
+    assert "WEIR_MASTER_KEY" in caught.value.advice
+    assert not (tmp_path / "master.key").exists()
+    given = WeirSettings(home=tmp_path, master_key=SecretStr("ab" * 32))
+    assert master_key(given) == bytes.fromhex("ab" * 32)
