@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from schemas.clock import now_us
 from schemas.discovery import discover
-from schemas.errors import BrokerUnavailable, ConfigurationError, WeirError
+from schemas.errors import BrokerUnavailable, ConfigurationError, LogTruncated, WeirError
 from schemas.events.operations import Heartbeat
 from schemas.identity import uuid7
 from schemas.log import Log
@@ -161,10 +161,15 @@ async def _beat(
     }
     while not stop.is_set():
         try:
-            lags = _lags(sources, await ends.now())
-            for runner in runners:
-                name, position = runner.fold.name, sum(runner.positions().values())
-                watchdogs[name].look(position, lags[name], time.monotonic())
+            # Asked for before the ends: what is folded until they are known lies beyond them.
+            positions = {runner.fold.name: runner.positions() for runner in runners}
+            found = await ends.now()
+            lags = {
+                runner.fold.name: lag_of(runner.fold, positions[runner.fold.name], found)
+                for runner in runners
+            }
+            for name, watchdog in watchdogs.items():
+                watchdog.look(sum(positions[name].values()), lags[name], time.monotonic())
             await log.publish(
                 Heartbeat(
                     event_id=uuid7(),
@@ -186,11 +191,20 @@ async def _beat(
             await asyncio.wait_for(stop.wait(), settings.heartbeat_s)
 
 
-def _lags(sources: Sequence[SourceRunner], ends: Ends) -> dict[str, int]:
-    lags: dict[str, int] = {}
-    for source in sources:
-        lags |= source.lags(ends)
-    return lags
+def lag_of(fold: AnyFold, positions: Mapping[int, int], ends: Ends) -> int:
+    """Return how many records of its source a fold had not folded when it was at `positions`.
+
+    `ends` are no older than these. Raises LogTruncated when the source ends below a position: never
+    an automatic reset.
+    """
+    found = ends[fold.source.name]
+    for partition, position in positions.items():
+        if found[partition] < position:
+            raise LogTruncated(
+                f"{fold.source.name}|{partition} ends at {found[partition]}, the {fold.name} table "
+                f"already includes {position - found[partition]} records more"
+            )
+    return sum(found[partition] - position for partition, position in positions.items())
 
 
 def _positions(runners: Sequence[FoldRunner]) -> dict[str, int]:

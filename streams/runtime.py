@@ -19,11 +19,10 @@ import faust
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
 
-from schemas.errors import LogTruncated
 from schemas.event import Topic
 from schemas.log import Connection, Cursor, Log, Reader, Record
 from streams.arrival import read
-from streams.ends import Ends, EndsReader
+from streams.ends import EndsReader
 from streams.partition import PartitionFold, recovered
 from streams.settings import StreamsSettings
 from streams.table import FoldRunner
@@ -105,25 +104,6 @@ class SourceRunner:
     def positions(self) -> dict[TP, int]:
         """Return the next offset that is read, of the partitions that this process has."""
         return {TP(self.source.name, number): at for number, at in self._next.items()}
-
-    def lags(self, ends: Ends) -> dict[str, int]:
-        """Return how many source records of our partitions each fold has not folded yet.
-
-        Raises LogTruncated when the source ends below a cursor: never an automatic reset.
-        """
-        found = ends[self.source.name]
-        lags: dict[str, int] = {}
-        for runner in self.folds:
-            name = runner.fold.name
-            behind = {number: found[number] - at for number, at in runner.positions().items()}
-            for number, records in behind.items():
-                if records < 0:
-                    raise LogTruncated(
-                        f"{self.source.name}|{number} ends at {found[number]}, "
-                        f"the {name} table already includes {-records} records more"
-                    )
-            lags[name] = sum(behind.values())
-        return lags
 
     # --- partitions come and go ----------------------------------------------------------------
 
