@@ -1,8 +1,7 @@
 """Claim: what a proxied call costs with durable events on, beside a direct call and a minimal proxy.
 
 CPU is that of the gateway's one worker process (user and system, its relay thread included) over
-a run, until everything is on the log, divided by its calls. No side is pinned to a core: where two are
-all that there is, both sides cost more alone on one (docs/evidence.md). Wall times are medians of single calls
+a run, until everything is on the log, divided by its calls. No side is pinned to a core. Wall times are medians of single calls
 that take turns on kept-alive connections, so that all of them meet the same machine.
 LiteLLM's proxy and Portkey's gateway are measured in the same run (`bench.peers`), with a tenth of the
 calls; their figures have no limit. With BENCH_PROFILE=1 the workers are sampled, and their profiles lie beside the ledgers.
