@@ -131,6 +131,24 @@ async def test_what_is_wrong_is_named(desk: Control, path: str, body: Any, said:
 
 
 @pytest.mark.req("GEN-06")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/admin/routes/deep"),
+        ("PATCH", "/admin/limits/deep"),
+        ("POST", "/admin/guardrails"),
+        ("POST", "/admin/config/apply"),
+        ("POST", "/admin/keys"),
+    ],
+)
+async def test_no_depth_breaks_a_command(desk: Control, method: str, path: str) -> None:
+    for depth in (600, 970, 5_000):
+        body = b'{"id":"deep","document":%b1%b}' % (b'{"a":' * depth, b"}" * depth)
+        answer = await desk.call(method, path, body)
+        assert 400 <= answer.status < 500, (depth, answer.body)
+
+
+@pytest.mark.req("GEN-06")
 async def test_what_is_not_there_is_named_with_its_kind(desk: Control) -> None:
     gone = await desk.call("DELETE", "/admin/routes/nope")
     assert (gone.status, gone.body["error"]["message"]) == (404, "there is no route nope")
