@@ -13,7 +13,6 @@ import os
 import resource
 import shutil
 import time
-import urllib.request
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,8 +24,9 @@ import psutil
 from bench.claim import Arguments, Limit, Verdict, main
 from bench.fuzz_cases import as_meant, with_hints
 from bench.fuzz_garden import Garden
+from bench.fuzz_planting import called, plant
 from bench.fuzz_send import Row, Share, read_problems, read_rows, work
-from bench.fuzz_words import MODELS, PRICED, known_words
+from bench.fuzz_words import SLOW, known_words
 from bench.stack import SANDBOX_KEY_VARIABLE, Stack, base_port, fetch
 
 CASES = 100_000
@@ -34,71 +34,11 @@ SCOPES = ["admin", "inference", "sql", "metrics", "passthrough"]
 FAST = {"first_token_ms": 0, "per_token_ms": 0, "tokens_per_frame": 8, "answer_tokens_max": 32}
 BREAKDOWNS = (b"a handler failed", b"a request broke down", b"Traceback (most recent call last)")
 """What the parts' logs say when code has met what it did not expect."""
+SLOW_S = 20
+"""A call of a batch that is meant to run when a case cancels it takes so long."""
 KEY_SETTLES_S = 2.0
 SERVES_S = 20.0
-KEYS, FILES = 20, 8
-"""What cases may revoke and remove."""
 MEMORY_MIB = 512.0
-
-
-def _command(stack: Stack, kind: str, body: dict[str, Any]) -> Any:
-    url = f"{stack.control_url}/api/v1/admin/{kind}"
-    return fetch(url, key=stack.key, method="POST", body=body)
-
-
-def _made(stack: Stack, key: str) -> dict[str, list[Any]]:
-    """Make some of what has ids that nobody guesses; return them by their parameters."""
-
-    def post(path: str, body: dict[str, Any]) -> Any:
-        return fetch(f"{stack.url}{path}", key=key, method="POST", body=body)
-
-    kind, name, price = PRICED
-    _command(stack, kind, {"id": name, **price})
-    spare = {"name": "spare", "team": "planted"}
-    said = {"feedback_type": "thumbs_up", "original_prompt": "Where?", "model_response": "There."}
-    message = {"role": "user", "content": "Hi"}
-    params = {"model": MODELS[0], "max_tokens": 8, "messages": [message]}
-    asked = {"requests": [{"custom_id": "1", "params": params}]}
-    files = [_uploaded(stack, key, params) for _ in range(FILES)]
-    wish = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    return {
-        "key_id": [_command(stack, "keys", spare)["key"]["id"] for _ in range(KEYS)],
-        "request_id": [_called(stack)],
-        "feedback_id": [post("/api/v1/feedback", said)["id"]],
-        "batch_id": [post("/v1/messages/batches", asked)["id"] for _ in range(FILES)],
-        "openai_batch_id": [post("/v1/batches", {**wish, "input_file_id": files[0]})["id"]],
-        "file_id": files,
-        "replay_id": [post("/api/v1/projections/feedback/replay", {"verify": True})["id"]],
-    }
-
-
-def _uploaded(stack: Stack, key: str, body: dict[str, Any]) -> str:
-    """Upload a file of one batched call; return its id."""
-    url = "/v1/chat/completions"
-    line = json.dumps({"custom_id": "1", "method": "POST", "url": url, "body": body})
-    parts = "".join(
-        f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{value}\r\n'
-        for name, more, value in (
-            ("purpose", "", "batch"),
-            ("file", '; filename="a.jsonl"', line),
-        )
-    )
-    headers = {"authorization": f"Bearer {key}", "content-type": "multipart/form-data; boundary=b"}
-    data = f"{parts}--b--\r\n".encode()
-    request = urllib.request.Request(f"{stack.url}/v1/files", data, headers, method="POST")
-    with urllib.request.urlopen(request, timeout=KEY_SETTLES_S * 10) as answer:
-        return str(json.loads(answer.read())["id"])
-
-
-def _called(stack: Stack) -> str:
-    """Make a call and return its id. Raises OSError when it fails."""
-    message = {"role": "user", "content": "Where is the water?"}
-    body = json.dumps({"model": MODELS[0], "messages": [message]}).encode()
-    headers = {"authorization": f"Bearer {stack.key}", "content-type": "application/json"}
-    url = f"{stack.url}/v1/chat/completions"
-    request = urllib.request.Request(url, body, headers, method="POST")
-    with urllib.request.urlopen(request, timeout=KEY_SETTLES_S * 10) as answer:
-        return str(answer.headers["x-weir-request-id"])
 
 
 def _serves(stack: Stack) -> bool:
@@ -106,7 +46,7 @@ def _serves(stack: Stack) -> bool:
     until_s = time.monotonic() + SERVES_S
     while True:
         try:
-            return bool(_called(stack))
+            return bool(called(stack))
         except OSError:
             if time.monotonic() > until_s:
                 return False
@@ -115,11 +55,12 @@ def _serves(stack: Stack) -> bool:
 
 def fuzz(stack: Stack, arguments: Arguments) -> dict[str, Any]:
     """Send the cases from as many processes as there are cores; return how it went."""
-    key = _command(stack, "keys", {"name": "fuzz", "scopes": SCOPES})["secret"]
+    wanted, url = {"name": "fuzz", "scopes": SCOPES}, f"{stack.control_url}/api/v1/admin/keys"
+    key = fetch(url, key=stack.key, method="POST", body=wanted)["secret"]
     document = fetch(f"{stack.url}/openapi.json", timeout_s=30.0)
     (arguments.out / "openapi.json").write_text(json.dumps(document), "utf-8")
     time.sleep(KEY_SETTLES_S)
-    words = known_words(document, _made(stack, key))
+    words = known_words(document, plant(stack, key))
     told, meant = with_hints(document, words), as_meant(document, words)
     processes = max(2, min(4, len(os.sched_getaffinity(0))))
     sizes = [arguments.size // processes] * processes
@@ -255,6 +196,8 @@ def limits(size: int) -> list[Limit]:
 def _behave(stack: Stack) -> None:
     for tenant in ("a", "b"):
         stack.sandbox.behave(tenant, "gpt-4.1-nano", **FAST)
+    tenant, _, model = SLOW.partition("/")
+    stack.sandbox.behave(tenant, model, first_token_ms=SLOW_S * 1000)
     faults = [{"kind": "unavailable", "rate": 0.7}, {"kind": "malformed_frame"}]
     stack.sandbox.behave("failing", "gpt-4.1-nano", **FAST, faults=faults)
 

@@ -20,7 +20,7 @@ FAILING = "failing/gpt-4.1-nano"
 TOLD_TO_FAIL = frozenset({502, 503, 504})
 """What a case may hear that names `FAILING`: the truth about its target. Nothing else from 500 on."""
 CHANGED = "planted"
-"""The route that cases may change as they like."""
+"""The route that cases may change as they like; the provider of this name has no server."""
 EMPTIED, MISMADE = b"has no target whose provider is enabled", "configuration_error"
 """What is true of it when they left it no target, or named what does not exist."""
 _INTERNAL = b"internal_error"
@@ -56,7 +56,8 @@ class Judge:
         if request.model == CHANGED:
             told = EMPTIED in answer.body or answer.headers.get(CODE) == MISMADE
             return answer.status == 503 and told
-        return request.model == FAILING and answer.status in TOLD_TO_FAIL
+        dead = request.target.startswith(f"/passthrough/{CHANGED}/")
+        return (dead or request.model == FAILING) and answer.status in TOLD_TO_FAIL
 
     def problem(self, request: Request, answer: Answer) -> str | None:
         """Return what is wrong with an answer, None when nothing is."""

@@ -13,6 +13,8 @@ from bench.fuzz_garden import PLANTED
 from bench.fuzz_judge import CHANGED, FAILING
 
 MODELS = ("a/gpt-4.1-nano", "b/gpt-4.1-nano", "gpt-4.1-nano", "auto", CHANGED, FAILING)
+SLOW = "a/gpt-4.1-mini"
+"""Takes its time: batches of it run when cases cancel them."""
 ADMIN = "/api/v1/admin"
 FITTING = {
     "embed": "openai/text-embedding-3-small",
@@ -103,6 +105,9 @@ def known_words(
     """
     made = dict(made)
     theirs = {"batch_id": made.pop("openai_batch_id"), "input_file_id": made["file_id"]}
+    vendors = [f"files/{it}" for it in made.pop("vendors_file_id")]
+    running, running_theirs = made.pop("running_id"), made.pop("openai_running_id")
+    applied = [{"change_set_id": it, "dry_run": True} for it in made["change_set_id"]]
     everywhere = {"provider": ["a", "b", "failing"], **made}
     words: dict[str, dict[str, list[Any]]] = {
         path: {
@@ -115,6 +120,9 @@ def known_words(
     }
     words |= {
         "/api/v1/projections/": {"name": ["feedback"]},
+        "post /v1/messages/batches/{batch_id}/cancel": {"batch_id": running},
+        "post /v1/batches/{batch_id}/cancel": {"batch_id": running_theirs},
+        f"post {ADMIN}/config/rollback": {BODY: applied},
         "post /v1/batches": {BODY: [{**_BATCH, "input_file_id": it} for it in made["file_id"]]},
         "/passthrough/": {"provider": ["a", "b", "openai"], "path": ["models", "files"]},
         "/api/v1/sql": {"query": _QUERIES},
@@ -130,6 +138,7 @@ def known_words(
     words |= {f"post {path}": {BODY: [body]} for path, body in _EXACTLY.items()}
     words[f"patch {ADMIN}/keys/{{key_id}}"] = {BODY: [{"name": "renamed"}]}
     words[_PASSED] = {"provider": ["a"], "path": ["chat/completions"], BODY: [_TALK]}
+    words["delete /passthrough/{provider}/{path}"] = {"provider": ["a"], "path": vendors}
     for ending, body in _WHOLE.items():
         words |= {f"post {path}": {BODY: [body]} for path in document["paths"] if _is(path, ending)}
     return words

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 
+from gateway import choices
 from gateway.admission import Admitted, admit, new_request_id
 from gateway.asking import Asker
 from gateway.attempts import (
@@ -112,6 +113,9 @@ class Proxy:
             if not client.left:
                 await refuse(client, front, readable(error), request_id)
             return
+        if isinstance(call, Admitted):
+            await choices.serve(client, call, lambda one: self.serve(one, front, said))
+            return
         if isinstance(call, Replay):
             await client.whole(call.status, call.headers(), call.body)
             return
@@ -139,8 +143,13 @@ class Proxy:
 
     async def _admit(
         self, client: Client, front: ClientDialect, said: Fields, request_id: str
-    ) -> Call | Replay:
+    ) -> Call | Replay | Admitted:
+        """Admit a call; what asks for several of them comes back as it was read."""
         admitted = await admit(client, front, said, self._state, request_id, self._settings)
+        if admitted.opening.choices > 1 and choices.are_calls(
+            admitted, self.router, self._state.providers, self._upstream
+        ):
+            return admitted
         if self.limits.any:
             await self.limits.admit(client, admitted)
         ticket = await self._idempotency.enter(client, admitted)

@@ -155,6 +155,10 @@ class Upstream:
         self._endpoints[place] = (now_s, endpoint)
         return endpoint
 
+    def is_own(self, provider: ProviderChanged, front: ClientDialect) -> bool:
+        """Whether a provider is called in the client's own dialect: bytes stay as they are."""
+        return _language(provider, front) is front
+
     def offers(self, provider: ProviderChanged, front: ClientDialect) -> bool:
         """Whether a provider has an endpoint for what clients of `front` ask."""
         return _language(provider, front) is not None

@@ -94,6 +94,12 @@ def requested_run() -> TriggerFired:
     )
 
 
+class Markdown(Response):
+    """A text as it is written."""
+
+    media_type = "text/markdown"
+
+
 def _runs(desk: TrainingDesk) -> APIRouter:
     router = APIRouter(prefix="/api/model-training", tags=["training"])
 
@@ -145,13 +151,17 @@ def _versions(desk: TrainingDesk) -> APIRouter:
     def get_version(model_id: str) -> Response:
         return _json(_version_view(desk, _version(desk, model_id)))
 
-    @router.get("/models/{model_id}/report", summary="Its evaluation against its base, as Markdown")
+    @router.get(
+        "/models/{model_id}/report",
+        summary="Its evaluation against its base, as Markdown",
+        response_class=Markdown,
+    )
     def get_report(model_id: str) -> Response:
         version = _version(desk, model_id)
         file = desk.settings.models_dir / version.model_version_id / "report.md"
         if not file.exists():
             raise NotFound(f"{model_id} has no report on this machine")
-        return Response(file.read_bytes(), media_type="text/markdown; charset=utf-8")
+        return Markdown(file.read_bytes())
 
     return router
 

@@ -309,6 +309,8 @@ class Opening(msgspec.Struct, frozen=True):
     timeout_s: float | None = None
     units: dict[str, int] = {}
     """What the request itself says will be billed, as the characters to be spoken."""
+    choices: int = 1
+    """How many answers it asks for, where `gateway.choices` can put several together."""
 
 
 class ClientDialect(Protocol):

@@ -81,6 +81,7 @@ class OpenAIChat(OpenAIBase):
             has_tools=asks(fields, "tools"),
             tags=text_tags(metadata),
             user_id=member(fields, "user", str),
+            choices=member(fields, "n", int) or 1,
         )
 
     def limited(self, fields: Fields, model: str, max_tokens: int) -> Fields:

@@ -140,7 +140,7 @@ def test_what_people_write_about_is_no_picture() -> None:
     ("admitted", "target", "rates"),
     [
         (openai(max_tokens=-5), TARGET, price()),
-        (openai(max_tokens=5, n="many"), TARGET, price()),
+        (openai(max_tokens=5, best_of="many"), TARGET, price()),
         (openai(), msgspec.structs.replace(TARGET, max_output_tokens=None), price()),
         (openai(max_tokens=5), TARGET, None),
         (openai(max_tokens=5), TARGET, price(output_price=None)),

@@ -1,0 +1,90 @@
+"""Several answers to one request, of vendors that give one."""
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
+from tests.gateway.worker import Worker, provider
+from tests.sandbox.served import Served
+
+CLAUDE = "anthropic/claude-sonnet-4-5"
+HELLO: Any = [{"role": "user", "content": "Say hello."}]
+
+
+def spent(worker: Worker, ids: str) -> tuple[int, int, int]:
+    """Input and output tokens and nano-USD of some calls, each of which has one line."""
+    lines = [worker.call(one)[2] for one in ids.split(",")]
+    assert all(isinstance(line, CostEntry) and line.entry == "settled" for line in lines)
+    return (
+        sum(line.input_tokens for line in lines),
+        sum(line.output_tokens for line in lines),
+        sum(line.cost_nano_usd for line in lines),
+    )
+
+
+@pytest.mark.req("BEY-01", "COST-01")
+def test_each_choice_is_a_call_and_a_line_of_the_ledger(worker: Worker, sandbox: Served) -> None:
+    raw = worker.openai().chat.completions.with_raw_response.create(
+        model=CLAUDE, messages=HELLO, n=3, max_tokens=20
+    )
+    answer, ids = raw.parse(), raw.headers["x-weir-calls"]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert all(choice.message.content for choice in answer.choices)
+    read, written, nano_usd = spent(worker, ids)
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (read, written)
+    assert raw.headers["x-weir-cost-usd"] == f"{nano_usd / 1e9:.9f}".rstrip("0")
+    asked = {row["weir_request_id"] for row in sandbox.rows()}
+    assert len(set(ids.split(",")) & asked) == 3
+
+
+@pytest.mark.req("BEY-01", "GW-04")
+def test_streams_of_choices_come_interleaved_and_end_once(worker: Worker) -> None:
+    raw = worker.openai().chat.completions.with_raw_response.create(
+        model=CLAUDE, messages=HELLO, n=2, max_tokens=20, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    chunks = list(raw.parse())
+    texts = {0: "", 1: ""}
+    ends = []
+    for chunk in chunks:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            ends += [choice.index] if choice.finish_reason else []
+    assert all(texts.values())
+    assert sorted(ends) == [0, 1]
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert [bool(chunk.usage) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    last = worker.responses()[-2:]
+    assert chunks[-1].usage.completion_tokens == sum(it.output_tokens for it in last)
+    assert chunks[-1].usage.prompt_tokens == sum(it.input_tokens for it in last)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_where_one_fails_the_client_hears_why(
+    worker: Worker, sandbox: Served, stream: bool
+) -> None:
+    worker.change(provider("flaky", "anthropic", f"{sandbox.url}/flaky"))
+    faults = [{"kind": "unavailable", "rate": 0.7}]
+    sandbox.behave("claude-sonnet-4-5", "/flaky", faults=faults, first_token_ms=100)
+    seen = len(worker.recorded)
+    body = {"model": "flaky/claude-sonnet-4-5", "messages": HELLO, "n": 8, "max_tokens": 20,
+            "stream": stream}  # fmt: skip
+    status, _, answer = worker.request("POST", "/v1/chat/completions", body)
+    if status == 200:  # another choice had begun: its stream ends with the error
+        assert stream
+        answer = answer.strip().rpartition(b"data: ")[2]
+    assert json.loads(answer)["error"]["code"] == "upstream_overloaded"
+    # Every call that was let in is settled once, whoever gave it up.
+    let_in = [it.request_id for it in worker.recorded[seen:] if isinstance(it, RequestAdmitted)]
+    found = [it for it in worker.recorded[seen:] if isinstance(it, ResponseCompleted)]
+    assert sorted(it.request_id for it in found) == sorted(let_in)
+    assert {"failed"} <= {it.outcome for it in found} <= {"failed", "cancelled", "success"}
+
+
+def test_more_than_a_few_are_refused(worker: Worker) -> None:
+    with pytest.raises(openai.BadRequestError, match="'n' must be at most 16") as refused:
+        worker.openai().chat.completions.create(model=CLAUDE, messages=HELLO, n=17)
+    assert refused.value.code == "invalid_request"
