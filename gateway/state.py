@@ -337,7 +337,8 @@ class GatewayState:
         A cache of another cluster, or one that the log no longer reaches back to, is dropped:
         unlike a projection it holds nothing of its own.
         """
-        saver = asyncio.create_task(self._save_regularly(stop, save_every_s))
+        ended = asyncio.Event()
+        saver = asyncio.create_task(self._save_regularly(ended, save_every_s))
         try:
             while not stop.is_set():
                 try:
@@ -351,10 +352,8 @@ class GatewayState:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), RETRY_S)
         finally:
-            saver.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await saver
-            self._try_save()
+            ended.set()
+            await saver
 
     def _beaten(self, _: str, beat: Heartbeat | None) -> None:
         if beat is not None:
@@ -367,28 +366,29 @@ class GatewayState:
             view.entries.clear()
             view.generation += 1
 
-    async def _save_regularly(self, stop: asyncio.Event, every_s: float) -> None:
-        while not stop.is_set():
+    async def _save_regularly(self, ended: asyncio.Event, every_s: float) -> None:
+        """Save every so often, and a last time in the end."""
+        while not ended.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), every_s)
-            self._try_save()
+                await asyncio.wait_for(ended.wait(), every_s)
+            try:
+                await self.save()
+                if self._cache_file is not None:
+                    # Its time of change is when the log was last heard: a restart makes nothing younger.
+                    heard_ns = self.freshness.heard_us * 1_000
+                    os.utime(self._cache_file, ns=(heard_ns, heard_ns))
+            except OSError as error:
+                _log.warning("the view cache could not be written: %s", error)
 
-    def _try_save(self) -> None:
-        try:
-            self.save()
-            if self._cache_file is not None and self._saved_generation >= 0:
-                # Its time of change is when the log was last heard: a restart makes nothing younger.
-                heard_ns = self.freshness.heard_us * 1_000
-                os.utime(self._cache_file, ns=(heard_ns, heard_ns))
-        except OSError as error:
-            _log.warning("the view cache could not be written: %s", error)
-
-    def save(self) -> None:
-        """Write the cache file if something changed since. Raises OSError."""
+    async def save(self) -> None:
+        """Write the cache file if something changed since, beside the calls. Raises OSError."""
         generation = sum(view.generation for view in self.durable_views)
-        if self._cache_file is None or generation == self._saved_generation:
-            return
-        body = msgspec.msgpack.encode(
+        if self._cache_file is not None and generation != self._saved_generation:
+            await asyncio.to_thread(_write, self._cache_file, self._packed())
+            self._saved_generation = generation
+
+    def _packed(self) -> bytes:
+        return msgspec.msgpack.encode(
             [
                 CachedView(
                     view.event_type.type,
@@ -399,16 +399,6 @@ class GatewayState:
                 for view in self.durable_views
             ]
         )
-        data = _CACHE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
-        self._cache_file.parent.mkdir(parents=True, exist_ok=True)
-        # Workers share the file: each writes its own temporary one, the last rename wins.
-        temporary = self._cache_file.with_name(f".{self._cache_file.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._cache_file)
-        self._saved_generation = generation
 
     def load(self) -> bool:
         """Take the views from the cache file; False when there is none that can be used."""
@@ -445,3 +435,15 @@ class GatewayState:
             view.generation += 1
         self.freshness.began(heard_ns // 1_000)
         return True
+
+
+def _write(path: Path, body: bytes) -> None:
+    data = _CACHE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Workers share the file: each writes its own temporary one, the last rename wins.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -164,12 +164,12 @@ def test_streams_are_alive_for_five_seconds_after_a_beat() -> None:
 
 
 @pytest.mark.req("BEY-19")
-def test_a_restart_without_a_broker_still_authenticates(tmp_path: Path) -> None:
+async def test_a_restart_without_a_broker_still_authenticates(tmp_path: Path) -> None:
     file = tmp_path / "gateway" / "views.cache"
     state = GatewayState(file)
     feed(state, key(), target(), deployment(), sample(PriceChanged), sample(ProviderChanged))
     state.keys.cursor.positions = {"weir.identity.changes.v1": {0: 7}}
-    state.save()
+    await state.save()
     again = GatewayState(file)
     assert not again.ready
     assert again.load()
@@ -179,25 +179,25 @@ def test_a_restart_without_a_broker_still_authenticates(tmp_path: Path) -> None:
     assert again.keys.cursor.next_offset("weir.identity.changes.v1", 0) == 7
 
 
-def test_the_cache_is_written_only_after_a_change(tmp_path: Path) -> None:
+async def test_the_cache_is_written_only_after_a_change(tmp_path: Path) -> None:
     file = tmp_path / "views.cache"
     state = GatewayState(file)
     feed(state, key())
-    state.save()
+    await state.save()
     file.unlink()
-    state.save()
+    await state.save()
     assert not file.exists()
     feed(state, key(revoked=True))
-    state.save()
+    await state.save()
     assert file.exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
-def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: bytes | None) -> None:
+async def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: bytes | None) -> None:
     file = tmp_path / "views.cache"
     state = GatewayState(file)
     feed(state, key())
-    state.save()
+    await state.save()
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
     fresh = GatewayState(file)
     assert not fresh.load()
@@ -205,7 +205,7 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: bytes | None) -> Non
 
 
 @pytest.mark.req("BEY-19")
-def test_what_an_older_version_could_not_read_is_read_by_the_newer(
+async def test_what_an_older_version_could_not_read_is_read_by_the_newer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "views.cache"
@@ -219,11 +219,11 @@ def test_what_an_older_version_could_not_read_is_read_by_the_newer(
         with pytest.raises(UnknownSchema):
             older.keys.apply(Record(KeyChanged.topic.name, 0, 7, 0, b"k1", newer, []))
         older.keys.cursor.positions = {KeyChanged.topic.name: {0: 8}}
-        older.save()
+        await older.save()
         same = GatewayState(file)
         assert same.load()
         assert same.keys.cursor.next_offset(KeyChanged.topic.name, 0) == 8
-        same.save()
+        await same.save()
     upgraded = GatewayState(file)
     assert upgraded.load()
     assert upgraded.keys.cursor.next_offset(KeyChanged.topic.name, 0) == 0
@@ -294,7 +294,7 @@ async def test_a_cache_of_another_cluster_is_dropped(tmp_path: Path, log: KafkaL
     for view in foreign.views:
         view.cursor.cluster_id = "another-cluster"
         view.cursor.positions = {view.topic.name: {0: 3}}
-    foreign.save()
+    await foreign.save()
     state = GatewayState(file)
     assert state.load()
     await following(state, log)
