@@ -69,7 +69,8 @@ async def serve(client: Client, admitted: Admitted, call: Serve) -> None:
         if not client.left:
             raise
         return
-    client.unwatch()
+    finally:
+        client.done()
     await answer.end()
 
 
@@ -87,6 +88,11 @@ class _Choice(InnerCall):
     def peer(self) -> str | None:
         """The caller's address: its limits hold for each call."""
         return self._client.peer
+
+    def give_up_after(self, wait_s: float) -> None:
+        """Count the client as gone when it has not taken its answer by then: one says so for all."""
+        if self.index == 0:
+            self._client.give_up_after(wait_s)
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Keep the answer; one that failed ends the others."""

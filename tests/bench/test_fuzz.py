@@ -43,8 +43,14 @@ DOCUMENT: Any = {
 HEADERS = {"content-type": "application/json; charset=utf-8", "x-weir-request-id": "r"}
 
 
-def problem(status: int, headers: dict[str, str], body: bytes, model: str = "auto") -> str | None:
-    request = Request("POST /v1/things", "positive", model, "POST", "/v1/things", [], b"")
+def problem(
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
+    model: str = "auto",
+    target: str = "/v1/things",
+) -> str | None:
+    request = Request("POST /v1/things", "positive", model, "POST", target, [], b"")
     return Judge(DOCUMENT).problem(request, Answer(status, headers, body))
 
 
@@ -84,6 +90,9 @@ def test_a_server_error_is_excused_only_where_it_is_true_and_declared() -> None:
     assert problem(503, mismade, b"{}", "auto") is not None
     assert problem(503, HEADERS, b"{}", CHANGED) is not None
     assert problem(503, HEADERS, b'{"code": "internal_error"}', FAILING) is not None
+    # Who passes a call through to the provider without a server hears so.
+    assert problem(503, HEADERS, b"{}", target=f"/passthrough/{CHANGED}/x") is None
+    assert problem(503, HEADERS, b"{}", target="/passthrough/a/x") is not None
 
 
 def test_hints_replace_what_a_case_cannot_guess_and_nothing_else() -> None:

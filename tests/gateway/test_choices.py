@@ -1,11 +1,17 @@
 """Several answers to one request, of vendors that give one."""
 
+import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 
+from gateway.choices import _Together
+from gateway.dialects.neutral import Opening
+from gateway.inner import InnerCall
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
 from tests.gateway.worker import Worker, provider
 from tests.sandbox.served import Served
@@ -88,3 +94,19 @@ def test_more_than_a_few_are_refused(worker: Worker) -> None:
     with pytest.raises(openai.BadRequestError, match="'n' must be at most 16") as refused:
         worker.openai().chat.completions.create(model=CLAUDE, messages=HELLO, n=17)
     assert refused.value.code == "invalid_request"
+
+
+async def test_calls_have_a_key_each_and_one_patience() -> None:
+    client = InnerCall("/v1/chat/completions", [(b"idempotency-key", b"k")], b"{}")
+    opening = Opening("m", False, False, None, False, {}, None, choices=2)
+    asked: Any = SimpleNamespace(opening=opening, fields={"n": msgspec.Raw(b"2")})
+    first, second = _Together(client, asked).choices
+    assert [it.headers[b"idempotency-key"] for it in (first, second)] == [b"k#0", b"k#1"]
+    assert await first.body(9) == b"{}"
+    # Who takes nothing of his answer is given up, by one of the calls for all.
+    second.give_up_after(0.0)
+    await asyncio.sleep(0.02)
+    assert not client.left
+    first.give_up_after(0.0)
+    await asyncio.sleep(0.02)
+    assert client.left

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -52,7 +53,7 @@ async def session(desk: TrainingDesk) -> AsyncIterator[aiohttp.ClientSession]:
     await serving
 
 
-async def get(session: aiohttp.ClientSession, path: str) -> tuple[int, dict[str, object]]:
+async def get(session: aiohttp.ClientSession, path: str) -> tuple[int, dict[str, Any]]:
     async with session.get(path) as answer:
         return answer.status, await answer.json()
 
@@ -117,4 +118,12 @@ async def test_versions_are_listed_and_read(
     _, version = await get(session, f"models/{event.key}")
     assert (version["status"], version["metrics"]) == ("available", {"gain": 0.5})
     assert (await get(session, f"models/{event.key}/report"))[0] == 404
+    report = desk.settings.models_dir / event.key / "report.md"
+    report.parent.mkdir()
+    report.write_text("# Better", "utf-8")
+    async with session.get(f"models/{event.key}/report") as answer:
+        assert (answer.content_type, await answer.text()) == ("text/markdown", "# Better")
+    _, document = await get(session, "/openapi.json")
+    told = document["paths"]["/api/model-training/models/{model_id}/report"]["get"]
+    assert list(told["responses"]["200"]["content"]) == ["text/markdown"]
     assert (await get(session, "models/none"))[0] == 404
