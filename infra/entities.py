@@ -138,6 +138,11 @@ def _target_table(event: TargetChanged) -> TargetTable:
 def route_fields(name: str, table: RouteTable) -> dict[str, Any]:
     """A route's event."""
     _known(require_known_words, {}, {name: table})
+    if not any(entry.weight for entry in table.targets):
+        raise ValidationFailed(
+            f"no target of route {name} has a weight above 0",
+            details=["targets: one of them needs a weight of 1 or more"],
+        )
     return {
         "name": name,
         "targets": [RouteTarget(**entry.model_dump()) for entry in table.targets],

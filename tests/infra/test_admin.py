@@ -119,6 +119,7 @@ async def test_budgets_are_written_in_exact_decimals(desk: Control) -> None:
         ("routes/r", {"targets": []}, "body.targets"),
         ("routes/r", {"targets": [{"target": "a/b"}], "strateggy": "x"}, "body.strateggy"),
         ("routes/r", {"targets": [{"target": "gpt-4o"}]}, "body.targets.0.target"),
+        ("routes/r", {"targets": [{"target": "a/b", "weight": 0}]}, "a weight of 1 or more"),
         ("limits/l", {"scope": "team"}, "requests_per_minute"),
         ("cost/budgets/b", {}, "daily_limit_usd"),
         ("providers/own", {"dialect": "openai"}, "base_url"),
