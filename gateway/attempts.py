@@ -63,7 +63,8 @@ def request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
             chat = front.read_request(fields)
             unsaid = [name for name in chat.params if name not in back.params]
             unsaid += back.unsaid(chat, target.model)
-            unsaid = [*chat.unread, *(front.words.get(name, name) for name in unsaid)]
+            told = [*chat.unread, *(front.words.get(name, name) for name in unsaid)]
+            unsaid = list(dict.fromkeys(told))
             body = back.write_request(chat, target.model, target.max_output_tokens)
         if words:
             body, lost = quirks.apply(words, body)
@@ -73,8 +74,8 @@ def request_body(call: Call, endpoint: Endpoint, target: Target) -> bytes:
             raise _refusal(unsaid, target, back)
         return body
     except (InvalidRequest, RecursionError) as error:
-        told = readable(error)
-        raise Failed(UpstreamRejected(told.message), told=told) from error
+        fault = readable(error)
+        raise Failed(UpstreamRejected(fault.message), told=fault) from error
 
 
 def _refusal(names: list[str], target: Target, back: ClientDialect) -> InvalidRequest:

@@ -33,6 +33,7 @@ from gateway.dialects.reading import (
     contents,
     effort_of,
     kept,
+    lowered,
     member,
     parse_arguments,
     read_effort,
@@ -115,6 +116,7 @@ def read(fields: Fields) -> Chat:
         unread=[
             *unread(fields, _KNOWN),
             *(f"output_config.{name}" for name in output if name not in {"format", "effort"}),
+            *lowered(output.get("effort"), "output_config.effort"),
             *strangers(system, _BLOCK, "system"),
             *strangers(wires, _MESSAGE, "messages"),
             *strangers(tools, _TOOL, "tools"),

@@ -39,6 +39,7 @@ from gateway.dialects.reading import (
     CACHE_TTL,
     effort_of,
     keeps,
+    lowered,
     member,
     parse_arguments,
     required,
@@ -130,6 +131,7 @@ def read(fields: Fields) -> Chat:
             *unread(fields, _KNOWN),
             *dict.fromkeys(lost),
             *(f"outputConfig.{name}" for name in output if name not in {"textFormat", "effort"}),
+            *lowered(output.get("effort"), "outputConfig.effort"),
             *(f"additionalModelRequestFields.{name}" for name in own if name not in _MODELS_OWN),
         ],
     )

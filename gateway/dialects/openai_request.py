@@ -34,6 +34,7 @@ from gateway.dialects.reading import (
     further,
     keeps,
     kept,
+    lowered,
     member,
     read_calls,
     read_effort,
@@ -113,6 +114,7 @@ def read(fields: Fields) -> Chat:
     """Read a request in full. Raises InvalidRequest."""
     stop: str | list[str] | None = member(fields, "stop", _STOP)
     more = further(fields, _KNOWN)
+    effort: str | None = member(fields, "reasoning_effort", str)
     if (member(fields, "n", int) or 1) > 1:
         raise InvalidRequest(
             "'n' must be 1: this target's provider gives one answer to a request",
@@ -138,7 +140,7 @@ def read(fields: Fields) -> Chat:
         seed=member(fields, "seed", int),
         frequency_penalty=member(fields, "frequency_penalty", float),
         presence_penalty=member(fields, "presence_penalty", float),
-        reasoning=_reasoning(member(fields, "reasoning_effort", str)),
+        reasoning=_reasoning(effort),
         stop=[stop] if isinstance(stop, str) else stop or [],
         tools=[_tool(tool) for tool in tools],
         tool_choice=tool_choice_of(fields),
@@ -150,6 +152,7 @@ def read(fields: Fields) -> Chat:
         params={name: value for name, value in more.items() if name in PARAMS},
         unread=[
             *(name for name in more if name not in PARAMS),
+            *lowered(effort, "reasoning_effort"),
             *strangers(wires, _MESSAGE, "messages"),
             *strangers(tools, _TOOL, "tools"),
             *strangers(form, _FORM, "response_format"),

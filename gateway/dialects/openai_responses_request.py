@@ -36,6 +36,7 @@ from gateway.dialects.reading import (
     contents,
     effort_of,
     further,
+    lowered,
     member,
     read_effort,
     required,
@@ -116,6 +117,7 @@ def read(fields: Fields) -> Chat:
         params={name: value for name, value in more.items() if name in PARAMS},
         unread=[
             *(name for name in more if name not in PARAMS),
+            *lowered(reasoning.get("effort"), "reasoning.effort"),
             *(f"include.{name}" for name in sorted(include)),
             *strangers(items, _ITEM, "input"),
             *strangers(tools, _TOOL, "tools"),

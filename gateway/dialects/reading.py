@@ -260,6 +260,11 @@ def read_effort(name: str) -> Effort:
     return name if name in EFFORT_TOKENS else "high"
 
 
+def lowered(effort: object, member: str) -> list[str]:
+    """Return `member` where the level that it asks for is one that `read_effort` lowers."""
+    return [member] if isinstance(effort, str) and effort not in EFFORT_TOKENS else []
+
+
 def effort_of(reasoning: Reasoning) -> Effort:
     """Return the level of thinking that is asked for."""
     if reasoning.effort is not None or reasoning.budget_tokens is None:

@@ -27,3 +27,31 @@ def test_what_another_dialect_cannot_give_is_named_and_several_answers_are_refus
     several = read_object(json.dumps({**HELLO, "n": 2}).encode())
     with pytest.raises(InvalidRequest, match="'n' must be 1"):
         OPENAI.read_request(several)
+
+
+@pytest.mark.req("GEN-05")
+@pytest.mark.parametrize(
+    ("name", "asked", "word"),
+    [
+        ("openai", {"reasoning_effort": "EFFORT"}, "reasoning_effort"),
+        (
+            "openai_responses",
+            {"input": "Hi", "reasoning": {"effort": "EFFORT"}},
+            "reasoning.effort",
+        ),
+        ("anthropic", {"output_config": {"effort": "EFFORT"}}, "output_config.effort"),
+        ("bedrock", {"outputConfig": {"effort": "EFFORT"}}, "outputConfig.effort"),
+    ],
+)
+def test_a_level_of_thinking_that_is_lowered_is_named(
+    name: str, asked: dict[str, object], word: str
+) -> None:
+    front = dialect(name)
+    assert front is not None
+    hello = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    body = json.dumps({"model": "m", "max_tokens": 9, "messages": hello, **asked})
+    for effort, names in (("high", []), ("xhigh", [word]), ("max", [word])):
+        chat = front.read_request(read_object(body.replace("EFFORT", effort).encode()))
+        assert chat.reasoning is not None
+        assert chat.reasoning.effort == "high"
+        assert [it for it in chat.unread if "effort" in it] == names
