@@ -187,9 +187,12 @@ def vendors_words(front: ClientDialect, failure: Failed) -> bytes:
 
 
 def failed_status(failure: Failed, own_words: bytes) -> int:
-    """Return the status of a failed call: the provider's own where its words are the caller's."""
-    if failure.status and (own_words or (is_callers(failure) and failure.told is None)):
-        return failure.status
+    """Return the status of a failed call: the provider's own where its words are the caller's. What
+    fails in an answer that began well has none.
+    """
+    status = failure.status or 0
+    if status >= 400 and (own_words or (is_callers(failure) and failure.told is None)):
+        return status
     return (failure.told or failure.error).status
 
 

@@ -79,7 +79,7 @@ class AnswerCache:
     def keep(self, key: bytes, call: Call, body: bytes | None) -> None:
         """Keep the answer of a settled call."""
         answer, response = call.answer, call.response
-        if answer is None or response is None:
+        if answer is None or response is None or answer.untold:
             return
         size = len(body or b"") + len(msgspec.json.encode(answer))
         if size > min(ENTRY_BYTES_MAX, self._bytes_max):

@@ -301,8 +301,9 @@ class Call:
         if self.hit is not None:
             return _NOTHING, "none"  # nobody was called, so nothing was used
         usage = plausible((answer.usage if answer else None) or _NOTHING)
-        # A guardrail may refuse an answer that the provider has ended and counted.
-        refused = self.guard is not None and answer is not None and answer.finish is not None
+        # What the provider has counted may be refused: by a guardrail at its end, or as untellable.
+        ended = self.guard is not None and answer is not None and answer.finish is not None
+        refused = ended or (answer is not None and answer.untold is not None)
         complete = outcome == "success" or refused
         if complete and usage.input_tokens is not None and usage.output_tokens is not None:
             return usage, "reported"

@@ -23,6 +23,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     Usage,
 )
+from gateway.dialects.reading import untold
 from gateway.guardrails.guard import GuardedStream
 from schemas.errors import UpstreamProtocol
 
@@ -63,12 +64,14 @@ class StreamRelay:
         self._signature: str | None = None
         self._vendor = "anthropic"
         self._units: dict[str, int] = {}
+        self._untold: str | None = None
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what the client may have now.
 
-        Raises UpstreamError for an error frame, a broken one, or an end before the beginning.
+        Raises UpstreamError for an error frame, a broken one, an end before the beginning, or
+        content that has no word in the client's dialect.
         """
         out: list[bytes] = []
         for frame in self._splitter.feed(chunk):
@@ -82,6 +85,8 @@ class StreamRelay:
             for delta in deltas:
                 self._note(delta)
             if self._writer is not None:
+                if self._untold:
+                    raise untold(self._untold, self._back.name)
                 for delta in deltas:
                     if delta.kind == "start" and not delta.name:
                         delta = msgspec.structs.replace(delta, name=self._model)
@@ -138,6 +143,7 @@ class StreamRelay:
             finish=self.finish,
             usage=self.usage,
             units=self._units,
+            untold=self._untold,
         )
 
     def _note(self, delta: Delta) -> None:
@@ -172,6 +178,8 @@ class StreamRelay:
                 self._signature, self._vendor = delta.text, delta.name or self._vendor
             case "tool_call":
                 self._calls[delta.index] = (delta.id, delta.name, [])
+            case "untold":
+                self._untold = delta.name
             case "arguments":
                 if delta.index not in self._calls:
                     raise UpstreamProtocol("arguments came before their tool call")

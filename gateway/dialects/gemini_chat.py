@@ -116,7 +116,8 @@ class GeminiChat(GeminiBase):
         if candidate is None:
             raise UpstreamProtocol("the answer has neither candidates nor a reason for none")
         parts: list[Part] = []
-        for delta in _deltas(candidate, 0):
+        deltas = _deltas(candidate, 0)
+        for delta in deltas:
             _gather(parts, delta)
         calls = any(isinstance(part, ToolCall) for part in parts)
         return Answer(
@@ -125,6 +126,7 @@ class GeminiChat(GeminiBase):
             parts=parts,
             finish=finish_of(candidate.finish_reason, calls=calls),
             usage=wire.usage_metadata.neutral() if wire.usage_metadata else None,
+            untold=next((delta.name for delta in deltas if delta.kind == "untold"), None),
         )
 
     def write_answer(self, answer: Answer, receipt: Receipt | None) -> bytes:
@@ -165,6 +167,8 @@ def _deltas(candidate: Candidate, calls: int) -> list[Delta]:
                 deltas.append(Delta("signature", part.thought_signature, name=VENDOR))
             deltas += _call(call, calls)
             calls += 1
+        elif part.inline_data is not None:
+            deltas.append(Delta("untold", name="inlineData"))
         elif part.text:
             deltas.append(Delta("thinking" if part.thought else "text", part.text))
     return deltas

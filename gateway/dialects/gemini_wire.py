@@ -40,6 +40,10 @@ class FunctionCall(msgspec.Struct, rename="camel"):
     id: str | None = None
 
 
+class InlineData(msgspec.Struct):
+    """A picture or a sound, as some models give them unasked; its bytes pass unread."""
+
+
 class Part(msgspec.Struct, rename="camel"):
     """A part of an answer; its kind is the member that is there."""
 
@@ -47,6 +51,7 @@ class Part(msgspec.Struct, rename="camel"):
     thought: bool = False
     thought_signature: str | None = None
     function_call: FunctionCall | None = None
+    inline_data: InlineData | None = None
 
 
 class Content(msgspec.Struct, rename="camel"):

@@ -193,7 +193,8 @@ class Usage(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer. `units` counts what is not counted in tokens, or which tokens are of another
-    kind (see `schemas.pricing`).
+    kind (see `schemas.pricing`). `untold` names a member that has no place here: such an answer can
+    only be told as it came.
     """
 
     id: str
@@ -202,6 +203,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     finish: FinishReason | None = None
     usage: Usage | None = None
     units: dict[str, int] = {}
+    untold: str | None = None
 
 
 class Embedded(Answer, frozen=True, kw_only=True):
@@ -222,6 +224,7 @@ DeltaKind = Literal[
     "signature",
     "tool_call",  # a call begins: `id`, `name`
     "arguments",  # JSON text of the call `index`
+    "untold",  # content that has no place here: `name` is its member
     "finish",  # `text` is the FinishReason
     "usage",
     "end",
@@ -244,7 +247,7 @@ class Delta(msgspec.Struct, frozen=True):
 
 
 END = Delta("end")
-CONTENT_KINDS = frozenset({"text", "thinking", "signature", "tool_call", "arguments"})
+CONTENT_KINDS = frozenset({"text", "thinking", "signature", "tool_call", "arguments", "untold"})
 
 
 class Splitter(Protocol):

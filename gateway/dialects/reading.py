@@ -260,6 +260,15 @@ def read_effort(name: str) -> Effort:
     return name if name in EFFORT_TOKENS else "high"
 
 
+def untold(member: str, dialect: str) -> UpstreamRejected:
+    """Return the end of a call whose answer holds what cannot be told in another dialect."""
+    return UpstreamRejected(
+        f"the answer holds '{member}', which can only be told as it came",
+        action=f"Call this target in its own dialect ('{dialect}') and without guardrails on its "
+        "stream, or name a model that answers in text.",
+    )
+
+
 def lowered(effort: object, member: str) -> list[str]:
     """Return `member` where the level that it asks for is one that `read_effort` lowers."""
     return [member] if isinstance(effort, str) and effort not in EFFORT_TOKENS else []

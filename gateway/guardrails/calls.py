@@ -7,6 +7,7 @@ import msgspec
 from gateway.call import Call
 from gateway.dialects.multipart import FormFields
 from gateway.dialects.neutral import Answer, Dialect, text_of
+from gateway.dialects.reading import untold
 from gateway.http1 import Connection
 from gateway.upstream import Failed
 from schemas.errors import GuardrailBlocked, UpstreamError, UpstreamProtocol, UpstreamRejected
@@ -41,6 +42,9 @@ def read_checked(
         answer = back.read_answer(body)
         if answer.usage is None:
             answer = back.counted(answer, connection.headers)
+        if answer.untold and call.admitted.front is not back:
+            call.answer = answer  # what cannot be told was produced, and is paid for
+            raise untold(answer.untold, back.name)
         body, answer = _checked(call, back, body, answer)
     except UpstreamError as error:
         raise Failed(error, connection.status) from error

@@ -35,6 +35,7 @@ from schemas.errors import (
     UpstreamProtocol,
     UpstreamQuota,
     UpstreamRateLimited,
+    UpstreamRejected,
     WeirError,
 )
 from tests.gateway.strict import check
@@ -386,6 +387,35 @@ def test_a_cut_stream_is_no_answer(front: Dialect, count: int) -> None:
 def test_no_broken_stream_passes(frame: bytes, kind: type[UpstreamError]) -> None:
     with pytest.raises(kind):
         relayed(GEMINI, [*FRAMES[:2], frame, *FRAMES[2:]])
+
+
+DRAWN: Any = {
+    "responseId": "r3",
+    "candidates": [
+        {
+            "content": {
+                "parts": [{"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}]
+            },
+            "finishReason": "STOP",
+        }
+    ],
+    "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 1290},
+}
+
+
+@pytest.mark.req("GEN-05")
+@pytest.mark.parametrize("front", [OPENAI, ANTHROPIC], ids=lambda item: item.name)
+def test_a_picture_is_told_as_it_came_or_refused(front: Dialect) -> None:
+    frame = b"data: " + json.dumps(DRAWN).encode() + b"\r\n\r\n"
+    relay, out = relayed(GEMINI, [frame])
+    assert out + relay.final == frame
+    assert relay.has_content
+    assert relay.answer().untold == "inlineData"
+    with pytest.raises(UpstreamRejected, match="inlineData") as refused:
+        relayed(front, [frame])
+    assert "its own dialect ('gemini')" in refused.value.advice
+    whole = GEMINI.read_answer(json.dumps(DRAWN).encode())
+    assert (whole.untold, whole.usage) == ("inlineData", Usage(7, None, 1290, None))
 
 
 # --- errors ----------------------------------------------------------------------------------
