@@ -19,6 +19,8 @@ from infra.admin_desk import (
     merged,
     page,
 )
+from infra.commands import Commands
+from infra.configuration import Document, dangling
 from infra.kinds import Kind
 from schemas.errors import Conflict
 from schemas.identity import uuid7
@@ -31,6 +33,8 @@ PATHS = {
 """Where a kind's path is not its plural."""
 OWN_IDS = frozenset({"budgets", "limits", "alert_rules"})
 """Kinds whose ids are made where none is given."""
+NAMING = frozenset({"routes", "alert_rules"})
+"""Kinds that name others, which may come later: what nobody has is told and not refused."""
 
 
 def entity_router(desk: Desk, kind: Kind[Any, Any], *, reads: bool = True) -> APIRouter:
@@ -43,10 +47,14 @@ def entity_router(desk: Desk, kind: Kind[Any, Any], *, reads: bool = True) -> AP
     return router
 
 
-def shown(kind: Kind[Any, Any], event: Any) -> dict[str, Any]:
-    """An entity as it is told outside."""
-    table: dict[str, Any] = kind.table(event).model_dump(mode="json")
-    return {"id": kind.identify(event), **about(event), **table}
+def shown(kind: Kind[Any, Any], event: Any, commands: Commands) -> dict[str, Any]:
+    """An entity as it is told outside, with what it names and nobody has now."""
+    entity_id, table = kind.identify(event), kind.table(event)
+    told = {"id": entity_id, **about(event), **table.model_dump(mode="json")}
+    if kind.plural in NAMING:
+        alone = Document().model_copy(update={kind.plural: {entity_id: table}})
+        told["warnings"] = list(dangling(alone, commands))
+    return told
 
 
 def _key(desk: Desk, kind: Kind[Any, Any], entity_id: str) -> str:
@@ -72,6 +80,7 @@ def _models(kind: Kind[Any, Any]) -> tuple[type[BaseModel], type[BaseModel], typ
             Field(description="who changed it last: a key id, operator, settings, apply:…"),
         ),
         updated_at=(str, Field(description="when", examples=["2026-11-20T21:45:20.864Z"])),
+        **({"warnings": _WARNINGS} if kind.plural in NAMING else {}),
     )
     listed = create_model(
         f"{name}Page",
@@ -88,6 +97,7 @@ def _models(kind: Kind[Any, Any]) -> tuple[type[BaseModel], type[BaseModel], typ
     return entity, listed, create_model(f"New{name}", __base__=kind.model, id=chosen)
 
 
+_WARNINGS: Any = (list[str], Field(description="names that nothing stands behind"))
 _EXAMPLES = {
     "provider": "my-vllm",
     "target": "my-vllm/llama-3.1-8b",
@@ -105,7 +115,7 @@ def _reading(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
     @router.get(path, summary=f"List {kind.plural.replace('_', ' ')}", response_model=listed)
     async def listing(limit: Limit = 100, offset: Offset = 0) -> JSONResponse:
         events = sorted(desk.commands.view(kind.event).entries.values(), key=kind.identify)
-        items = [shown(kind, event) for event in events[offset : offset + limit]]
+        items = [shown(kind, event, desk.commands) for event in events[offset : offset + limit]]
         told = page([], limit, offset) | {"items": items, "total": len(events)}
         return JSONResponse(told)
 
@@ -117,7 +127,7 @@ def _reading(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
     )
     async def one(entity_id: str) -> JSONResponse:
         event = desk.commands.view(kind.event).get(_key(desk, kind, entity_id))
-        return JSONResponse(shown(kind, found(event, f"{kind.name} {entity_id}")))
+        return JSONResponse(shown(kind, found(event, f"{kind.name} {entity_id}"), desk.commands))
 
 
 def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> None:
@@ -139,7 +149,7 @@ def _writing(router: APIRouter, desk: Desk, kind: Kind[Any, Any], path: str) -> 
             actor=actor_of(request),
             expected_version=expected,
         )
-        body = shown(kind, accepted.event)
+        body = shown(kind, accepted.event, desk.commands)
         return await desk.done(
             f"{kind.name}.{action if exists else 'create'}", accepted, body, 200 if exists else 201
         )

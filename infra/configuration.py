@@ -108,7 +108,7 @@ def plan(document: Document, commands: Commands, name: str) -> Plan:
             made.manages.append(reference)  # what a model used to cost stays known
         else:
             made.steps += _removal(reference, commands)
-    made.warnings += _dangling(wanted, commands)
+    made.warnings += dangling(wanted, commands)
     return made
 
 
@@ -176,7 +176,7 @@ def _removal(reference: str, commands: Commands) -> Iterator[Step]:
         yield Step(kind_name, entity_id, place, "remove", told(kind.table(current)), None)
 
 
-def _dangling(document: Document, commands: Commands) -> Iterator[str]:
+def dangling(document: Document, commands: Commands) -> Iterator[str]:
     """Names that nothing stands behind, which would only show when a call needs them."""
     kinds: tuple[Kind[Any, Any], ...] = (entities.PROVIDER, entities.GUARDRAIL, ALERT_CHANNEL)
     known = {

@@ -73,6 +73,19 @@ async def test_an_entity_is_made_read_changed_and_removed(desk: Control, plural:
     assert (await desk.call("DELETE", place)).body["error"]["code"] == "not_found"
 
 
+@pytest.mark.req("GEN-06")
+async def test_what_a_route_names_and_nobody_has_is_told_until_somebody_has_it(
+    desk: Control,
+) -> None:
+    name = uuid7()
+    route = {"id": name, "targets": [{"target": f"{name}/m"}], "guardrails": [name]}
+    made = await desk.call("POST", "/admin/routes", route)
+    unguarded = f"route {name}: there is no guardrail {name}"
+    assert made.body["warnings"] == [f"route {name}: there is no provider for {name}/m", unguarded]
+    await desk.put(f"/admin/providers/{name}", {"base_url": "http://10.0.0.5/v1"})
+    assert (await desk.get(f"/admin/routes/{name}"))["warnings"] == [unguarded]
+
+
 @pytest.mark.req("COST-04")
 @pytest.mark.parametrize(
     ("path", "body", "told"),
