@@ -110,6 +110,14 @@ class Budgets:
         if hold is None:
             return
         try:
+            await self._take_or_reroute(call, hold)
+        except BudgetExceeded:
+            for _, lease, amount in _all_of(hold):
+                self._escrow.refused(lease, amount)
+            raise
+
+    async def _take_or_reroute(self, call: Call, hold: Hold) -> None:
+        try:
             await self._take(_all_of(hold), self._patience_s)
             call.hold = hold
         except BudgetExceeded as error:

@@ -9,6 +9,7 @@ over; what a dead worker held is freed by whoever adopts its outbox (`adoption`)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -57,6 +58,7 @@ class Lease:
         "granted",
         "needs",
         "number",
+        "refused_s",
         "reserved",
         "returned",
         "spent",
@@ -72,6 +74,7 @@ class Lease:
         self.needs: list[int] = []
         self.waiting: list[asyncio.Future[None]] = []
         self.asked_s = self.used_s = 0.0
+        self.refused_s = -TELL_S
 
     @property
     def available(self) -> int:
@@ -192,6 +195,22 @@ class Escrow:
         """Wait no longer, unless another call of this node does: nobody keeps money for us."""
         if not lease.needs and self._standing(lease):
             self._ask(lease, 0, 0)
+
+    def refused(self, lease: Lease, amount: int) -> None:
+        """Tell the fold that a call was refused for what is left, unless its alert stands already."""
+        row, terms, now_s = (
+            self.row(lease.budget_id),
+            self._terms[lease.budget_id],
+            self._loop.time(),
+        )
+        rest, window = left(row, terms, lease.day)
+        known = row is not None and f"{window}|exceeded" in row.alerts
+        if rest >= amount or known or now_s - lease.refused_s < TELL_S:
+            return
+        lease.refused_s = now_s
+        move = self.moved(lease, "refused", 0, None)
+        with contextlib.suppress(OutboxFull):
+            self._outbox.append(msgspec.structs.replace(move, needed_nano_usd=amount, terms=terms))
 
     def answered(self, lease: Lease) -> bool:
         """Whether the fold has answered the last ask: it lives, and the log does."""

@@ -41,6 +41,8 @@ class EscrowMoved(Event, frozen=True, kw_only=True):
       replaces what the node asked before; `number` counts the asks of a node. Carries the terms.
     - spent: the call `request_id` cost `amount_nano_usd`; recorded together with its settlement.
     - returned: the node gives back what it has not reserved.
+    - refused: a call that may cost `needed_nano_usd` was refused, since so much is not left. Carries
+      the terms.
     - closed: the node is dead, its outbox has nothing more; holds for every day of the budget.
     """
 

@@ -8,7 +8,7 @@ a node holds comes back by that node's own events or by `closed`, never by time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,14 @@ class State:
     turn: int = 0
     past: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def all_limits(self) -> tuple[int | None, ...]:
+        """Per day, month and in all; nano-USD."""
+        it = self.terms
+        if it is None:
+            return ()
+        return it.daily_limit_nano_usd, it.monthly_limit_nano_usd, it.total_limit_nano_usd
+
     def free(self, name: str) -> int | None:
         """Return what may be granted on a day, None when nothing limits it."""
         rooms = [
@@ -141,16 +149,18 @@ def split(event: EscrowMoved) -> Iterator[tuple[str, EscrowMoved]]:
 
 def apply(state: State, move: EscrowMoved) -> Sequence[Event]:
     """Make one move, answer who waits, and tell of limits that were crossed."""
+    limits = state.all_limits
     if move.kind == "closed":
         for day in state.days.values():
             if move.node in day.nodes:
                 day.forget(move.node)
+    elif move.kind == "refused":
+        _take_terms(state, move.terms)
     elif not _move(state, move):
         return NOTHING
     for name in sorted(state.days):
         _serve(state, name)
-    newest = max(state.days, default=move.day)
-    return _alerts(state, newest, move)
+    return _alerts(state, move, state.alerts if state.all_limits == limits else ())
 
 
 def _move(state: State, move: EscrowMoved) -> bool:
@@ -221,15 +231,21 @@ def _serve(state: State, name: str) -> None:
 # --- alerts ------------------------------------------------------------------------------------
 
 
-def _alerts(state: State, newest: str, move: EscrowMoved) -> list[Event]:
-    """Open an alert once per crossing of a window that still runs; resolve it with the window."""
+def _alerts(state: State, move: EscrowMoved, standing: Container[str]) -> list[Event]:
+    """Open an alert once per crossing of a window that still runs; resolve it with the window.
+
+    A limit is exceeded, too, once a call was refused for its sake, however little is spent: that
+    stands (`standing`) until the window is over or the limits are others, and not until a call fits.
+    """
     if state.terms is None:
         return []
     found = {}
-    unmet = min((n.needed for n in state.days[newest].nodes.values() if n.needed), default=0)
+    newest = max(*state.days, move.day) if state.days else move.day
+    refused = move.needed_nano_usd if move.kind == "refused" and move.day == newest else 0
     for window, limit, spent in state.limits(newest):
-        if spent >= limit or unmet > limit - spent:
-            found[f"{window}|exceeded"] = (spent, limit)
+        name = f"{window}|exceeded"
+        if spent >= limit or refused > limit - spent or name in standing:
+            found[name] = (spent, limit)
         if spent * PPM >= limit * state.terms.warning_ppm:
             found[f"{window}|warning"] = (spent, limit)
     opened = [
@@ -249,6 +265,8 @@ def _alert(
     message = f"budget {move.budget_id}: {window} is below its limit again or over"
     if spent is not None and limit is not None:
         message = f"budget {move.budget_id}: {to_usd(spent)} of {to_usd(limit)} USD spent, {window}"
+        if move.kind == "refused":
+            message += f"; a call that may cost {to_usd(move.needed_nano_usd)} USD was refused"
     return AlertChanged(
         event_id="",
         occurred_at_us=move.occurred_at_us,

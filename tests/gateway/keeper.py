@@ -23,6 +23,7 @@ class Keeper:
 
     def __init__(self, worker: Worker) -> None:
         self.away = False
+        self.moves: list[EscrowMoved] = []
         self._view = worker.state.escrow
         self._loop = worker.loop
         self._parts: dict[int, PartitionFold] = {}
@@ -33,6 +34,7 @@ class Keeper:
         def keeping(*events: Event, **options: Any) -> int:
             sequence = append(*events, **options)
             moves = [event for event in events if isinstance(event, EscrowMoved)]
+            self.moves += moves
             if moves and not self.away:
                 self._loop.call_soon(self._fold, moves)
             return sequence

@@ -60,6 +60,17 @@ def test_many_at_once_never_spend_more_than_the_limit(kept: tuple[Worker, Keeper
     assert refused["error"]["code"] == "budget_exceeded"
 
 
+@pytest.mark.req("COST-02", "OPS-01")
+def test_a_budget_that_refuses_every_call_is_told_of_once(kept: tuple[Worker, Keeper]) -> None:
+    worker, keeper = kept
+    worker.change(budget(0.000001))
+    assert [ask(worker, max_tokens=50)[0] for _ in range(5)] == [402] * 5
+    assert keeper.waits(lambda: keeper.row().alerts != [])
+    assert [name.rpartition("|")[2] for name in keeper.row().alerts] == ["exceeded"]
+    assert ask(worker, max_tokens=50)[0] == 402
+    assert [move.kind for move in keeper.moves].count("refused") == 1
+
+
 @pytest.mark.req("COST-02")
 def test_a_spent_budget_says_what_and_when_in_the_callers_dialect(
     kept: tuple[Worker, Keeper],

@@ -21,7 +21,7 @@ NAMES = st.sampled_from(["a", "b", "c|1", "d@60"])
 WORDS: dict[str, list[str]] = {
     "error_class": ["server", "timeout", "request", "rate_limited"],
     "entry": ["settled", "corrected", "wasted", "unpriced", "abandoned", "admitted"],
-    "kind": ["asked", "spent", "returned", "closed"],
+    "kind": ["asked", "spent", "returned", "closed", "refused"],
     "day": ["2026-11-30", "2026-12-01", "2026-12-02", "2026-12-03"],
     "cache": ["hit", "miss"],
     "surface": ["chat", "embeddings"],

@@ -33,7 +33,7 @@ def move(kind: str, node: str, day: str = DAY, **fields: Any) -> EscrowMoved:
 
 @st.composite
 def moves(draw: st.DrawFn) -> EscrowMoved:
-    kind = draw(st.sampled_from(["asked", "spent", "returned", "closed"]))
+    kind = draw(st.sampled_from(["asked", "spent", "returned", "closed", "refused"]))
     amount = draw(st.integers(0, 400))
     fields: dict[str, Any] = {"amount_nano_usd": amount}
     if kind == "asked":
@@ -177,12 +177,33 @@ def test_a_crossing_is_told_once_and_taken_back_with_its_window() -> None:
         hear(move("spent", "n1", amount_nano_usd=290))
     assert told == [(f"budget:b:{DAY}|warning", "open")]
     hear(move("asked", "n2", needed_nano_usd=200, wanted_nano_usd=200))
+    assert told[1:] == []  # it waits, and may be refused: who refuses it says so
+    hear(move("refused", "n2", needed_nano_usd=130))
+    assert told[1:] == []  # so much is left by now
+    for _ in range(2):
+        hear(move("refused", "n2", needed_nano_usd=200))
     assert told[1:] == [(f"budget:b:{DAY}|exceeded", "open")]
+    hear(move("spent", "n1", amount_nano_usd=10))  # one that fits is no end of it
+    assert told[2:] == []
     hear(move("asked", "n1", day=NEXT))
     assert sorted(told[2:]) == [
         (f"budget:b:{DAY}|exceeded", "resolved"),
         (f"budget:b:{DAY}|warning", "resolved"),
     ]
+
+
+@pytest.mark.req("COST-02", "OPS-01")
+def test_a_budget_that_refuses_every_call_is_exceeded_until_its_limit_is_another() -> None:
+    state = State()
+    (opened,) = apply(state, move("refused", "n1", needed_nano_usd=LIMIT + 1, terms=terms()))
+    assert isinstance(opened, AlertChanged)
+    assert (opened.status, opened.alert_id) == ("open", f"budget:b:{DAY}|exceeded")
+    assert "a call that may cost 0.000001001 USD was refused" in opened.message
+    assert not state.days  # nobody holds anything
+    raised = terms(2, daily=2 * LIMIT)
+    (ended,) = apply(state, move("asked", "n1", needed_nano_usd=0, terms=raised))
+    assert isinstance(ended, AlertChanged)
+    assert (ended.status, ended.alert_id) == ("resolved", opened.alert_id)
 
 
 @pytest.mark.req("BEY-07")
