@@ -371,14 +371,17 @@ class GatewayState:
         while not ended.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), every_s)
-            try:
-                await self.save()
-                if self._cache_file is not None:
-                    # Its time of change is when the log was last heard: a restart makes nothing younger.
-                    heard_ns = self.freshness.heard_us * 1_000
-                    os.utime(self._cache_file, ns=(heard_ns, heard_ns))
-            except OSError as error:
-                _log.warning("the view cache could not be written: %s", error)
+            await self._keep()
+
+    async def _keep(self) -> None:
+        try:
+            await self.save()
+            if self._cache_file is not None:
+                # Its time of change is when the log was last heard: a restart makes nothing younger.
+                heard_ns = self.freshness.heard_us * 1_000
+                os.utime(self._cache_file, ns=(heard_ns, heard_ns))
+        except OSError as error:
+            _log.warning("the view cache could not be written: %s", error)
 
     async def save(self) -> None:
         """Write the cache file if something changed since, beside the calls. Raises OSError."""

@@ -89,9 +89,9 @@ def test_beyond_the_stated_age_nobody_is_let_in_and_no_key_is_called_bad() -> No
 
 
 @pytest.mark.req("BEY-19")
-def test_a_restart_makes_nothing_younger(tmp_path: Path) -> None:
+async def test_a_restart_makes_nothing_younger(tmp_path: Path) -> None:
     before = Away(tmp_path / "views.cache")
-    before.state._try_save()
+    await before.state._keep()
     after = Away(tmp_path / "views.cache")
     assert after.state.load()
     after.later(STALE_S_MAX - 60)
