@@ -112,8 +112,8 @@ class Budgets:
         try:
             await self._take_or_reroute(call, hold)
         except BudgetExceeded:
-            for _, lease, amount in _all_of(hold):
-                self._escrow.refused(lease, amount)
+            for budget, lease, amount in _all_of(hold):
+                self._escrow.refused(lease, terms_of(budget), amount)
             raise
 
     async def _take_or_reroute(self, call: Call, hold: Hold) -> None:

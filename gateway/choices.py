@@ -64,7 +64,9 @@ async def serve(client: Client, admitted: Admitted, call: Serve) -> None:
     client.watch()  # who leaves takes his calls with him
     try:
         answer.running = [asyncio.ensure_future(call(choice)) for choice in answer.choices]
-        await asyncio.gather(*answer.running, return_exceptions=True)
+        for ended in await asyncio.gather(*answer.running, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended  # a fault of ours: what is missing must not look whole
     except asyncio.CancelledError:
         if not client.left:
             raise

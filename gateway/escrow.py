@@ -196,20 +196,19 @@ class Escrow:
         if not lease.needs and self._standing(lease):
             self._ask(lease, 0, 0)
 
-    def refused(self, lease: Lease, amount: int) -> None:
-        """Tell the fold that a call was refused for what is left, unless its alert stands already."""
-        row, terms, now_s = (
-            self.row(lease.budget_id),
-            self._terms[lease.budget_id],
-            self._loop.time(),
-        )
+    def refused(self, lease: Lease, terms: BudgetTerms, amount: int) -> None:
+        """Tell the fold that a call was refused for what is left, unless its alert stands already.
+
+        `terms` are those that the call met, with a limit; the budget may have others by now, or none.
+        """
+        row, now_s = self.row(lease.budget_id), self._loop.time()
         rest, window = left(row, terms, lease.day)
         known = row is not None and f"{window}|exceeded" in row.alerts
         if rest >= amount or known or now_s - lease.refused_s < TELL_S:
             return
         lease.refused_s = now_s
         move = self.moved(lease, "refused", 0, None)
-        with contextlib.suppress(OutboxFull):
+        with contextlib.suppress(OutboxFull):  # the next refusal tells it
             self._outbox.append(msgspec.structs.replace(move, needed_nano_usd=amount, terms=terms))
 
     def answered(self, lease: Lease) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 import openai
 import pytest
 
-from gateway.choices import _Together
+from gateway.choices import _Together, serve
 from gateway.dialects.neutral import Opening
 from gateway.inner import InnerCall
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
@@ -110,3 +110,20 @@ async def test_calls_have_a_key_each_and_one_patience() -> None:
     first.give_up_after(0.0)
     await asyncio.sleep(0.02)
     assert client.left
+
+
+async def test_a_choice_that_breaks_down_is_no_missing_choice_of_a_whole_answer() -> None:
+    client = InnerCall("/v1/chat/completions", [], b"{}")
+    opening = Opening("m", False, True, None, False, {}, None, choices=2)
+    asked: Any = SimpleNamespace(opening=opening, fields={"n": msgspec.Raw(b"2")})
+    piece = b'data: {"id": "c", "choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
+
+    async def call(choice: InnerCall) -> None:
+        if getattr(choice, "index", 0) == 1:
+            raise RuntimeError("a fault of ours")
+        await choice.start(200, [])
+        await choice.write(piece)
+        await choice.end(b"data: [DONE]\n\n")
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        await serve(client, asked, call)
