@@ -200,7 +200,7 @@ class Host:
         }
 
     def _start(self, name: str) -> None:
-        command = [sys.executable, "-m", "infra.part", name]
+        command = [sys.executable, "-m", "infra.start", name]
         self._children[name] = Child(command, self._out / f"{name}.log", self._environment)
 
     def _watch(self) -> None:

@@ -181,7 +181,7 @@ def _alone(stack: Stack, out: Path, number: int) -> float:
         "WEIR_KAFKA__BOOTSTRAP": stack.bootstrap,
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "infra.part", f"gateway-{7 + number}"]
+    command = [sys.executable, "-m", "infra.start", f"gateway-{7 + number}"]
     with (out / "alone.log").open("ab") as log:
         begun = time.monotonic()
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)

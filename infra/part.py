@@ -1,4 +1,4 @@
-"""`python -m infra.part NAME [-]`: one part of the installation, as the supervisor starts it.
+"""What a part does from its start to its end, whichever it is (`infra.start` begins it).
 
 The process ends in order on SIGTERM. A part whose supervisor has died goes on serving, so that
 nobody notices; when no new `weir up` takes it over within the grace time, it ends in order too.
@@ -131,7 +131,3 @@ def _leave(home: Path, claim: int) -> None:
     for part in state.parts if state else []:
         if part.name == "broker" and part.pid is not None and part.alive():
             os.kill(part.pid, signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    main()

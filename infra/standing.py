@@ -71,7 +71,7 @@ def models_part(settings: WeirSettings, python: Path) -> Part:
 
 
 def _command(name: str, python: str = sys.executable) -> tuple[str, ...]:
-    return (python, "-m", "infra.part", name)
+    return (python, "-m", "infra.start", name)
 
 
 def _told(name: str, settings: WeirSettings, python: str = sys.executable, **traits: Any) -> Part:
