@@ -17,6 +17,8 @@ _BACKOFF_FIRST_S = 0.2
 _BACKOFF_MAX_S = 10.0
 _HEALTHY_AFTER_S = 20.0
 _READY_POLL_S = 0.1
+_DEATHS_MAX = 4
+"""A part that has died so often at its start, and was ready at none, is waited for no longer."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ class Supervised:
         self.process: Process | None = None
         self.keeper: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
+        self.deaths = 0
+        """How often it has died since it was ready last."""
 
 
 class Supervisor:
@@ -55,6 +59,8 @@ class Supervisor:
         self._changed = changed
         self._parts: dict[str, Supervised] = {}
         self._ending = False
+        self._news = asyncio.Event()
+        """Set when a part becomes ready or dies."""
 
     def part(self, name: str) -> Supervised | None:
         """The part by its name."""
@@ -113,6 +119,8 @@ class Supervisor:
             if time.monotonic() - started_s > _HEALTHY_AFTER_S:
                 backoff_s = _BACKOFF_FIRST_S
             supervised.ready.clear()
+            supervised.deaths += 1
+            self._news.set()
             supervised.state.exit_code = code
             self._note(supervised, None, "restarting", f"ended with {_explain(code)}")
             _log.warning("%s ended with %s", supervised.part.name, _explain(code))
@@ -137,15 +145,24 @@ class Supervisor:
         while not await is_ready(supervised.part, process):  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(_READY_POLL_S)
         self._note(supervised, process, "ready")
+        supervised.deaths = 0
         supervised.ready.set()
+        self._news.set()
 
     async def wait_ready(self, names: list[str], timeout_s: float) -> list[str]:
-        """Wait until these parts are ready; the names of those that are not in time."""
+        """Wait until these parts are ready; the names of those that are not in time.
+
+        Ends at once when one of them dies at each start: time will not mend what it says.
+        """
+        entries = [self._parts[name] for name in names]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                for name in names:
-                    await self._parts[name].ready.wait()
-        return [name for name in names if not self._parts[name].ready.is_set()]
+                while late := [entry for entry in entries if not entry.ready.is_set()]:
+                    if any(entry.deaths >= _DEATHS_MAX for entry in late):
+                        break
+                    self._news.clear()
+                    await self._news.wait()
+        return [entry.part.name for entry in entries if not entry.ready.is_set()]
 
     async def stop(self) -> None:
         """End all parts: the highest order first, so that whoever writes ends before who reads."""

@@ -231,7 +231,7 @@ class Installation:
         if await self.supervisor.wait_ready(["broker"], _BROKER_READY_S):
             log_file = self.supervisor.log_file("broker")
             raise BrokerError(
-                f"Kafka is not ready after {_BROKER_READY_S:.0f} s",
+                "Kafka is not ready",
                 action=f"See {log_file}; `weir doctor` checks the usual causes.",
             )
 
@@ -254,7 +254,7 @@ class Installation:
             logs = {name: self.supervisor.log_file(name) for name in late}
             said = ", ".join(f"{name}{last_words(file)}" for name, file in logs.items())
             raise ConfigurationError(
-                f"not ready after {_PARTS_READY_S:.0f} s: {said}",
+                f"not ready: {said}",
                 action=f"See {', '.join(map(str, logs.values()))}.",
             )
 
