@@ -3,6 +3,7 @@
 CPU is that of the gateway's one worker process (user and system, its relay thread included) over
 a run, until everything is on the log, divided by its calls. No side is pinned to a core. Wall times are medians of single calls
 that take turns on kept-alive connections, so that all of them meet the same machine.
+Whole calls come from `bench.callers` on 64 connections, so that it is the server that they wait for.
 LiteLLM's proxy and Portkey's gateway are measured in the same run (`bench.peers`), with a tenth of the
 calls; their figures have no limit. With BENCH_PROFILE=1 the workers are sampled, and their profiles lie beside the ledgers.
 """
@@ -24,6 +25,7 @@ import psutil
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from bench.callers import Plan, made
 from bench.checks import CALL_TOPICS, COMPLETED, calls
 from bench.claim import Arguments, Limit, Verdict, main
 from bench.peers import KEY as PEER_KEY
@@ -31,7 +33,8 @@ from bench.peers import PEERS, NotInstallable, Peer
 from bench.rawlog import Raw, read_topics
 from bench.stack import Child, Stack, base_port
 
-CONCURRENCY = 32
+CONNECTIONS = 64
+STREAMS_AT_ONCE = 32
 WARM_UP = 200
 FRAMES = 24
 STREAM_SHARE = 10
@@ -62,9 +65,12 @@ class Caller:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._session = session
+        self._base = url
+        self._key = key
+        self._further = dict(headers or {})
         self._url = f"{url}/v1/chat/completions"
         self._headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        self._headers |= headers or {}
+        self._headers |= self._further
         self._sent = 0
         self.answered: list[str] = []
 
@@ -85,15 +91,22 @@ class Caller:
                 raise RuntimeError(f"{answer.status}: {content[:300]!r}")
             self.answered.append(answer.headers.get("x-weir-request-id", ""))
 
-    async def many(self, count: int, model: str, *, stream: bool = False) -> None:
-        """Make calls, `CONCURRENCY` at a time."""
+    async def streams(self, count: int, model: str) -> None:
+        """Make streamed calls, `STREAMS_AT_ONCE` at a time."""
         left = iter(range(count))
 
         async def one_after_another() -> None:
             for _ in left:
-                await self.call(model, stream=stream)
+                await self.call(model, stream=True)
 
-        await asyncio.gather(*[one_after_another() for _ in range(CONCURRENCY)])
+        await asyncio.gather(*[one_after_another() for _ in range(STREAMS_AT_ONCE)])
+
+    async def many(self, count: int, model: str, out: Path) -> float:
+        """Make whole calls, `CONNECTIONS` at a time; return how many were answered a second."""
+        plan = Plan(self._base, self._key, model, count, CONNECTIONS, str(out), self._further)
+        came = await made(plan)
+        self.answered += came.ids
+        return count / came.seconds
 
 
 def measure(arguments: Arguments) -> Verdict:
@@ -161,15 +174,17 @@ async def _run(
             ("minimal_", minimal, WHOLE_MODEL, PACED_MODEL, [proxy.pid], at_once),
         )
         for name, caller, whole, paced, pids, settled in sides:
-            await caller.many(WARM_UP, whole)
-            await caller.many(WARM_UP // STREAM_SHARE, paced, stream=True)
+            ledger = arguments.out / f"{name or 'weir_'}calls.json"
+            await caller.many(WARM_UP, whole, ledger)
+            await caller.streams(WARM_UP // STREAM_SHARE, paced)
             await settled()
             before = _cpu_s(pids)
-            await caller.many(arguments.size, whole)
+            rate = await caller.many(arguments.size, whole, ledger)
             await settled()
             figures[f"{name}cpu_us_per_request"] = _us_each(before, pids, arguments.size)
+            figures[f"{name}calls_per_s"] = round(rate)
             before = _cpu_s(pids)
-            await caller.many(streams, paced, stream=True)
+            await caller.streams(streams, paced)
             await settled()
             figures[f"{name}cpu_us_per_stream"] = _us_each(before, pids, streams)
         figures |= await _latencies(stack, direct, minimal, gateway, max(streams, 50))
@@ -193,17 +208,18 @@ def _beside(
     except NotInstallable as error:
         return {name: f"not installable: {error}"}
     with peer.child:
-        count = max(arguments.size // PEER_SHARE, CONCURRENCY)
-        return asyncio.run(_peer(peer, stack.sandbox.url, count))
+        count = max(arguments.size // PEER_SHARE, CONNECTIONS)
+        ledger = arguments.out / f"{name}_calls.json"
+        return asyncio.run(_peer(peer, stack.sandbox.url, count, ledger))
 
 
-async def _peer(peer: Peer, direct_url: str, count: int) -> Figures:
+async def _peer(peer: Peer, direct_url: str, count: int, ledger: Path) -> Figures:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         direct = Caller(session, direct_url, "direct")
         caller = Caller(session, peer.url, PEER_KEY, peer.headers)
-        await caller.many(WARM_UP, WHOLE_MODEL)
+        await caller.many(WARM_UP, WHOLE_MODEL, ledger)
         before = _cpu_s(peer.pids())
-        await caller.many(count, WHOLE_MODEL)
+        await caller.many(count, WHOLE_MODEL, ledger)
         cpu_us = _us_each(before, peer.pids(), count)
         sides: dict[str, Callable[[], Awaitable[None]]] = {
             "direct": lambda: direct.call(WHOLE_MODEL),
