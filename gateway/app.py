@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -163,8 +161,8 @@ class App:
         request_id = new_request_id()
         front = self._dialect_of(client)
         try:
-            async with self._counted(client):
-                await self._own_answer(client, front, request_id)
+            await self._count(client)
+            await self._own_answer(client, front, request_id)
         except WeirError as error:
             if client.left:
                 return
@@ -175,6 +173,8 @@ class App:
         except asyncio.CancelledError:
             if not client.left:
                 raise
+        finally:
+            self.proxy.limits.ended(client)
 
     async def _own_answer(self, client: Client, front: ClientDialect, request_id: str) -> None:
         """Answer what the worker itself knows; control answers the rest."""
@@ -195,15 +195,13 @@ class App:
             body = await client.body(self._settings.body_bytes_max)
             await self._control.forward(client, body, request_id)
 
-    @asynccontextmanager
-    async def _counted(self, client: Client) -> AsyncIterator[None]:
+    async def _count(self, client: Client) -> None:
         """Count a request that is no call under the limits on callers. Raises RateLimited.
 
         Not what tells whether the gateway lives, nor what lifts a limit; a batch counts by its calls.
         """
         path, limits = client.path, self.proxy.limits
         if not limits.any or path in UNCOUNTED or "/admin/limits" in path:
-            yield
             return
         try:
             grant = self._state.authenticate(secret_of(client))
@@ -211,12 +209,6 @@ class App:
             grant = None  # who may do this is asked further on; an address has limits all the same
         works = path in feedback.PATHS or self.batches.serves(path)
         await limits.admit_request(client, grant, works=works)
-        try:
-            yield
-        finally:
-            if client.passed is not None:
-                limits.ended(client.passed)
-                client.passed = None
 
     async def _pass(self, client: Client, place: Place) -> None:
         request_id, front = new_request_id(), self._dialect_of(client)
@@ -282,13 +274,15 @@ class App:
         try:
             if not self._state.ready:
                 raise _starting()
-            async with self._counted(client):
-                await self.batches.serve(client, authenticate(client, self._state))
+            await self._count(client)
+            await self.batches.serve(client, authenticate(client, self._state))
         except VendorsFile:
             return False
         except WeirError as error:
             if not client.left:
                 await refuse(client, self._dialect_of(client), error, new_request_id())
+        finally:
+            self.proxy.limits.ended(client)
         return True
 
     async def _batch(self, client: Client) -> None:

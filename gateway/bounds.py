@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -61,7 +62,8 @@ _BEYOND_BYTES = re.compile(
 that what people write about is not found."""
 
 
-class Bound(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Bound:
     """The most that a call costs at a target, and the most tokens that it produces.
 
     `max_tokens` is what the provider must be told, None where the caller said it himself.

@@ -109,8 +109,11 @@ class Limits:
         client.passed = Pass(paces, slot, tokens)
         client.limit_headers = self._headers(dialect, paces)
 
-    def ended(self, passed: Pass) -> None:
-        """Note the end of a call, and count its tokens as they were."""
+    def ended(self, client: Client) -> None:
+        """Note the end of what a caller asked for, and count its tokens as they were."""
+        passed, client.passed = client.passed, None
+        if passed is None:
+            return
         used = passed.tokens if passed.tokens_used is None else passed.tokens_used
         for pace in passed.paces:
             pace.running -= 1

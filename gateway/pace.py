@@ -10,6 +10,7 @@ the same at the same moment, before they hear of each other, can pass the limit 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -54,7 +55,8 @@ class Window:
         return {str(slot): count for slot, count in self._slots.items()}
 
 
-class Caps(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Caps:
     """The limit's three figures, None where there is none."""
 
     requests: int | None = None

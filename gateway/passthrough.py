@@ -121,8 +121,7 @@ class Passthrough:
             raise
         finally:
             client.unwatch()
-            if client.passed is not None:
-                self._limits.ended(client.passed)
+            self._limits.ended(client)
 
     async def _known(self, client: Client, place: Place) -> tuple[Dialect, Fields] | None:
         """Return the call that a client of one of the provider's dialects makes so, and what is not
@@ -188,8 +187,7 @@ class Passthrough:
         try:
             self._recorder.admitted(self._admission(call), len(body) + KEPT_BYTES_MAX)
         except BaseException:
-            if client.passed is not None:
-                self._limits.ended(client.passed)
+            self._limits.ended(client)
             raise
         return call
 

@@ -102,8 +102,7 @@ class Proxy:
         try:
             await self._serve(client, front, said or {})
         finally:
-            if client.passed is not None:
-                self.limits.ended(client.passed)
+            self.limits.ended(client)
 
     async def _serve(self, client: Client, front: ClientDialect, said: Fields) -> None:
         request_id = new_request_id()

@@ -6,11 +6,10 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
-
-import msgspec
 
 from gateway.dialects.neutral import ClientDialect, Dialect
 from gateway.dialects.registry import dialect
@@ -63,7 +62,8 @@ class Failed(Exception):
         self.told = told
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Endpoint:
     """Where and how a provider is called; `lines` lack only what differs per request.
 
     `base` is the path of the base URL, where ``{model}`` may stand, and `query` what follows the
@@ -100,7 +100,8 @@ class Endpoint(msgspec.Struct, frozen=True):
         return target
 
 
-class Limits(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Limits:
     """Time limits of a route in seconds; `total_s` spans all attempts."""
 
     connect_s: float

@@ -263,14 +263,14 @@ class Exchange(Client):
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a refusal: answers are streams here."""
-        del headers
+        _ = headers
         self.started = True
         self.refused = status
         await self._say(body)
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send what HTTP would say in headers."""
-        del status
+        _ = status
         self.started = True
         ours = {
             name.decode("latin-1"): value.decode("latin-1")
