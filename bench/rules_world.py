@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from bench.simulator import Calls, Outcomes, World, calls, outcomes
-from gateway.health import Standing
 from gateway.shifts import shifted
+from gateway.strategies.base import Standing
 from gateway.strategies.weighted import WEIGHTED
 from schemas.event import Event
 from schemas.events.changes import (

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Any
 
 from bench.claim import Arguments, Limit, Verdict, main
-from gateway.filters import Ask
+from gateway.ask import Ask
 from gateway.health import HealthBook
 from gateway.plans import strategies
 from gateway.routing import Router

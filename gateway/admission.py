@@ -31,25 +31,44 @@ TAGS_MAX, TAG_CHARS_MAX = 32, 512
 TASK_CHARS_MAX = 64
 
 
-class Admitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was let in."""
+class Admitted:
+    """A request that was let in. A guardrail that masks gives it other `fields` and another `body`."""
 
-    request_id: str
-    received_us: int
-    started_ns: int
-    front: ClientDialect
-    endpoint: str
-    grant: Grant
-    key: KeyChanged
-    body: bytes
-    fields: Fields
-    opening: Opening
-    tags: dict[str, str]
-    user_id: str | None
-    session_id: str | None
-    task_type: str | None
-    traceparent: str | None
-    input_tokens_estimate: int
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        received_us: int,
+        started_ns: int,
+        front: ClientDialect,
+        endpoint: str,
+        grant: Grant,
+        body: bytes,
+        fields: Fields,
+        opening: Opening,
+        tags: dict[str, str],
+        user_id: str | None,
+        session_id: str | None,
+        task_type: str | None,
+        traceparent: str | None,
+        input_tokens_estimate: int,
+    ) -> None:
+        self.request_id = request_id
+        self.received_us = received_us
+        self.started_ns = started_ns
+        self.front = front
+        self.endpoint = endpoint
+        self.grant = grant
+        self.key: KeyChanged = grant.key
+        self.body = body
+        self.fields = fields
+        self.opening = opening
+        self.tags = tags
+        self.user_id = user_id
+        self.session_id = session_id
+        self.task_type = task_type
+        self.traceparent = traceparent
+        self.input_tokens_estimate = input_tokens_estimate
 
 
 def authenticate(client: Client, state: GatewayState) -> Grant:
@@ -118,7 +137,6 @@ async def admit(
         front=front,
         endpoint=client.path,
         grant=grant,
-        key=key,
         body=body,
         fields=fields,
         opening=opening,

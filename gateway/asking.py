@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.admission import Admitted
+from gateway.ask import Ask
 from gateway.client import Client
 from gateway.dialects.neutral import Chat, Document, Image, Part, Text
-from gateway.filters import Ask
 from gateway.plans import Plan, hinted
 from schemas.errors import InvalidRequest
 

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,7 +27,8 @@ _LABELS = frozenset({"metadata", "stream", "stream_options", "user", "userId", "
 """Members that label a request, or say how its answer travels, and do not change it."""
 
 
-class Kept(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An answer; `body` is what the provider said where the client's dialect was its own."""
 
     answer: Answer

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 
 from gateway.admission import BYTES_PER_TOKEN, Admitted
+from gateway.ask import Ask
 from gateway.budgets import Hold
 from gateway.cache import Kept
 from gateway.client import JSON, Client, Headers
 from gateway.dialects.neutral import Answer, Receipt, Text, Thinking, ToolCall, Usage
-from gateway.filters import Ask
 from gateway.guardrails.guard import Guard
 from gateway.ledger import cost_entry, total, wasted_entry
 from gateway.outbound import Turn

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-
-import msgspec
+from dataclasses import dataclass
 
 from gateway.state import GatewayState
 from schemas.events.canaries import trial_of
@@ -21,7 +20,8 @@ SPLIT_STATES = frozenset({"observing", "analyzing", "promoting"})
 BUCKETS = 1 << 32
 
 
-class Split(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Split:
     """A canary takes the share `low`–`high` (within 0–1) of its baseline's users."""
 
     target: Target

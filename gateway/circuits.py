@@ -11,8 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-import msgspec
-
 from schemas.circuits import (
     BUCKET_S,
     BUCKETS_KEPT,
@@ -39,12 +37,13 @@ _NO_EVIDENCE = Evidence()
 _log = logging.getLogger(__name__)
 
 
-class Trial(msgspec.Struct, frozen=True):
+class Trial:
     """An attempt that is under way, and the state of the target's circuit when it began."""
 
-    target: str
-    started_us: int
-    state: str
+    def __init__(self, target: str, started_us: int, state: str) -> None:
+        self.target = target
+        self.started_us = started_us
+        self.state = state
 
 
 class Own:

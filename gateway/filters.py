@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
-import msgspec
-
-from gateway.health import Standing
+from gateway.ask import Ask
 from gateway.plans import Member, Plan
+from gateway.strategies.base import Standing
 from schemas.errors import InvalidRequest
 
 SURFACES = frozenset(
@@ -26,28 +26,8 @@ SURFACES = frozenset(
 """Capabilities that are kinds of calls: a target that lists some takes no others."""
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What routing knows of a call.
-
-    `needs` are capabilities beside the surface (tools, vision, structured…), `input_tokens` an
-    estimate. `sticky` is who stays on one side of a canary's split; None draws anew.
-    `detected`: the task was found out, not said.
-    """
-
-    surface: str = "chat"
-    needs: frozenset[str] = frozenset()
-    input_tokens: int = 0
-    max_tokens: int | None = None
-    task_type: str | None = None
-    confidence: float | None = None
-    complexity: str | None = None
-    detected: bool = False
-    strategy: str | None = None
-    tags: dict[str, str] = {}
-    sticky: str | None = None
-
-
-class Narrowed(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Narrowed:
     """Who remains, who is left out and why, and which filters nobody would have passed."""
 
     left: list[Member]

@@ -13,8 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import msgspec
-
+from gateway.strategies.base import Standing
 from schemas.errors import UpstreamError
 from schemas.routing import TargetHealth
 
@@ -31,18 +30,18 @@ CALLER_ERRORS = frozenset({"request", "context", "filter"})
 """Error classes that say nothing about the target."""
 
 
-class Experience(msgspec.Struct):
+class Experience:
     """Fading counts of one target; `answer_us` is a fading mean of the time to first bytes,
     `output_tokens` one of the length of its answers. `in_flight` counts this worker's own calls.
     """
 
-    calls: float = 0.0
-    good: float = 0.0
-    answer_us: float | None = None
-    output_tokens: float | None = None
-    in_flight: int = 0
-    seen_s: float = 0.0
-    cool_until_s: float = 0.0
+    def __init__(self, seen_s: float) -> None:
+        self.calls = self.good = 0.0
+        self.answer_us: float | None = None
+        self.output_tokens: float | None = None
+        self.in_flight = 0
+        self.seen_s = seen_s
+        self.cool_until_s = 0.0
 
     def fade(self, now_s: float) -> None:
         """Forget by time, in steps that are worth it."""
@@ -52,33 +51,6 @@ class Experience(msgspec.Struct):
         self.calls *= factor
         self.good *= factor
         self.seen_s = now_s
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """What a strategy may look at.
-
-    `success` is an estimate within 0–1, `quality` what is known for the call's task (0–1),
-    `cost_nano_usd` the expected cost of this call, `utility` what the strategy's weights make of
-    it all. `load` is this worker's calls in flight, by unit of the provider's capacity where that
-    is known. `named`: the route's entry names the call's task. Where the strategy learns, `utility` is a
-    belief with the standard deviation `doubt`, of so many calls `seen`.
-    """
-
-    target: str
-    weight: int
-    priority: int
-    success: float
-    answer_us: float | None
-    cooling: bool
-    p95_us: float | None = None
-    output_tokens: float | None = None
-    load: float = 0.0
-    quality: float | None = None
-    cost_nano_usd: int | None = None
-    named: bool = False
-    utility: float = 1.0
-    doubt: float = 0.0
-    seen: float = 0.0
 
 
 class HealthBook:
@@ -164,7 +136,7 @@ class HealthBook:
     def _find(self, target: str) -> Experience:
         experience = self._book.get(target)
         if experience is None:
-            experience = self._book[target] = Experience(seen_s=self.clock())
+            experience = self._book[target] = Experience(self.clock())
             if len(self._book) > TARGETS_MAX:
                 del self._book[min(self._book, key=lambda name: self._book[name].seen_s)]
         return experience

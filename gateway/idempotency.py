@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
-
-import msgspec
 
 from gateway.admission import Admitted
 from gateway.call import Call
@@ -56,7 +55,8 @@ ANSWER_BYTES_MAX = 512 * 1024
 E = TypeVar("E", bound=Event)
 
 
-class Replay(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Replay:
     """An answer that was given before."""
 
     request_id: str

@@ -33,8 +33,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.health import Standing
-from gateway.strategies.base import Weights
+from gateway.strategies.base import Standing, Weights
 from gateway.utility import QUALITY_UNKNOWN, goodness, rank
 from schemas.clock import now_us
 from schemas.events.rewards import LikingRow, RewardRow

@@ -164,7 +164,6 @@ class Passthrough:
                 front=front,
                 endpoint=client.path,
                 grant=grant,
-                key=grant.key,
                 body=body,
                 fields={},
                 opening=Opening(name, False, True, 0, False, {}, None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 import msgspec
@@ -32,7 +33,8 @@ HINTS = {"cost": "cost_optimized", "latency": "latency_optimized", "quality": "q
 """What a caller may prefer, and the strategy that does it."""
 
 
-class Member(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Member:
     """A target of a plan; it takes only calls of these task types, complexities and tags."""
 
     target: Target
@@ -40,10 +42,11 @@ class Member(msgspec.Struct, frozen=True):
     priority: int = 0
     task_types: frozenset[str] = frozenset()
     complexities: frozenset[str] = frozenset()
-    tags: Mapping[str, str] = {}
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
     """Everything about a name that does not change from request to request.
 
     `splits` are the canaries of its targets, by target; `last_resort` are models of one's own,
@@ -59,15 +62,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Strategy
     weights: Weights | None
     limits: Limits
-    splits: Mapping[str, list[Split]] = {}
-    last_resort: list[Target] = []
-    tasks: frozenset[str] = TASK_TYPES
-    detects: bool = False
-    hints: bool = True
-    by_tags: tuple[str, ...] = ()
-    abilities: frozenset[str] = frozenset()
-    contexts: list[int] = []
-    decisions: list[Decision] = msgspec.field(default_factory=list)
+    splits: Mapping[str, list[Split]]
+    last_resort: list[Target]
+    tasks: frozenset[str]
+    detects: bool
+    hints: bool
+    by_tags: tuple[str, ...]
+    abilities: frozenset[str]
+    contexts: list[int]
+    decisions: list[Decision] = field(default_factory=list)
     """The one decision that a settled plan comes to, once it was made."""
 
     @property

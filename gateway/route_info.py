@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.filters import Ask
+from gateway.ask import Ask
 from schemas.events.llm import Attempt
 from schemas.money import to_usd
 from schemas.routing import Decision, Target

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
+from gateway.ask import Ask
 from gateway.canary import side
 from gateway.circuits import Circuits
 from gateway.dialects.neutral import Usage
-from gateway.filters import Ask, bound, check_surface, narrow
-from gateway.health import HealthBook, Standing
+from gateway.filters import bound, check_surface, narrow
+from gateway.health import HealthBook
 from gateway.learning import Arm, Lessons, believed, liked
 from gateway.plans import AUTO, DEFAULTS, Member, Plan, hinted, resolve, strategies, unlisted
 from gateway.shifts import Find, shifted
 from gateway.state import GatewayState
-from gateway.strategies.base import Strategy, Weights
+from gateway.strategies.base import Standing, Strategy, Weights
 from gateway.utility import leaning, valued
 from schemas.access import Allowed, Grant
 from schemas.circuits import CLOSED, HALF_OPEN, OPEN
@@ -46,7 +48,8 @@ UNLISTED = "unlisted"
 PROBE = "its circuit is half open: this call probes it"
 
 
-class Odds(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Odds:
     """A plan's shares for calls of one kind, for the next few milliseconds."""
 
     until_s: float

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway.health import Standing
-from gateway.strategies.base import Strategy, probabilities
+from gateway.strategies.base import Standing, Strategy, probabilities
 from schemas.events.optimizer import OptimizerActed
 
 Find = Callable[[str], OptimizerActed | None]

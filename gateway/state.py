@@ -11,21 +11,18 @@ import asyncio
 import contextlib
 import logging
 import os
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import msgspec
-
+from gateway import view_cache
 from gateway.access import Refusals
 from gateway.freshness import Freshness
 from gateway.preferences import preferred
 from gateway.runs import Runs
-from schemas import codec
 from schemas.access import Access, Grant, KeyView
 from schemas.clock import now_us
-from schemas.errors import LogError, LogTruncated, WeirError, WrongLog
+from schemas.errors import LogTruncated, WeirError, WrongLog
 from schemas.events.batches import BatchChanged, FileChanged
 from schemas.events.changes import (
     BudgetChanged,
@@ -62,20 +59,7 @@ DEPLOYED_CAPABILITIES = frozenset({"chat", "stream"})
 T = TypeVar("T")
 P = TypeVar("P", bound=TableRow)
 
-_CACHE_MAGIC = b"WEIRVIEW"
 _log = logging.getLogger(__name__)
-
-
-class CachedView(msgspec.Struct, array_like=True):
-    """One view as the cache file holds it: its event type, cursor (JSON) and encoded events.
-
-    `unread` as in `TableView`: the cursor is past records of these schemas.
-    """
-
-    event_type: str
-    cursor: bytes
-    entries: Mapping[str, bytes]
-    unread: list[bytes] = []
 
 
 class Index(Generic[T]):
@@ -387,66 +371,15 @@ class GatewayState:
         """Write the cache file if something changed since, beside the calls. Raises OSError."""
         generation = sum(view.generation for view in self.durable_views)
         if self._cache_file is not None and generation != self._saved_generation:
-            await asyncio.to_thread(_write, self._cache_file, self._packed())
+            packed = view_cache.packed(self.durable_views)
+            await asyncio.to_thread(view_cache.write, self._cache_file, packed)
             self._saved_generation = generation
-
-    def _packed(self) -> bytes:
-        return msgspec.msgpack.encode(
-            [
-                CachedView(
-                    view.event_type.type,
-                    view.cursor.dump(),
-                    view.records(),
-                    sorted(view.unread),
-                )
-                for view in self.durable_views
-            ]
-        )
 
     def load(self) -> bool:
         """Take the views from the cache file; False when there is none that can be used."""
         if self._cache_file is None:
             return False
-        try:
-            data = self._cache_file.read_bytes()
-            heard_ns = self._cache_file.stat().st_mtime_ns
-        except OSError:
-            return False
-        start = len(_CACHE_MAGIC) + 4
-        checksum = data[len(_CACHE_MAGIC) : start]
-        body = memoryview(data)[start:]
-        if not data.startswith(_CACHE_MAGIC) or zlib.crc32(body) != int.from_bytes(
-            checksum, "little"
-        ):
-            _log.warning("the view cache %s is damaged and ignored", self._cache_file)
-            return False
-        try:
-            cached = msgspec.msgpack.decode(body, type=list[CachedView])
-            # What an older version could not read, this one reads from the start.
-            readable = [it for it in cached if codec.writers().keys().isdisjoint(it.unread)]
-            kept = {it.event_type: it for it in readable}
-            loaded = [
-                (view, view.entries_of(it.entries), Cursor.load(it.cursor), set(it.unread))
-                for view in self.durable_views
-                if (it := kept.get(view.event_type.type)) is not None
-            ]
-        except (msgspec.DecodeError, LogError) as error:
-            _log.warning("the view cache %s is of another version: %s", self._cache_file, error)
-            return False
-        for view, entries, cursor, unread in loaded:
-            view.entries, view.cursor, view.unread = entries, cursor, unread
-            view.generation += 1
-        self.freshness.began(heard_ns // 1_000)
-        return True
-
-
-def _write(path: Path, body: bytes) -> None:
-    data = _CACHE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Workers share the file: each writes its own temporary one, the last rename wins.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        heard_us = view_cache.load(self._cache_file, self.durable_views)
+        if heard_us is not None:
+            self.freshness.began(heard_us)
+        return heard_us is not None

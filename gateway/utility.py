@@ -21,8 +21,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.health import Standing
-from gateway.strategies.base import Weights, availability
+from gateway.strategies.base import Standing, Weights, availability
 
 TEMPERATURE = 0.04
 """How sharp the choice is: a candidate whose utility is lower by this gets 1/e of the share."""

@@ -18,8 +18,8 @@ import numpy as np
 
 from bench.simulator.traffic import Calls, Outcomes, calls, outcomes, tasks
 from bench.simulator.world import World
+from gateway.ask import Ask
 from gateway.circuits import Circuits
-from gateway.filters import Ask
 from gateway.health import HealthBook
 from gateway.learning import Lessons
 from gateway.routing import Router

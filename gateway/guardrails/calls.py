@@ -24,11 +24,9 @@ def check_request(call: Call) -> None:
         call.refused = blocked(error)
         return
     if isinstance(admitted.fields, FormFields):
-        form = admitted.fields.replaced(fields)
-        call.admitted = msgspec.structs.replace(admitted, fields=form)
+        admitted.fields = admitted.fields.replaced(fields)
     elif fields != admitted.fields:
-        body = msgspec.json.encode(fields)
-        call.admitted = msgspec.structs.replace(admitted, fields=fields, body=body)
+        admitted.fields, admitted.body = fields, msgspec.json.encode(fields)
 
 
 def read_checked(

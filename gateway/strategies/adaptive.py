@@ -13,8 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from operator import mul
 
-from gateway.health import Standing
-from gateway.strategies.base import Strategy, Weights, availability
+from gateway.strategies.base import Standing, Strategy, Weights, availability
 from gateway.utility import EXPLORED
 
 REACH = 5.0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.health import Standing
-from gateway.strategies.base import Strategy, availability, by_priority, cascade
+from gateway.strategies.base import Standing, Strategy, availability, by_priority, cascade
 
 SPEED_MIN, SPEED_MAX = 0.25, 4.0
 """Bounds on how much speed may shift: at most a factor of 16 between two targets."""

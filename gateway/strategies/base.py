@@ -6,13 +6,38 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from gateway.health import Standing
-
 SHARPNESS = 8
 """Success to this power is a target's weight: half of the calls failing leaves it 0.4%."""
 TRICKLE = 0.015
 """The share that an unhealthy target keeps, so that real requests can show its recovery."""
 TRICKLE_TOTAL = 0.03
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What a strategy may look at.
+
+    `success` is an estimate within 0–1, `quality` what is known for the call's task (0–1),
+    `cost_nano_usd` the expected cost of this call, `utility` what the strategy's weights make of
+    it all. `load` is this worker's calls in flight, by unit of the provider's capacity where that
+    is known. `named`: the route's entry names the call's task. Where the strategy learns, `utility` is a
+    belief with the standard deviation `doubt`, of so many calls `seen`.
+    """
+
+    target: str
+    weight: int
+    priority: int
+    success: float
+    answer_us: float | None
+    cooling: bool
+    p95_us: float | None = None
+    output_tokens: float | None = None
+    load: float = 0.0
+    quality: float | None = None
+    cost_nano_usd: int | None = None
+    named: bool = False
+    utility: float = 1.0
+    doubt: float = 0.0
+    seen: float = 0.0
 
 
 class Weights(msgspec.Struct, frozen=True):

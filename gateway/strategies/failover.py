@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.health import Standing
-from gateway.strategies.base import Strategy, availability, cascade
+from gateway.strategies.base import Standing, Strategy, availability, cascade
 
 
 def share(standings: Sequence[Standing]) -> list[float]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.health import Standing
-from gateway.strategies.base import Strategy, availability, by_priority, cascade
+from gateway.strategies.base import Standing, Strategy, availability, by_priority, cascade
 
 
 def share(standings: Sequence[Standing]) -> list[float]:

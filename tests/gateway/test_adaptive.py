@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from gateway.ask import Ask
 from gateway.circuits import Circuits
 from gateway.detection.detector import TASKS
-from gateway.filters import Ask
 from gateway.health import HealthBook
 from gateway.learning import (
     FAILING_HALF_LIFE_S,

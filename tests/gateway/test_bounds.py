@@ -9,6 +9,7 @@ import pytest
 from gateway.admission import Admitted
 from gateway.bounds import TOOLS_TOKENS, Bound, bound
 from gateway.dialects.registry import dialect
+from schemas.access import Grant
 from schemas.errors import InvalidRequest
 from schemas.events.changes import KeyChanged, PriceChanged
 from schemas.routing import Target
@@ -47,8 +48,7 @@ def asked(name: str, body: dict[str, Any], surface: str = "chat") -> Admitted:
         started_ns=1,
         front=front,
         endpoint="/",
-        grant=None,  # type: ignore[arg-type]  # nobody asks for it here
-        key=who,
+        grant=Grant(who),
         body=data,
         fields=fields,
         opening=front.open(fields),
@@ -122,10 +122,10 @@ def test_tools_of_the_caller_add_what_the_vendor_says_of_them() -> None:
 def test_a_context_bounds_what_bytes_do_not(hidden: bytes) -> None:
     admitted = openai(max_tokens=1)
     body = admitted.body.replace(b'"messages"', hidden.split(b":")[0] + b': "image", "messages"')
-    pictured = msgspec.structs.replace(admitted, body=body)
-    assert bound(pictured, TARGET, price()).amount_nano_usd == 8_000 * 1_000 + 2_000
+    admitted.body = body
+    assert bound(admitted, TARGET, price()).amount_nano_usd == 8_000 * 1_000 + 2_000
     with pytest.raises(InvalidRequest):
-        bound(pictured, msgspec.structs.replace(TARGET, context_length=None), price())
+        bound(admitted, msgspec.structs.replace(TARGET, context_length=None), price())
 
 
 @pytest.mark.req("BEY-07")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from gateway.filters import Ask
-from gateway.health import HealthBook, Standing
+from gateway.ask import Ask
+from gateway.health import HealthBook
 from gateway.routing import Router
 from gateway.state import GatewayState
 from gateway.strategies.balanced import BALANCED
-from gateway.strategies.base import Strategy, probabilities
+from gateway.strategies.base import Standing, Strategy, probabilities
 from gateway.strategies.failover import FAILOVER
 from gateway.strategies.weighted import WEIGHTED
 from schemas.errors import (

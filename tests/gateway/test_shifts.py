@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.filters import Ask
-from gateway.health import HealthBook, Standing
+from gateway.ask import Ask
+from gateway.health import HealthBook
 from gateway.routing import Router
 from gateway.shifts import shifted
 from gateway.state import GatewayState
-from gateway.strategies.base import Strategy, probabilities
+from gateway.strategies.base import Standing, Strategy, probabilities
 from gateway.strategies.failover import FAILOVER
 from gateway.strategies.weighted import WEIGHTED
 from schemas.clock import now_us

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.filters import Ask
+from gateway.ask import Ask
 from gateway.health import HealthBook
 from gateway.plans import hinted, strategies
 from gateway.routing import Router

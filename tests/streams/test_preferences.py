@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bench.rules_world import Loop
-from gateway.filters import Ask
+from gateway.ask import Ask
 from gateway.health import HealthBook
 from gateway.routing import Router
 from gateway.state import GatewayState
