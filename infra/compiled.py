@@ -3,24 +3,20 @@
 The source stays plain Python and is what runs wherever nothing was compiled. What was compiled lies
 in the user's cache under the digest of all that it was made from, so a changed line is never served
 by an old machine's code: it is interpreted until the command has run again. Workers of the gateway
-prefer it at their start (`prefer`). Source: mypyc's documentation, "Introduction".
+prefer it at their start (`prefer`), which takes them milliseconds. How it is made: `infra.compiler`;
+why, and what compiled modules must not do: docs/adr/0014. Source: mypyc's documentation, "Introduction".
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
-import importlib.metadata
 import os
-import shutil
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
 
-from infra.jars import cache_dir
-from infra.parts import ROOT
+from infra.parts import ROOT, cache_dir
 
 MODULES = (
     # schemas
@@ -82,21 +78,61 @@ MODULES = (
 OFF_VARIABLE = "WEIR_INTERPRETED"
 """Set to anything, workers run the source."""
 
+LISTING = "files"
+"""Names each file of a compiled folder after its size in bytes; written when all else is there."""
+
+_TRUSTED = ("gateway", "schemas")
+"""Packages whose types the C relies on, listed or not: it has their `Final` values in it, too."""
+
 
 def prefer() -> bool:
     """Have this process import compiled modules where there are some; return whether there are.
 
-    To be called before anything imports one of them. Raises RuntimeError when that has happened.
+    To be called before anything imports one of them. Raises RuntimeError when that has happened, and
+    ImportError where files are not as they were made.
     """
-    folder = folder_of(digest())
-    if os.environ.get(OFF_VARIABLE) or not folder.is_dir():
+    if os.environ.get(OFF_VARIABLE):
         return False
+    folder = folder_of(digest())
+    if not folder.is_dir():
+        return False
+    use(folder)
+    return True
+
+
+def use(folder: Path) -> None:
+    """Have this process import the modules in `folder`. Raises as `prefer` does."""
+    if str(folder) in sys.path:
+        return
     if early := sorted(sys.modules.keys() & set(MODULES)):
         raise RuntimeError(f"imported before their compiled form could be: {', '.join(early)}")
+    check(folder)
     for package in {name.rpartition(".")[0] for name in MODULES}:
         importlib.import_module(package).__path__.insert(0, str(folder / package.replace(".", "/")))
     sys.path.insert(0, str(folder))  # the modules' shared part
-    return True
+
+
+def load() -> None:
+    """Import all of them now, as whoever serves calls does anyway.
+
+    Raises whatever goes wrong: ImportError for what another machine made.
+    """
+    for name in MODULES:
+        file = importlib.import_module(name).__file__
+        if file is None or file.endswith(".py"):
+            raise ImportError(f"{name} has no compiled form")
+
+
+def check(folder: Path) -> None:
+    """Raise ImportError unless every file has its size: to load one that was cut ends the process."""
+    try:
+        lines = (folder / LISTING).read_text("utf-8").splitlines()
+        for line in lines:
+            size, _, name = line.partition(" ")
+            if (folder / name).stat().st_size != int(size):
+                raise ImportError(f"{folder / name} is damaged")
+    except (OSError, ValueError) as error:
+        raise ImportError(f"{folder} is not whole: {error}") from error
 
 
 def folder_of(made_from: str) -> Path:
@@ -105,56 +141,33 @@ def folder_of(made_from: str) -> Path:
 
 
 def digest() -> str:
-    """Return a digest of the sources, of the interpreter and of the compiler of Python."""
+    """Return a digest of all that the compiled form depends on.
+
+    That is the sources, what checks their types, the packages as they are locked (mypy among them), the
+    interpreter and the C library.
+    """
     found = hashlib.sha256()
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    found.update(f"{suffix} {sys.version} {importlib.metadata.version('mypy')}".encode())
-    for path in sources():
-        found.update(f"\n{path}\n".encode())
-        found.update((ROOT / path).read_bytes())
+    suffix, library = sysconfig.get_config_var("EXT_SUFFIX"), os.confstr("CS_GNU_LIBC_VERSION")
+    found.update(f"{suffix} {sys.version} {library}".encode())
+    places = [
+        ROOT / "pyproject.toml",
+        ROOT / "requirements/dev.lock",
+        *ROOT.glob("infra/compile*.py"),
+    ]
+    for package in _TRUSTED:
+        places += (ROOT / package).rglob("*.py")
+    for path in sorted(places):
+        if path.is_file():  # an installed package has no lock beside it
+            found.update(f"\n{path.relative_to(ROOT)}\n".encode())
+            found.update(path.read_bytes())
     return found.hexdigest()[:24]
-
-
-def sources() -> list[str]:
-    """The files of `MODULES`, relative to the checkout."""
-    return [f"{name.replace('.', '/')}.py" for name in MODULES]
-
-
-def build() -> Path:
-    """Compile; return the folder. Raises SystemExit with the compiler's words when it cannot."""
-    from mypyc.build import mypycify
-    from setuptools import Distribution
-
-    folder = folder_of(digest())
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    os.chdir(ROOT)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
-    try:
-        extensions = mypycify(
-            ["--ignore-missing-imports", *sources()],
-            opt_level="2",
-            debug_level="0",
-            separate=True,
-            target_dir=str(work / "c"),
-        )
-        distribution = Distribution({"name": "weir-compiled", "ext_modules": extensions})
-        command = distribution.get_command_obj("build_ext")
-        command.build_lib, command.build_temp = str(work / "lib"), str(work / "o")
-        command.parallel = os.cpu_count()
-        distribution.run_command("build_ext")
-        (work / "lib").rename(folder)
-    finally:
-        shutil.rmtree(work)
-    return folder
 
 
 def main() -> None:
     """Compile what has changed, and say where it lies."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
-    print(build())
+    from infra.compiler import main as compile_all
+
+    compile_all()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import psutil
 from gateway.upstream import read_secret
 from infra import jars, trainer_env
 from infra.broker import BrokerError, require_free, serves
+from infra.parts import cache_dir
 from infra.settings import WeirSettings, configured_providers
 from infra.state import load_state, supervised
 from infra.topics import partition_counts
@@ -27,6 +28,7 @@ _OTHER_VARIABLES = frozenset(
     {
         "WEIR_CACHE",
         "WEIR_CONFIG",
+        "WEIR_INTERPRETED",
         "WEIR_KEY",
         "WEIR_ORPHAN_GRACE_S",
         "WEIR_TRAINER_PYTHON",
@@ -89,7 +91,7 @@ def _memory() -> Finding:
 def _jars(settings: WeirSettings) -> Finding:
     if not settings.embedded:
         return Finding("kafka's jars", ok=True, text="not needed: an existing cluster is used")
-    cache = jars.cache_dir()
+    cache = cache_dir()
     missing = [jar for jar in jars.locked() if not jar.path(cache / "maven").exists()]
     text = f"{len(missing)} to be downloaded at the next start" if missing else f"in {cache}"
     return Finding("kafka's jars", ok=True, text=text)

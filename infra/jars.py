@@ -4,13 +4,13 @@
 """
 
 import hashlib
-import os
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.parts import cache_dir
 from schemas.errors import ConfigurationError
 
 LOCK = Path(__file__).with_name("jgo.lock.toml")
@@ -45,13 +45,6 @@ class Jar:
     def path(self, repository: Path) -> Path:
         """Where the file lies in a repository of Maven's layout."""
         return repository.joinpath(*self.group.split("."), self.artifact, self.version, self.name)
-
-
-def cache_dir() -> Path:
-    """Downloads that outlive a checkout: `WEIR_CACHE`, else the user's cache folder."""
-    if chosen := os.environ.get("WEIR_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weir"
 
 
 def locked(lock: Path = LOCK) -> list[Jar]:

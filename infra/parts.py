@@ -4,6 +4,7 @@ Nothing here reads the settings: a gateway worker, which is handed its own, impo
 """
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,14 @@ from typing import Any, Literal
 
 Probe = Literal["http", "tcp", "kafka", "file", "alive"]
 ROOT = Path(__file__).parent.parent
+
+
+def cache_dir() -> Path:
+    """What outlives a checkout, downloads and compiled code: `WEIR_CACHE`, else the user's cache folder."""
+    if chosen := os.environ.get("WEIR_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weir"
+
 
 GATE_VARIABLE = "WEIR_GATE"
 """Names the file that the supervisor makes once Kafka has the topics and the settings' events."""

@@ -42,8 +42,17 @@ def summary(said: dict[str, Any]) -> list[str]:
         str(said["calls_refused"]),
         str(said["outbox"]["entries_waiting"]),
         f"{said['lag_seconds'] * 1000:.0f} ms",
+        "yes" if said["compiled"] else "no",
         "; ".join(shown),
     ]
 
 
-COLUMNS = ("worker", "in flight", "refused", "not in Kafka yet", "loop late", "vendors' limits")
+COLUMNS = (
+    "worker",
+    "in flight",
+    "refused",
+    "not in Kafka yet",
+    "loop late",
+    "compiled",
+    "vendors' limits",
+)

@@ -23,6 +23,7 @@ from schemas.log import Connection, TableView
 
 FIGURES: dict[str, Any] = {
     "worker": "gateway-0",
+    "compiled": True,
     "outbox": {"entries_waiting": 7},
     "providers": [
         {"target": "a/m", "waiting": 3, "closed_s": 1.5},
@@ -53,7 +54,7 @@ async def test_each_worker_tells_its_figures_while_it_lives(tmp_path: Path) -> N
     assert first["pid"] == os.getpid()
     assert first["age_seconds"] < 60
     line = summary(first)
-    assert line == ["gateway-0", "2", "5", "7", "12 ms", "a/m 3 waiting, closed 1.5 s"]
+    assert line == ["gateway-0", "2", "5", "7", "12 ms", "yes", "a/m 3 waiting, closed 1.5 s"]
     assert len(line) == len(COLUMNS)
     for worker in workers:
         worker.cancel()
