@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -103,7 +104,7 @@ class GenerateDialect(BaseDialect):
     """The dialect ``weir``: clients speak it, no provider does."""
 
     name = "weir"
-    client_paths: Mapping[str, Json] = {"/api/v1/generate": {}, "/generate": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/api/v1/generate": {}, "/generate": {}}
 
     def open(self, fields: Fields) -> Opening:
         request = read_generate(fields)

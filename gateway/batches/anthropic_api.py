@@ -20,7 +20,7 @@ from gateway.batches.openai_api import PAGE, PAGE_MAX, cancel, new_batch
 from gateway.batches.runner import WINDOW_US
 from gateway.client import JSON, Client
 from gateway.dialects.neutral import Json
-from gateway.dialects.reading import read_object, required
+from gateway.dialects.reading import entries, read_object
 from schemas.access import Grant
 from schemas.errors import Conflict, InvalidRequest, NotFound
 from schemas.events.batches import BatchChanged
@@ -79,7 +79,7 @@ class AnthropicBatches:
 
     async def _create(self, client: Client, grant: Grant, tenant: str) -> BatchChanged:
         fields = read_object(await client.body(self._bytes_max))
-        requests = required(fields, "requests", list[msgspec.Raw])
+        requests = entries(fields, "requests")
         content = b"".join(_line(number, raw) for number, raw in enumerate(requests))
         _, faults = lines.read(content, ENDPOINT)
         if faults:  # there is no state for a batch that cannot begin

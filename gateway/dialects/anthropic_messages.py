@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects import anthropic_request
 from gateway.dialects.anthropic_wire import (
@@ -44,6 +46,7 @@ from gateway.dialects.reading import (
     advice_of,
     asks,
     classify,
+    entries,
     member,
     parse_arguments,
     required,
@@ -56,13 +59,14 @@ from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
 _encode = msgspec.json.encode
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AnthropicMessages(BaseDialect):
     """The dialect ``anthropic``."""
 
     name = "anthropic"
-    client_paths: Mapping[str, Json] = {"/v1/messages": {}}
-    words: Mapping[str, str] = {"stop": "stop_sequences", "reasoning": "thinking"}
-    default_headers: Mapping[str, str] = {"anthropic-version": "2023-06-01"}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/messages": {}}
+    words: ClassVar[Mapping[str, str]] = {"stop": "stop_sequences", "reasoning": "thinking"}
+    default_headers: ClassVar[Mapping[str, str]] = {"anthropic-version": "2023-06-01"}
     models_path = "/v1/models"
 
     def authorization(self, secret: str) -> dict[str, str]:
@@ -76,7 +80,7 @@ class AnthropicMessages(BaseDialect):
 
     def open(self, fields: Fields) -> Opening:
         metadata = member(fields, "metadata", dict) or {}
-        required(fields, "messages", list[msgspec.Raw])
+        entries(fields, "messages")
         user = metadata.get("user_id")
         return Opening(
             model=required(fields, "model", str),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects.neutral import (
     Answer,
@@ -23,6 +25,7 @@ from gateway.dialects.sse import Frame, FrameSplitter
 from schemas.errors import InvalidRequest
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BaseDialect:
     """Every dialect inherits from this; discovery finds the instances, so a new file is enough.
 
@@ -31,18 +34,18 @@ class BaseDialect:
     more member.
     """
 
-    name: str
-    surface: str = "chat"
-    client_paths: Mapping[str, Json] = {}
-    words: Mapping[str, str] = {}
-    params: frozenset[str] = frozenset()
+    name: ClassVar[str]
+    surface: ClassVar[str] = "chat"
+    client_paths: ClassVar[Mapping[str, Json]] = {}
+    words: ClassVar[Mapping[str, str]] = {}
+    params: ClassVar[frozenset[str]] = frozenset()
     """Which of `Chat.params` it has a word for."""
-    default_headers: Mapping[str, str] = {}
-    stream_type: bytes = b"text/event-stream; charset=utf-8"
-    ends_with_connection: bool = False
-    models_path: str | None = None
+    default_headers: ClassVar[Mapping[str, str]] = {}
+    stream_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
+    ends_with_connection: ClassVar[bool] = False
+    models_path: ClassVar[str | None] = None
     """Where a provider lists its models, below its base URL; None where it does not."""
-    heartbeats: bool = True
+    heartbeats: ClassVar[bool] = True
     """Whether a comment may be sent into a silent stream."""
 
     @property

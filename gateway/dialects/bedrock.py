@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import ClassVar
 from urllib.parse import quote
 
 import msgspec
@@ -55,6 +56,7 @@ from gateway.dialects.neutral import (
 from gateway.dialects.reading import (
     asks,
     classify,
+    entries,
     member,
     parse_arguments,
     required,
@@ -71,11 +73,11 @@ _IN_THE_PATH = frozenset({"model", "stream"})
 class BedrockConverse(BedrockBase):
     """The dialect ``bedrock``."""
 
-    client_paths: Mapping[str, Json] = {
+    client_paths: ClassVar[Mapping[str, Json]] = {
         "/model/{model}/converse": {"stream": False},
         "/model/{model}/converse-stream": {"stream": True},
     }
-    words: Mapping[str, str] = {"cache_control": "cachePoint"}
+    words: ClassVar[Mapping[str, str]] = {"cache_control": "cachePoint"}
     stream_type = CONTENT_TYPE
 
     def path_of(self, model: str, stream: bool) -> str:
@@ -84,7 +86,7 @@ class BedrockConverse(BedrockBase):
     # --- requests ----------------------------------------------------------------------------
 
     def open(self, fields: Fields) -> Opening:
-        required(fields, "messages", list[msgspec.Raw])
+        entries(fields, "messages")
         return Opening(
             model=required(fields, "model", str),
             stream=bool(member(fields, "stream", bool)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -33,7 +34,7 @@ class CohereBase(BaseDialect):
     """A provider's base URL is the vendor's host, without a version."""
 
     name = "cohere"
-    path: str
+    path: ClassVar[str]
 
     def path_of(self, model: str, stream: bool) -> str:
         del model, stream

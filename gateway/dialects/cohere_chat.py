@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -38,7 +39,7 @@ from gateway.dialects.neutral import (
     Usage,
     text_of,
 )
-from gateway.dialects.reading import asks, member, required
+from gateway.dialects.reading import asks, entries, member, required
 from gateway.dialects.sse import Frame, write_frame
 from gateway.dialects.turns import function_call
 from schemas.errors import UpstreamProtocol
@@ -51,8 +52,8 @@ class CohereChat(CohereBase):
     """The dialect ``cohere``."""
 
     path = "/v2/chat"
-    client_paths: Mapping[str, Json] = {"/v2/chat": {}}
-    words: Mapping[str, str] = {
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v2/chat": {}}
+    words: ClassVar[Mapping[str, str]] = {
         "stop": "stop_sequences",
         "top_k": "k",
         "top_p": "p",
@@ -63,7 +64,7 @@ class CohereChat(CohereBase):
     # --- requests ----------------------------------------------------------------------------
 
     def open(self, fields: Fields) -> Opening:
-        required(fields, "messages", list[msgspec.Raw])
+        entries(fields, "messages")
         return Opening(
             model=required(fields, "model", str),
             stream=bool(member(fields, "stream", bool)),

@@ -9,7 +9,7 @@ import binascii
 import struct
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -55,8 +55,8 @@ class CohereEmbeddings(CohereBase):
 
     surface = "embeddings"
     path = "/v2/embed"
-    client_paths: Mapping[str, Json] = {"/v2/embed": {}}
-    words: Mapping[str, str] = {"dimensions": "output_dimension"}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v2/embed": {}}
+    words: ClassVar[Mapping[str, str]] = {"dimensions": "output_dimension"}
 
     def open(self, fields: Fields) -> Opening:
         return Opening(required(fields, "model", str), False, True, 0, False, {}, None)

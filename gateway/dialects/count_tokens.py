@@ -10,6 +10,7 @@ Where a provider offers neither, the gateway estimates from bytes and says so in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -17,7 +18,7 @@ from gateway.dialects import anthropic_request
 from gateway.dialects.anthropic_messages import AnthropicMessages
 from gateway.dialects.neutral import Answer, Chat, Fields, Json, Opening, Receipt, Usage
 from gateway.dialects.openai_responses import OpenAIResponses
-from gateway.dialects.reading import asks, member, required
+from gateway.dialects.reading import asks, entries, member, required
 from schemas.errors import UpstreamProtocol
 
 BYTES_PER_TOKEN = 4
@@ -69,7 +70,7 @@ class AnthropicCount(AnthropicMessages):
     """The dialect ``anthropic`` on the surface ``count_tokens``."""
 
     surface = "count_tokens"
-    client_paths: Mapping[str, Json] = {"/v1/messages/count_tokens": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/messages/count_tokens": {}}
 
     @property
     def capability(self) -> str:
@@ -80,7 +81,7 @@ class AnthropicCount(AnthropicMessages):
         return "/v1/messages/count_tokens"
 
     def open(self, fields: Fields) -> Opening:
-        required(fields, "messages", list[msgspec.Raw])
+        entries(fields, "messages")
         return Opening(
             model=required(fields, "model", str),
             stream=False,
@@ -110,7 +111,7 @@ class OpenAICount(OpenAIResponses):
     """The same of OpenAI's: what `input_tokens` says of a request of its responses."""
 
     surface = "count_tokens"
-    client_paths: Mapping[str, Json] = {"/v1/responses/input_tokens": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/responses/input_tokens": {}}
 
     @property
     def capability(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -51,13 +52,13 @@ class GeminiChat(GeminiBase):
     finish reason, and a stream that ends before it was cut.
     """
 
-    client_paths: Mapping[str, Json] = {
+    client_paths: ClassVar[Mapping[str, Json]] = {
         "/v1beta/models/{model}:generateContent": {},
         "/v1beta/models/{model}:streamGenerateContent": {"stream": True},
         "/v1/models/{model}:generateContent": {},
         "/v1/models/{model}:streamGenerateContent": {"stream": True},
     }
-    words: Mapping[str, str] = {
+    words: ClassVar[Mapping[str, str]] = {
         "stop": "stopSequences",
         "max_tokens": "maxOutputTokens",
         "top_k": "topK",

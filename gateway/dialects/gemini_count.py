@@ -6,7 +6,7 @@ Source: Gemini API reference, "Counting tokens" (https://ai.google.dev/api/token
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -35,7 +35,7 @@ class GeminiCount(GeminiChat):
     """The dialect ``gemini`` on the surface ``count_tokens``."""
 
     surface = "count_tokens"
-    client_paths: Mapping[str, Json] = {
+    client_paths: ClassVar[Mapping[str, Json]] = {
         "/v1beta/models/{model}:countTokens": {},
         "/v1/models/{model}:countTokens": {},
     }

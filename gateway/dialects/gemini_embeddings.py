@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -66,11 +66,14 @@ class GeminiEmbeddings(GeminiBase):
     """Vectors of texts, several at once."""
 
     surface = "embeddings"
-    client_paths: Mapping[str, Json] = {
+    client_paths: ClassVar[Mapping[str, Json]] = {
         "/v1beta/models/{model}:batchEmbedContents": {},
         "/v1/models/{model}:batchEmbedContents": {},
     }
-    words: Mapping[str, str] = {"dimensions": "outputDimensionality", "input_type": "taskType"}
+    words: ClassVar[Mapping[str, str]] = {
+        "dimensions": "outputDimensionality",
+        "input_type": "taskType",
+    }
 
     def path_of(self, model: str, stream: bool) -> str:
         del stream
@@ -134,7 +137,7 @@ class GeminiContent(GeminiEmbeddings):
     """The vector of one text. It is a dialect of clients alone: providers are asked for several."""
 
     name = "gemini_content"
-    client_paths: Mapping[str, Json] = {
+    client_paths: ClassVar[Mapping[str, Json]] = {
         "/v1beta/models/{model}:embedContent": {},
         "/v1/models/{model}:embedContent": {},
     }

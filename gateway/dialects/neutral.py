@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -319,14 +319,14 @@ class Opening(msgspec.Struct, frozen=True):
 class ClientDialect(Protocol):
     """A dialect as clients see it. `gateway.dialects.base` has what most of them share."""
 
-    name: str
-    surface: str
+    name: ClassVar[str]
+    surface: ClassVar[str]
     """What kind of calls it makes: chat, embeddings, images…"""
-    words: Mapping[str, str]
+    words: ClassVar[Mapping[str, str]]
     """Its own names for neutral members, where they differ (``stop``: ``stop_sequences``)."""
-    client_paths: Mapping[str, Json]
-    stream_type: bytes
-    heartbeats: bool
+    client_paths: ClassVar[Mapping[str, Json]]
+    stream_type: ClassVar[bytes]
+    heartbeats: ClassVar[bool]
 
     @property
     def capability(self) -> str:
@@ -389,12 +389,12 @@ class ClientDialect(Protocol):
 class Dialect(ClientDialect, Protocol):
     """A dialect that providers speak too."""
 
-    default_headers: Mapping[str, str]
-    models_path: str | None
+    default_headers: ClassVar[Mapping[str, str]]
+    models_path: ClassVar[str | None]
     """Where a provider lists its models, below its base URL; None where it does not."""
-    params: frozenset[str]
+    params: ClassVar[frozenset[str]]
     """Which of `Chat.params` it has a word for."""
-    ends_with_connection: bool
+    ends_with_connection: ClassVar[bool]
     """Whether a stream has no end marker: after its finish reason only the connection ends."""
 
     def path_of(self, model: str, stream: bool) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects.base import BaseDialect
 from gateway.dialects.neutral import (
@@ -18,8 +20,8 @@ from gateway.dialects.neutral import (
     Receipt,
     StreamReader,
     StreamWriter,
-    Usage,
 )
+from gateway.dialects.openai_media_wire import read_event
 from gateway.dialects.openai_wire import WireError, read_error_body
 from gateway.dialects.reading import advice_of, classify, member, required
 from gateway.dialects.sse import Frame, write_frame
@@ -28,6 +30,7 @@ from schemas.errors import InvalidRequest, UpstreamError, UpstreamProtocol, Weir
 _encode = msgspec.json.encode
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OpenAIBase(BaseDialect):
     """Errors as OpenAI's API reference ("Error codes") gives them."""
 
@@ -57,59 +60,16 @@ class OpenAIBase(BaseDialect):
         return write_frame(self.write_error(error, status, request_id))
 
 
-class Details(msgspec.Struct):
-    """Which tokens are of which kind."""
-
-    audio_tokens: int | None = None
-    image_tokens: int | None = None
-
-
-class UnitUsage(msgspec.Struct):
-    """Usage of the endpoints for pictures and sound: by tokens, or by duration."""
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    seconds: float | None = None
-    input_tokens_details: Details | None = None
-    input_token_details: Details | None = None
-    output_tokens_details: Details | None = None
-
-    def neutral(self) -> Usage:
-        """Return the tokens in the neutral form."""
-        return Usage(self.input_tokens, None, self.output_tokens)
-
-    def units(self) -> dict[str, int]:
-        """Return what has a price of its own."""
-        read = self.input_tokens_details or self.input_token_details or Details()
-        made = self.output_tokens_details or Details()
-        units = {
-            "input_audio_tokens": read.audio_tokens,
-            "input_image_tokens": read.image_tokens,
-            "output_audio_tokens": made.audio_tokens,
-            "output_image_tokens": made.image_tokens,
-            "audio_ms": None if self.seconds is None else round(self.seconds * 1000),
-        }
-        return {name: count for name, count in units.items() if count}
-
-
-class _Event(msgspec.Struct):
-    type: str = ""
-    usage: UnitUsage | None = None
-    error: Json | None = None
-
-
-_read_event = msgspec.json.Decoder(_Event).decode
-
-
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OneShot(OpenAIBase):
     """An endpoint that only providers of this dialect have: its bytes go through as they are.
 
     `path` lies below the provider's base URL, `ends` are the events that end its stream.
     """
 
-    path: str
-    model_default: str | None = None
-    ends: frozenset[str] = frozenset()
+    path: ClassVar[str]
+    model_default: ClassVar[str | None] = None
+    ends: ClassVar[frozenset[str]] = frozenset()
 
     def path_of(self, model: str, stream: bool) -> str:
         del model, stream
@@ -172,7 +132,7 @@ class _Reader:
         if frame.data == b"[DONE]":
             return []
         try:
-            event = _read_event(frame.data)
+            event = read_event(frame.data)
         except msgspec.DecodeError as error:
             raise UpstreamProtocol(f"a stream frame is no event: {error}") from error
         if event.error is not None or event.type == "error":

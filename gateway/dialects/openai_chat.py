@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects import openai_request
 from gateway.dialects.neutral import (
@@ -38,7 +40,7 @@ from gateway.dialects.openai_wire import (
     read_chunk,
     read_completion,
 )
-from gateway.dialects.reading import asks, classify, member, required, text_tags
+from gateway.dialects.reading import asks, classify, entries, member, required, text_tags
 from gateway.dialects.receipts import receipt_chunk
 from gateway.dialects.sse import Frame, write_frame
 from gateway.dialects.turns import function_call
@@ -48,13 +50,14 @@ _DONE = b"[DONE]"
 _encode = msgspec.json.encode
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OpenAIChat(OpenAIBase):
     """The dialect ``openai``."""
 
     name = "openai"
-    words: Mapping[str, str] = {"reasoning": "reasoning_effort"}
+    words: ClassVar[Mapping[str, str]] = {"reasoning": "reasoning_effort"}
     params = openai_request.PARAMS
-    client_paths: Mapping[str, Json] = {
+    client_paths: ClassVar[Mapping[str, Json]] = {
         "/v1/chat/completions": {},
         # As Azure's clients call it: by deployment, or by the v1 API below its own path.
         "/openai/deployments/{model}/chat/completions": {},
@@ -71,7 +74,7 @@ class OpenAIChat(OpenAIBase):
     def open(self, fields: Fields) -> Opening:
         metadata = member(fields, "metadata", dict)
         options = member(fields, "stream_options", dict) or {}
-        required(fields, "messages", list[msgspec.Raw])
+        entries(fields, "messages")
         return Opening(
             model=required(fields, "model", str),
             stream=bool(member(fields, "stream", bool)),

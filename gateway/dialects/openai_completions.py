@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -72,7 +72,7 @@ class OpenAICompletions(OpenAIBase):
     """The dialect ``openai_completions``."""
 
     name = "openai_completions"
-    client_paths: Mapping[str, Json] = {"/v1/completions": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/completions": {}}
     params = frozenset({"logit_bias"})
 
     def path_of(self, model: str, stream: bool) -> str:

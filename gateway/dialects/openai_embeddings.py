@@ -10,7 +10,7 @@ import binascii
 import struct
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -66,7 +66,7 @@ class Embeddings(OneShot):
 
     surface = "embeddings"
     path = "/embeddings"
-    client_paths: Mapping[str, Json] = {"/v1/embeddings": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/embeddings": {}}
 
     def open(self, fields: Fields) -> Opening:
         opening = super().open(fields)

@@ -7,38 +7,23 @@ Sources: OpenAI API reference, "Images" (https://developers.openai.com/api/refer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
 from gateway.dialects.multipart import BOUNDARY, FormFields, read_form, record_form, write_form
 from gateway.dialects.neutral import Answer, Fields, Json, Opening
-from gateway.dialects.openai_base import OneShot, UnitUsage
+from gateway.dialects.openai_base import OneShot
+from gateway.dialects.openai_media_wire import (
+    UnitUsage,
+    read_pictures,
+    read_transcript,
+    read_verdicts,
+)
 from gateway.dialects.reading import member, required
 from schemas.errors import InvalidRequest, UpstreamProtocol
 
 _SSE = b"text/event-stream"
-
-
-class _Pictures(msgspec.Struct):
-    data: list[msgspec.Raw] | None = None
-    usage: UnitUsage | None = None
-
-
-class _Transcript(msgspec.Struct):
-    text: str
-    duration: float | None = None
-    usage: UnitUsage | None = None
-
-
-class _Verdicts(msgspec.Struct):
-    results: list[msgspec.Raw]
-    id: str = ""
-    model: str = ""
-
-
-_read_pictures = msgspec.json.Decoder(_Pictures).decode
-_read_transcript = msgspec.json.Decoder(_Transcript).decode
-_read_verdicts = msgspec.json.Decoder(_Verdicts).decode
 
 
 class Images(OneShot):
@@ -46,7 +31,7 @@ class Images(OneShot):
 
     surface = "images"
     path = "/images/generations"
-    client_paths: Mapping[str, Json] = {"/v1/images/generations": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/images/generations": {}}
     model_default = "auto"
     ends = frozenset({"image_generation.completed", "image_edit.completed"})
 
@@ -66,7 +51,7 @@ class Images(OneShot):
 
     def read_answer(self, body: bytes) -> Answer:
         try:
-            wire = _read_pictures(body)
+            wire = read_pictures(body)
         except msgspec.DecodeError as error:
             raise UpstreamProtocol(f"the answer holds no images: {error}") from error
         usage = wire.usage or UnitUsage()
@@ -77,7 +62,7 @@ class Images(OneShot):
 class _Form(OneShot):
     """A call whose body is a form with files."""
 
-    default_headers: Mapping[str, str] = {
+    default_headers: ClassVar[Mapping[str, str]] = {
         "content-type": f"multipart/form-data; boundary={BOUNDARY}"
     }
 
@@ -100,7 +85,7 @@ class ImageEdits(_Form, Images):
 
     surface = "image_edits"
     path = "/images/edits"
-    client_paths: Mapping[str, Json] = {"/v1/images/edits": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/images/edits": {}}
 
 
 class ImageVariations(_Form, Images):
@@ -108,7 +93,7 @@ class ImageVariations(_Form, Images):
 
     surface = "image_variations"
     path = "/images/variations"
-    client_paths: Mapping[str, Json] = {"/v1/images/variations": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/images/variations": {}}
 
 
 class Speech(OneShot):
@@ -116,7 +101,7 @@ class Speech(OneShot):
 
     surface = "speech"
     path = "/audio/speech"
-    client_paths: Mapping[str, Json] = {"/v1/audio/speech": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/audio/speech": {}}
     stream_type = b""
     heartbeats = False
     ends = frozenset({"speech.audio.done"})
@@ -140,14 +125,14 @@ class Transcription(_Form):
 
     surface = "transcription"
     path = "/audio/transcriptions"
-    client_paths: Mapping[str, Json] = {"/v1/audio/transcriptions": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/audio/transcriptions": {}}
     ends = frozenset({"transcript.text.done"})
 
     def read_answer(self, body: bytes) -> Answer:
         if not body.lstrip().startswith(b"{"):
             return Answer(id="", model="")  # text or subtitles: they say nothing of usage
         try:
-            wire = _read_transcript(body)
+            wire = read_transcript(body)
         except msgspec.DecodeError as error:
             raise UpstreamProtocol(f"the answer is no transcript: {error}") from error
         usage = wire.usage or UnitUsage(seconds=wire.duration)
@@ -159,7 +144,7 @@ class Translation(Transcription):
 
     surface = "translation"
     path = "/audio/translations"
-    client_paths: Mapping[str, Json] = {"/v1/audio/translations": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/audio/translations": {}}
 
     @property
     def capability(self) -> str:
@@ -171,7 +156,7 @@ class Moderation(OneShot):
 
     surface = "moderation"
     path = "/moderations"
-    client_paths: Mapping[str, Json] = {"/v1/moderations": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/moderations": {}}
     model_default = "omni-moderation-latest"
 
     def units(self, fields: Fields) -> dict[str, int]:
@@ -180,7 +165,7 @@ class Moderation(OneShot):
 
     def read_answer(self, body: bytes) -> Answer:
         try:
-            wire = _read_verdicts(body)
+            wire = read_verdicts(body)
         except msgspec.DecodeError as error:
             raise UpstreamProtocol(f"the answer is no moderation: {error}") from error
         return Answer(id=wire.id, model=wire.model)

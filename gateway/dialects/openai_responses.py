@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -38,8 +39,8 @@ class OpenAIResponses(OpenAIBase):
     """The dialect ``openai_responses``."""
 
     name = "openai_responses"
-    client_paths: Mapping[str, Json] = {"/v1/responses": {}}
-    words: Mapping[str, str] = {"verbosity": "text.verbosity"}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/responses": {}}
+    words: ClassVar[Mapping[str, str]] = {"verbosity": "text.verbosity"}
     params = requests.PARAMS
 
     def path_of(self, model: str, stream: bool) -> str:

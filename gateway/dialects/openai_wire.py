@@ -60,6 +60,18 @@ class WireToolCall(msgspec.Struct):
     function: WireFunction | None = None
 
 
+class SentFunction(msgspec.Struct):
+    name: str
+    arguments: str | None = None
+
+
+class SentCall(msgspec.Struct):
+    """A call of a tool in an earlier turn: its id and name are needed again. Cohere has the same."""
+
+    id: str
+    function: SentFunction
+
+
 class WireDetail(msgspec.Struct):
     """A piece of reasoning as OpenRouter and others write it; `format` names whose it is.
 

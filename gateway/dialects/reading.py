@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import struct
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,6 +26,7 @@ from gateway.dialects.neutral import (
     ToolCall,
     ToolResult,
 )
+from gateway.dialects.openai_wire import SentCall
 from schemas.errors import (
     InvalidRequest,
     UpstreamAuthentication,
@@ -85,6 +85,10 @@ EFFORT_TOKENS: dict[Effort, int] = {
     "high": 24_576,
 }
 """Levels of thinking in tokens, as Google's page on OpenAI compatibility gives them."""
+Decode = Callable[[msgspec.Raw], Any]
+_decoders: dict[type[object], Decode] = {}
+_NULL = msgspec.Raw(b"null")
+_read_entries: Decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -113,11 +117,15 @@ def read_object(body: bytes) -> Fields:
 def member(fields: Fields, name: str, kind: type[T]) -> T | None:
     """Return a member of the request, None when absent or null. Raises InvalidRequest."""
     raw = fields.get(name)
-    if raw is None or bytes(raw) == b"null":
+    if raw is None or raw == _NULL:
         return None
+    value: T = _decoded(name, raw, _decoders.get(kind) or _decoder(kind))
+    return value
+
+
+def _decoded(name: str, raw: msgspec.Raw, decode: Decode) -> Any:
     try:
-        value: T = _decoder(kind)(raw)  # type: ignore[arg-type]
-        return value
+        return decode(raw)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"'{name}' is wrong: {error}") from error
     except msgspec.DecodeError as error:
@@ -126,10 +134,10 @@ def member(fields: Fields, name: str, kind: type[T]) -> T | None:
         raise InvalidRequest(f"'{name}' is nested too deeply") from error
 
 
-@cache
-def _decoder(kind: Hashable) -> Callable[[msgspec.Raw], Any]:
+def _decoder(kind: type[object]) -> Decode:
     # Building a decoder costs far more than the few bytes that it reads.
-    return msgspec.json.Decoder(kind).decode
+    decode = _decoders[kind] = msgspec.json.Decoder(kind).decode
+    return decode
 
 
 def required(fields: Fields, name: str, kind: type[T]) -> T:
@@ -138,6 +146,15 @@ def required(fields: Fields, name: str, kind: type[T]) -> T:
     if value is None:
         raise InvalidRequest(f"'{name}' is missing")
     return value
+
+
+def entries(fields: Fields, name: str) -> list[msgspec.Raw]:
+    """Return a list that must be there, its entries unread. Raises InvalidRequest."""
+    raw = fields.get(name)
+    if raw is None or raw == _NULL:
+        raise InvalidRequest(f"'{name}' is missing")
+    found: list[msgspec.Raw] = _decoded(name, raw, _read_entries)
+    return found
 
 
 def unread(fields: Fields, known: frozenset[str]) -> list[str]:
@@ -227,7 +244,7 @@ def read_calls(wires: object, where: str) -> list[Part]:
     if wires is None:
         return []
     try:
-        calls = msgspec.convert(wires, list[_WireCall])
+        calls = msgspec.convert(wires, list[SentCall])
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"{where}.tool_calls is no list of function calls: {error}") from error
     return [ToolCall(c.id, c.function.name, c.function.arguments or "{}") for c in calls]
@@ -243,16 +260,6 @@ def read_result(wire: Json, where: str, read: Callable[[Any, str], Part]) -> Too
         raise InvalidRequest(f"{where}.tool_call_id is missing")
     parts = contents(wire.get("content"), f"{where}.content", read)
     return ToolResult(call_id, shown(parts, f"{where}.content"))
-
-
-class _WireFunction(msgspec.Struct):
-    name: str
-    arguments: str | None = None
-
-
-class _WireCall(msgspec.Struct):
-    id: str
-    function: _WireFunction
 
 
 def read_effort(name: str) -> Effort:

@@ -12,14 +12,14 @@ https://api.jina.ai/redoc (Rerank), https://docs.vllm.ai/en/latest/serving/opena
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from gateway.dialects.cohere_base import CohereBase, Meta
 from gateway.dialects.neutral import Answer, Fields, Json, Opening, Receipt, Usage
 from gateway.dialects.openai_base import OpenAIBase
-from gateway.dialects.reading import member, required, unread
+from gateway.dialects.reading import entries, member, required, unread
 from schemas.errors import InvalidRequest, UpstreamProtocol
 
 _KNOWN = frozenset(["model", "query", "documents", "top_n", "return_documents"])
@@ -80,7 +80,7 @@ def _text(document: str | dict[str, Any] | None) -> str | None:
 
 def open_rerank(fields: Fields) -> Opening:
     """Read the members that matter to the gateway. Raises InvalidRequest."""
-    documents = required(fields, "documents", list[msgspec.Raw])
+    documents = entries(fields, "documents")
     required(fields, "query", str)
     if not 1 <= len(documents) <= DOCUMENTS_MAX:
         raise InvalidRequest(f"'documents' must have between 1 and {DOCUMENTS_MAX} entries")
@@ -143,7 +143,7 @@ class CohereRerank(CohereBase):
 
     surface = "rerank"
     path = "/v2/rerank"
-    client_paths: Mapping[str, Json] = {"/v2/rerank": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v2/rerank": {}}
 
     def open(self, fields: Fields) -> Opening:
         return open_rerank(fields)
@@ -170,7 +170,7 @@ class PlainRerank(OpenAIBase):
     """The rerank of many servers, below the base URL of OpenAI's dialect."""
 
     surface = "rerank"
-    client_paths: Mapping[str, Json] = {"/v1/rerank": {}}
+    client_paths: ClassVar[Mapping[str, Json]] = {"/v1/rerank": {}}
 
     def path_of(self, model: str, stream: bool) -> str:
         del model, stream

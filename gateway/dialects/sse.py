@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from schemas.errors import UpstreamProtocol
 
@@ -12,12 +11,15 @@ _END = re.compile(rb"\r?\n\r?\n|\r\r")
 HEARTBEAT = b": heartbeat\n\n"
 
 
-class Frame(NamedTuple):
+class Frame:
     """One event: its name ("" when unnamed), its data, and its bytes as they came."""
 
-    event: str
-    data: bytes
-    raw: bytes
+    __slots__ = ("data", "event", "raw")
+
+    def __init__(self, event: str, data: bytes, raw: bytes) -> None:
+        self.event = event
+        self.data = data
+        self.raw = raw
 
 
 class FrameSplitter:
@@ -46,24 +48,47 @@ class FrameSplitter:
 
     def _feed_plain(self, buffer: bytes) -> list[Frame]:
         """The same for lines that end in a bare newline, as nearly all providers send them."""
-        *whole, rest = buffer.split(b"\n\n")
-        self._rest = rest
-        if len(rest) > FRAME_BYTES_MAX:
+        frames: list[Frame] = []
+        begin, end = 0, buffer.find(b"\n\n", max(0, len(self._rest) - 1))
+        while end >= 0:
+            frame = _plain_frame(buffer[begin : end + 2])
+            if frame is not None:
+                frames.append(frame)
+            begin = end + 2
+            end = buffer.find(b"\n\n", begin)
+        self._rest = buffer[begin:]
+        if len(self._rest) > FRAME_BYTES_MAX:
             raise UpstreamProtocol(f"a stream frame is larger than {FRAME_BYTES_MAX} bytes")
-        frames = [_frame(raw + b"\n\n") for raw in whole]
-        return [frame for frame in frames if frame is not None]
+        return frames
+
+
+def _plain_frame(raw: bytes) -> Frame | None:
+    """Read a frame whose lines end in a bare newline: nearly always one of data, or name and data."""
+    line_end, last = raw.find(b"\n"), len(raw) - 2
+    if line_end == last and raw.startswith(b"data: "):
+        return Frame("", raw[6:last], raw)
+    begin = line_end + 7
+    if (
+        raw.startswith(b"event: ")
+        and raw.startswith(b"data: ", line_end + 1)
+        and raw.find(b"\n", begin) == last
+    ):
+        return Frame(_named(raw[7:line_end]), raw[begin:last], raw)
+    return _frame(raw)
+
+
+def _named(event: bytes) -> str:
+    return event.strip().decode("utf-8", "replace")
 
 
 def _frame(raw: bytes) -> Frame | None:
-    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
-        return Frame("", raw[6:-2], raw)
     event, data = "", None
     for line in raw.splitlines():
         if line.startswith(b"data:"):
             value = line[6:] if line[5:6] == b" " else line[5:]
             data = value if data is None else data + b"\n" + value
         elif line.startswith(b"event:"):
-            event = line[6:].strip().decode("utf-8", "replace")
+            event = _named(line[6:])
         elif line and not line.startswith((b":", b"id:", b"retry:")):
             raise UpstreamProtocol("a stream frame has a line that is no field")
     return None if data is None else Frame(event, data, raw)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import ClassVar
 
 import msgspec
 
@@ -49,7 +50,7 @@ class VertexEmbeddings(GeminiEmbeddings):
     """Vectors of texts. It is a dialect of providers alone: clients speak the Gemini API's."""
 
     name = "vertex"
-    client_paths: Mapping[str, Json] = {}
+    client_paths: ClassVar[Mapping[str, Json]] = {}
 
     def path_of(self, model: str, stream: bool) -> str:
         del stream
