@@ -10,7 +10,8 @@ from schemas.codec import encode
 from schemas.event import FACT_PARTITIONS, Event
 from schemas.events.llm import ResponseCompleted
 from schemas.events.operations import AlertChanged, AnomalyChanged, Heartbeat
-from schemas.log import Record, partition_of
+from schemas.log import Record
+from schemas.partition import partition_of
 from streams.agents.traffic import TRAFFIC
 from streams.anomalies.ledger import AnomalyLedger
 from streams.partition import PartitionFold

@@ -29,7 +29,8 @@ from schemas.event import Event
 from schemas.events.feedback import FeedbackRecorded
 from schemas.events.llm import Attempt, Candidate, CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.identity import uuid7
-from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection, partition_of
+from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection
+from schemas.partition import partition_of
 
 TEAMS = [f"team-{number}" for number in range(12)]
 MODELS = ["openai/gpt-5.2", "anthropic/claude-haiku-4.5", "openai/gpt-5-mini", "local/tiny"]

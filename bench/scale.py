@@ -30,7 +30,7 @@ from schemas import codec
 from schemas.clock import now_us
 from schemas.events.changes import KeyChanged
 from schemas.identity import uuid7
-from schemas.log import partition_of
+from schemas.partition import partition_of
 
 MODEL = "gpt-4.1-nano"
 INSTANT = {"first_token_ms": 0, "per_token_ms": 0, "answer_tokens_max": 16}

@@ -15,7 +15,7 @@ from schemas.event import Event
 from schemas.events.escrow import BudgetTerms, EscrowMoved
 from schemas.events.feedback import FeedbackRecorded
 from schemas.events.llm import Attempt, CostEntry, ResponseCompleted
-from schemas.log import partition_of
+from schemas.partition import partition_of
 
 PARTITIONS = 4
 ERRORS = (

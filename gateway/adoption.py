@@ -19,6 +19,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import unquote
 
+from gateway.entry import Entry
 from gateway.outbox import (
     LEASES_FILE,
     OutboxSettings,
@@ -30,7 +31,6 @@ from gateway.outbox import (
 from gateway.relay import Relay
 from gateway.segment import (
     CARRY_TOPIC,
-    Entry,
     carried,
     first_sequence_of,
     frame,
@@ -46,7 +46,8 @@ from schemas.event import Event
 from schemas.events.escrow import EscrowMoved, lease_of
 from schemas.events.llm import CallEvent, CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.events.operations import OutboxClosed
-from schemas.log import Connection, partition_of
+from schemas.log import Connection
+from schemas.partition import partition_of
 
 SCAN_SECONDS = 1.0
 STALE_SECONDS = 60.0

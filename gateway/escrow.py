@@ -31,7 +31,8 @@ from schemas.events.escrow import (
     spent_in,
 )
 from schemas.identity import uuid7
-from schemas.log import TableView, partition_of
+from schemas.log import TableView
+from schemas.partition import partition_of
 
 TEND_S = 1.0
 IDLE_S = 10.0

@@ -9,7 +9,8 @@ from schemas.codec import decode_as
 from schemas.errors import ContentErased
 from schemas.event import Topic
 from schemas.events.operations import PRIVACY_KEYS, DataKeyCreated
-from schemas.log import Cursor, Log, Record, partition_of
+from schemas.log import Cursor, Log, Record
+from schemas.partition import partition_of
 
 KEY_TRIES, KEY_WAIT_S = 5, 0.3
 _RECORDS = 5_000

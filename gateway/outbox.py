@@ -24,12 +24,26 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.segment import Kind, Line, carry, frame, kind_of, lead, pack, segment_path, write_all
+from gateway.segment import (
+    ENTRY,
+    Kind,
+    carry,
+    ends_of,
+    framed,
+    kind_of,
+    links,
+    list_of,
+    number,
+    packed,
+    place,
+    segment_path,
+    size_of,
+    write_all,
+)
 from schemas import codec
 from schemas.errors import BrokerUnavailable, OutboxFull, PayloadTooLarge
 from schemas.event import Event
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
-from schemas.log import partition_of
 
 LOCK_FILE = "lock"
 LEASES_FILE = "leases"
@@ -38,7 +52,6 @@ RESERVED = "admitted"
 """The ledger's line that says what a call holds of budgets now."""
 RETRY_SECONDS = 0.1
 _ID_HEX = 16
-_OWN_HEADERS = 2
 OUTBOX_BYTES_MAX = 12 * 1024**3
 """Eight hours at 50 requests/s of 8.9 KB each. A chat of 1.8 KB answered by 150 tokens takes 6.1 KB."""
 _log = logging.getLogger(__name__)
@@ -74,11 +87,8 @@ class Segment:
         self.last = last
 
 
-_Places = dict[int, int]
-"""A key's partition by the number of partitions."""
-_Note = Callable[["Outbox", Event, Line, _Places], None]
-_TIME = lead("ce_time")
-_LEADS = tuple(map(lead, codec.LINKS))
+_Places = dict[int, bytes]
+"""A key with its partition, as they lie within a frame, by the number of partitions."""
 
 
 class Outbox:
@@ -111,10 +121,10 @@ class Outbox:
         self._syncing: asyncio.Future[None] | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._open: dict[str, bytes] = {}
-        self._kinds: dict[type[Event], tuple[Kind, _Note | None]] = {}
+        self._kinds: dict[type[Event], Kind] = {}
         self._retired: deque[int] = deque()
         self._folder_changed = True
-        self._places: dict[str, tuple[bytes, _Places]] = {}
+        self._places: dict[str, _Places] = {}
         self._syncer = ThreadPoolExecutor(1, "outbox-sync")
         self._lock = create_folder(self.folder)
         self._sync_lock = threading.Lock()
@@ -183,38 +193,34 @@ class Outbox:
         OutboxFull, or PayloadTooLarge for a record that Kafka would not take; nothing of the
         group is appended then.
         """
-        lines, notable = list[Line](), list[tuple[_Note, Event, Line, _Places]]()
-        sequence = self._sequence
-        further, linked = _links(correlation_id, causation_id, traceparent)
-        bytes_max = self.settings.max_record_bytes
-        name, key, places = "", b"", _Places()
+        sequence, bytes_max = self._sequence, self.settings.max_record_bytes
+        own, linked = links(correlation_id, causation_id, traceparent)
+        made, parts = list[tuple[Event, bytes, _Places]](), [list_of(len(events))]
+        name, places = "", _Places()
         time_us, ends = -1, b""
         for event in events:
             sequence += 1
-            kind, note = self._kinds.get(type(event)) or self._learn(type(event))
+            kind = self._kinds.get(type(event)) or self._learn(type(event))
             value = kind.encode(event)
             if len(value) > bytes_max:
                 raise PayloadTooLarge(f"an event of {len(value)} bytes exceeds {bytes_max}")
             called = event.key
             if name != called:  # the events of one request share its key: hash it once
-                name = called
-                key, places = self._places.get(name) or (name.encode(), {1: 0})
-            partition = places.get(kind.partitions)
-            if partition is None:
-                partition = places[kind.partitions] = partition_of(key, kind.partitions)
+                name, places = called, self._places.get(called) or _Places()
+            made.append((event, value, places))
+            where = places.get(kind.partitions)
+            if where is None:
+                where = places[kind.partitions] = place(name, kind.partitions)
             if time_us != event.occurred_at_us:
                 time_us = event.occurred_at_us
-                ends = _TIME + pack(codec.timestamp(time_us)) + linked
-            headers = msgspec.Raw(kind.headers[further] + pack(event.event_id.encode()) + ends)
-            line = Line(sequence, kind.topic, partition, key, value, headers, time_us // 1000)
-            lines.append(line)
-            if note is not None:
-                notable.append((note, event, line, places))
-        data = frame(lines)
+                ends = ends_of(time_us, linked)
+            head = (ENTRY, number(sequence), kind.topic, where, size_of(value), value)
+            parts += (*head, own, packed(event.event_id.encode()), ends, kind.origin)
+        data = framed(b"".join(parts))
         if not settles:
             self._make_room(len(data))
-        for note, event, line, places in notable:
-            note(self, event, line, places)
+        for event, value, places in made:
+            self._note(event, value, places)
         self._sequence = sequence
         self._pending.append(data)
         self._pending_bytes += len(data)
@@ -223,23 +229,20 @@ class Outbox:
             self._loop.call_soon(self._planned_flush)
         return sequence
 
-    def _learn(self, event_type: type[Event]) -> tuple[Kind, _Note | None]:
-        self._kinds[event_type] = kind_of(event_type, self._source), _NOTES.get(event_type)
-        return self._kinds[event_type]
+    def _learn(self, event_type: type[Event]) -> Kind:
+        kind = self._kinds[event_type] = kind_of(event_type, self._source)
+        return kind
 
-    # What an adopter must know of requests that are open: their admissions.
-
-    def _begun(self, event: Event, line: Line, places: _Places) -> None:
-        self._open[event.key] = line.value
-        self._places[event.key] = (line.key, places)
-
-    def _ended(self, event: Event, _: Line, __: _Places) -> None:
-        self._open.pop(event.key, None)
-        self._places.pop(event.key, None)
-
-    def _priced(self, event: Event, line: Line, _: _Places) -> None:
-        if isinstance(event, CostEntry) and event.entry == RESERVED:
-            self._open[event.key] = reserved_anew(self._open[event.key], line.value)
+    def _note(self, event: Event, value: bytes, places: _Places) -> None:
+        """Keep what an adopter must know of requests that are open: their admissions."""
+        kind = type(event)
+        if kind is RequestAdmitted:
+            self._open[event.key], self._places[event.key] = value, places
+        elif kind is ResponseCompleted:
+            self._open.pop(event.key, None)
+            self._places.pop(event.key, None)
+        elif isinstance(event, CostEntry) and event.entry == RESERVED:
+            self._open[event.key] = reserved_anew(self._open[event.key], value)
 
     def _planned_flush(self) -> None:
         self._flush_planned = False
@@ -432,19 +435,6 @@ class Outbox:
         os.ftruncate(self._descriptor, self.segments[-1].end)
         os.close(self._descriptor)
         return self._lock
-
-
-_NOTES: dict[type[Event], _Note] = {
-    RequestAdmitted: Outbox._begun,
-    ResponseCompleted: Outbox._ended,
-    CostEntry: Outbox._priced,
-}
-
-
-def _links(*values: str | None) -> tuple[int, bytes]:
-    """Return how many headers a record has of its own, and those that say what it belongs to."""
-    found = [start + pack(it.encode()) for start, it in zip(_LEADS, values, strict=True) if it]
-    return _OWN_HEADERS + len(found), b"".join(found)
 
 
 def reserved_anew(admitted: bytes, line: bytes) -> bytes:

@@ -25,9 +25,11 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
+from gateway.entry import Entry
 from gateway.lanes import Lanes
 from gateway.outbox import Segment
-from gateway.segment import CARRY_TOPIC, Entry, frames
+from gateway.segment import CARRY_TOPIC, frames
+from schemas import codec
 from schemas.connection import librdkafka_options
 from schemas.errors import CorruptRecord
 from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection
@@ -337,6 +339,7 @@ class Relay:
                     partition=entry.partition,
                     timestamp=entry.timestamp_ms,
                     headers=[
+                        *codec.shared_headers(entry.origin),
                         *entry.headers,
                         (OUTBOX_HEADER, self._id),
                         (SEQUENCE_HEADER, b"%d" % entry.sequence),

@@ -13,47 +13,30 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from gateway.entry import Entry
 from schemas import codec
 from schemas.errors import CorruptRecord
 from schemas.event import Event
+from schemas.partition import partition_of
 
 FRAME_HEADER = struct.Struct("<II")
 SUFFIX = ".seg"
 CARRY_TOPIC = ""
-HEADERS_MAX = 5
-"""A record's own headers: id, time, and up to three that say what it belongs to."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A record on its way to Kafka; `sequence` ascends within the outbox, time is in ms.
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the records of one event class share; `topic` and `origin` as they lie within a frame."""
 
-    An entry without a topic is a note to the adopter (see `carry`) and is never sent.
-    """
-
-    sequence: int
-    topic: str
-    partition: int
-    key: bytes
-    value: bytes
-    headers: list[tuple[str, bytes]]
-    timestamp_ms: int
-
-
-class Kind(NamedTuple):
-    """What the records of one event class share.
-
-    `headers` are those of its type, encoded, from the head of the list that they begin to the name of
-    the first own one, the id: by the number of own ones.
-    """
-
-    topic: str
+    topic: bytes
     partitions: int
-    headers: list[bytes]
+    origin: bytes
     encode: Callable[[Event], bytes]
 
 
@@ -64,51 +47,100 @@ class Frame(NamedTuple):
     end: int
 
 
-class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An `Entry` as it is written, its headers encoded beforehand; the bytes are the same."""
-
-    sequence: int
-    topic: str
-    partition: int
-    key: bytes
-    value: bytes
-    headers: msgspec.Raw
-    timestamp_ms: int
-
-
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Entry])
-pack = _encoder.encode
-"""Returns a value as it lies within a frame: a header is a tuple of its name and value."""
+_pack = _encoder.encode
 _values = msgspec.msgpack.Decoder(list[bytes])
-_BODY = re.compile(rb"(?:[\x91-\x9f]|\xdc..)\x97", re.DOTALL)
-"""How the body of a frame begins: a list of entries, which have seven fields each."""
+_BODY = re.compile(rb"(?:[\x91-\x9f]|\xdc..)[\x97\x98]", re.DOTALL)
+"""How the body of a frame begins: a list of entries, which have eight fields each, or had seven."""
+
+# MessagePack by hand: its writer would have to be given objects that are made for it alone.
+# Source: MessagePack specification.
+NUMBER = b"\xcf"
+"""What begins a number of 8 bytes."""
+ENTRY = b"\x98" + NUMBER
+"""How an entry begins: a list of eight fields, of which the first is such a number."""
+_SHORT = tuple(bytes((0xC4, size)) for size in range(256))
 
 
 def kind_of(event_type: type[Event], source: str) -> Kind:
     """Return what the records of an event class share; `source` names their producer."""
-    shared = codec.type_headers(event_type, source)
-    packed = b"".join(map(pack, shared))
-    heads = [_list_head(len(shared) + own) for own in range(HEADERS_MAX + 1)]
-    begins = [head + packed + lead("ce_id") for head in heads]
+    origin = codec.origin_of(event_type, source)
     topic = event_type.topic
-    return Kind(topic.name, topic.partitions, begins, codec.encoder(event_type))
+    return Kind(_pack(topic.name), topic.partitions, _pack(origin), codec.encoder(event_type))
 
 
-def lead(name: str) -> bytes:
-    """Return what begins a header of this name; its value, packed, follows."""
-    return b"\x92" + pack(name)
+def number(value: int) -> bytes:
+    """Return the bytes of a number behind `NUMBER`."""
+    return value.to_bytes(8, "big")
 
 
-def _list_head(length: int) -> bytes:
-    """Return what begins a list. Source: MessagePack specification, "array format family"."""
+def size_of(data: bytes) -> bytes:
+    """Return what stands before bytes within a frame."""
+    size = len(data)
+    if size < 256:
+        return _SHORT[size]
+    if size < 1 << 16:
+        return b"\xc5" + size.to_bytes(2, "big")
+    return b"\xc6" + size.to_bytes(4, "big")
+
+
+def packed(data: bytes) -> bytes:
+    """Return bytes as they lie within a frame."""
+    return size_of(data) + data
+
+
+def place(key: str, partitions: int) -> bytes:
+    """Return a record's partition and key as they lie within a frame."""
+    data = key.encode()
+    partition = 0 if partitions == 1 else partition_of(data, partitions)
+    return _pack(partition) + packed(data)
+
+
+def list_of(length: int) -> bytes:
+    """Return what begins a list."""
     return bytes((0x90 | length,)) if length < 16 else b"\xdc" + length.to_bytes(2, "big")
 
 
-def frame(entries: Sequence[Entry | Line]) -> bytes:
-    """Return the bytes of one frame."""
-    body = _encoder.encode(entries)
+def _lead(name: str) -> bytes:
+    """Return what begins a header of this name; its value, packed, follows."""
+    return b"\x92" + _pack(name)
+
+
+_ID, _TIME = _lead("ce_id"), _lead("ce_time")
+_CORRELATION, _CAUSATION, _TRACEPARENT = [_lead(name) for name in codec.LINKS]
+_OWN = [list_of(2 + links) + _ID for links in range(len(codec.LINKS) + 1)]
+"""How a record's own headers begin, id and time among them, by the number of the others."""
+
+
+def links(
+    correlation_id: str | None, causation_id: str | None, traceparent: str | None
+) -> tuple[bytes, bytes]:
+    """Return how a record's own headers begin, and those that say what it belongs to."""
+    found = list[bytes]()
+    if correlation_id:
+        found.append(_CORRELATION + packed(correlation_id.encode()))
+    if causation_id:
+        found.append(_CAUSATION + packed(causation_id.encode()))
+    if traceparent:
+        found.append(_TRACEPARENT + packed(traceparent.encode()))
+    return _OWN[len(found)], b"".join(found)
+
+
+def ends_of(time_us: int, linked: bytes) -> bytes:
+    """Return what follows a record's id: the other headers of its own, and its time."""
+    stamp = packed(codec.timestamp(time_us))
+    return b"".join((_TIME, stamp, linked, NUMBER, number(time_us // 1000)))
+
+
+def framed(body: bytes) -> bytes:
+    """Return the bytes of the frame with this body."""
     return FRAME_HEADER.pack(len(body), zlib.crc32(body)) + body
+
+
+def frame(entries: Sequence[Entry]) -> bytes:
+    """Return the bytes of one frame."""
+    return framed(_pack(entries))
 
 
 def carry(sequence: int, values: list[bytes]) -> bytes:
@@ -117,7 +149,7 @@ def carry(sequence: int, values: list[bytes]) -> bytes:
     `values` are their encoded `RequestAdmitted` events: with it, earlier segments may be deleted
     although the adopter of this outbox must know every request without an outcome.
     """
-    return frame([Entry(sequence, CARRY_TOPIC, 0, b"", _encoder.encode(values), [], 0)])
+    return frame([Entry(sequence, CARRY_TOPIC, 0, b"", _pack(values), [], 0)])
 
 
 def carried(entry: Entry) -> list[bytes]:

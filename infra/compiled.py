@@ -21,9 +21,11 @@ from infra.parts import ROOT, cache_dir
 MODULES = (
     # schemas
     "schemas.clock",
+    "schemas.codec",
     "schemas.encoder",
     "schemas.identity",
     "schemas.money",
+    "schemas.partition",
     "schemas.prices",
     "schemas.pricing",
     # server and client
@@ -85,6 +87,7 @@ MODULES = (
     "gateway.ledger",
     "gateway.outbox",
     "gateway.relay",
+    "gateway.segment",
 )
 """What is compiled: modules that take part in every call. Their classes are no msgspec Structs."""
 

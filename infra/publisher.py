@@ -17,8 +17,8 @@ from schemas.log import (
     SEQUENCE_HEADER,
     Connection,
     Position,
-    partition_of,
 )
+from schemas.partition import partition_of
 
 _ACKNOWLEDGED_WITHIN_S = 10.0
 _POLL_S = 0.1

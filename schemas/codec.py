@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -33,7 +34,8 @@ Headers = list[tuple[str, bytes]]
 E = TypeVar("E", bound=Event)
 
 
-class Writer(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Writer:
     """A writer's schema: of which event class it is, and the schema itself."""
 
     event_type: type[Event]
@@ -151,20 +153,28 @@ def headers(
     that caused it.
     """
     return [
-        *type_headers(type(event), source),
+        *shared_headers(origin_of(type(event), source)),
         *event_headers(event),
         *link_headers(correlation_id, causation_id, traceparent),
     ]
 
 
+def origin_of(event_type: type[Event], source: str) -> str:
+    """Return what names the headers that all events of a type from one producer share."""
+    return f"{event_type.type} {event_type.version} {source}"
+
+
 @cache
-def type_headers(event_type: type[Event], source: str) -> Headers:
-    """Return the headers that all events of a type from one producer share."""
+def shared_headers(origin: str) -> Headers:
+    """Return the headers that `origin_of` names; none for an empty origin."""
+    if not origin:
+        return []
+    name, version, source = origin.split(" ", 2)
     return [
         ("content-type", CONTENT_TYPE),
         ("ce_specversion", b"1.0"),
-        ("ce_type", event_type.type.encode()),
-        ("ce_dataschema", f"urn:weir:schema:{event_type.type}:v{event_type.version}".encode()),
+        ("ce_type", name.encode()),
+        ("ce_dataschema", f"urn:weir:schema:{name}:v{version}".encode()),
         ("ce_source", source.encode()),
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -45,26 +44,6 @@ class Position(NamedTuple):
     topic: str
     partition: int
     offset: int
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition that Kafka's default partitioner gives a key (murmur2, Java seed)."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
-
-
-def murmur2(data: bytes) -> int:
-    """Return Kafka's 32-bit murmur2. Source: org.apache.kafka.common.utils.Utils.murmur2."""
-    length = len(data)
-    words = length // 4
-    value = 0x9747B28C ^ length
-    for part in struct.unpack_from(f"<{words}I", data):
-        part = part * 0x5BD1E995 & 0xFFFFFFFF
-        value = (value * 0x5BD1E995 ^ (part ^ part >> 24) * 0x5BD1E995) & 0xFFFFFFFF
-    if length % 4:
-        value ^= int.from_bytes(data[words * 4 :], "little")
-        value = value * 0x5BD1E995 & 0xFFFFFFFF
-    value = (value ^ value >> 13) * 0x5BD1E995 & 0xFFFFFFFF
-    return value ^ value >> 15
 
 
 class Cursor(msgspec.Struct):

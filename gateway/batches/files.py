@@ -18,7 +18,8 @@ from schemas.errors import NotFound, Unavailable
 from schemas.events.batches import FILE_CONTENT, FileChanged, FileChunk
 from schemas.events.operations import DataKeyCreated
 from schemas.identity import uuid7
-from schemas.log import Log, TableView, partition_of
+from schemas.log import Log, TableView
+from schemas.partition import partition_of
 from schemas.privacy import MasterKey, Opener, Sealed
 
 CHUNK_BYTES = 256 * 1024

@@ -9,7 +9,8 @@ from schemas.codec import encode
 from schemas.event import Event
 from schemas.events.changes import BudgetChanged
 from schemas.events.escrow import EscrowMoved, EscrowRow, spent_in
-from schemas.log import Record, partition_of
+from schemas.log import Record
+from schemas.partition import partition_of
 from streams.agents.budgets import BUDGETS
 from streams.partition import PartitionFold
 from tests.gateway.worker import META, Worker

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from gateway.adoption import Adopter, Remains, abandonment
+from gateway.entry import Entry
 from gateway.ledger import Recorder
 from gateway.outbox import Outbox, create_folder, lock_folder
-from gateway.segment import Entry, frame, frames, segment_path, segment_paths
+from gateway.segment import frame, frames, segment_path, segment_paths
 from infra.broker import Broker
 from infra.kafka import KafkaLog
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted

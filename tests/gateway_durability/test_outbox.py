@@ -9,11 +9,14 @@ import pytest
 
 from gateway import outbox as outbox_module
 from gateway.adoption import Remains
+from gateway.entry import Entry
 from gateway.ledger import Recorder, cost_entry
 from gateway.outbox import Outbox, lock_folder
 from gateway.segment import frames, segment_paths
+from schemas import codec
 from schemas.errors import OutboxFull, PayloadTooLarge
 from schemas.events.llm import REQUESTS, ContentCaptured, RequestAdmitted
+from schemas.partition import partition_of
 from tests.gateway_durability.support import (
     MASTER,
     PRICE,
@@ -78,6 +81,28 @@ async def test_written_means_in_the_file(tmp_path: Path) -> None:
         assert topics == ["requests", "keys", "responses", "costs", "content"]
         assert recorder.outbox.reserved == 0
         assert recorder.outbox.open_requests == 0
+
+
+async def test_an_entry_is_what_its_event_says(tmp_path: Path) -> None:
+    event = request()
+    async with opened(tmp_path) as recorder:
+        outbox = recorder.outbox
+        links = {"correlation_id": "a" * 300, "causation_id": "b", "traceparent": "c"}
+        outbox.append(event, event, **links)
+        await outbox.durable("written")
+        for sequence, entry in enumerate(entries(outbox), 1):
+            assert entry == Entry(
+                sequence,
+                REQUESTS.name,
+                partition_of(event.key.encode(), REQUESTS.partitions),
+                event.key.encode(),
+                codec.encode(event),
+                [*codec.event_headers(event), *codec.link_headers(**links)],
+                event.occurred_at_us // 1000,
+                codec.origin_of(RequestAdmitted, "/gateway/test"),
+            )
+            shared = codec.shared_headers(entry.origin)
+            assert [*shared, *entry.headers] == codec.headers(event, "/gateway/test", **links)
 
 
 async def test_one_write_for_all_of_a_loop_turn(tmp_path: Path, monkeypatch) -> None:

@@ -24,7 +24,8 @@ from schemas.events.llm import (
     ResponseCompleted,
 )
 from schemas.events.operations import DataKeyCreated, OutboxClosed
-from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection, partition_of
+from schemas.log import OUTBOX_HEADER, SEQUENCE_HEADER, Connection
+from schemas.partition import partition_of
 from schemas.privacy import Opener, Sealed
 from tests.gateway_durability.support import MASTER, Seen, call, here, seen_since, settings
 

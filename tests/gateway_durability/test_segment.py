@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.segment import Entry, carried, carry, frame, frames
+from gateway.entry import Entry
+from gateway.segment import carried, carry, frame, framed, frames, list_of, packed
 
 ENTRIES = st.builds(
     Entry,
@@ -63,3 +65,22 @@ def test_frames_start_anywhere_a_frame_starts(tmp_path: Path) -> None:
     [found] = frames(first + second, len(first))
     assert found.entries[0].sequence == 2
     assert found.end == len(first) + len(second)
+
+
+@given(GROUPS)
+def test_what_an_earlier_version_wrote_is_read(groups) -> None:
+    file = b""
+    for group in groups:
+        lines = [msgspec.structs.astuple(entry)[:-1] for entry in group]
+        file += framed(msgspec.msgpack.encode(lines))
+    assert groups_in(file) == groups
+
+
+@given(st.binary(max_size=70_000))
+def test_bytes_are_packed_as_messagepack_has_them(data) -> None:
+    assert packed(data) == msgspec.msgpack.encode(data)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 300])
+def test_lists_are_packed_as_messagepack_has_them(length) -> None:
+    assert list_of(length) + bytes(length) == msgspec.msgpack.encode([0] * length)

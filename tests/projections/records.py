@@ -11,7 +11,8 @@ from schemas.codec import encode
 from schemas.event import Event
 from schemas.events import event_types
 from schemas.identity import uuid7
-from schemas.log import Record, partition_of
+from schemas.log import Record
+from schemas.partition import partition_of
 from schemas.publish import sample
 
 TYPES = {event_type.type: event_type for event_type in event_types()}

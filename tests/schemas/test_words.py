@@ -18,7 +18,8 @@ from schemas.events.changes import KeyChanged, RouteChanged
 from schemas.events.operations import DataKeyCreated
 from schemas.events.tables import HealthBucket, HealthRow
 from schemas.identity import uuid7, uuid7_ms
-from schemas.log import Cursor, Deduplicator, Record, TableView, murmur2, partition_of
+from schemas.log import Cursor, Deduplicator, Record, TableView
+from schemas.partition import murmur2, partition_of
 from schemas.privacy import MasterKey, Opener, Sealer
 from schemas.publish import sample
 from schemas.routing import health_of

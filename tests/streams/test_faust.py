@@ -16,7 +16,8 @@ from faust.types.tuples import ConsumerMessage
 
 from infra.kafka import KafkaLog
 from schemas.events.feedback import FeedbackRecorded
-from schemas.log import Connection, partition_of
+from schemas.log import Connection
+from schemas.partition import partition_of
 from streams import runtime
 from streams.agents.feedback import FEEDBACK
 from streams.fold import AnyFold

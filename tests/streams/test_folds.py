@@ -16,7 +16,8 @@ from schemas.event import Event
 from schemas.events.feedback import FeedbackRecorded
 from schemas.events.llm import Attempt, CostEntry, ResponseCompleted
 from schemas.events.tables import CursorRow, TableRow
-from schemas.log import Record, partition_of
+from schemas.log import Record
+from schemas.partition import partition_of
 from schemas.publish import sample
 from streams.agents.feedback import FEEDBACK
 from streams.agents.health import HEALTH
