@@ -407,11 +407,17 @@ def _unknown(target: Target, ask: Ask) -> int | None:
 
 def plausible(usage: Usage) -> Usage:
     """Return usage without counts that cannot be true: a provider's slip is no negative cost."""
-    counts = msgspec.structs.astuple(usage)
-    known = [count for count in counts if count]
-    if not known or (min(known) >= 0 and max(known) <= TOKENS_MAX):
-        return usage
-    return Usage(*(c if c is not None and 0 <= c <= TOKENS_MAX else None for c in counts))
+    counts: tuple[int | None, ...] = (
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        usage.cache_write_input_tokens,
+    )
+    for count in counts:
+        if count is not None and not 0 <= count <= TOKENS_MAX:
+            return Usage(*(c if c is not None and 0 <= c <= TOKENS_MAX else None for c in counts))
+    return usage
 
 
 def estimate_tokens(answer: Answer) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import time
 
 
@@ -26,13 +25,16 @@ def uuid7(now_ms: int | None = None) -> str:
 
 def _prefix_of(milliseconds: int) -> str:
     global _prefix
-    prefix = f"{milliseconds >> 16 & 0xFFFFFFFF:08x}-{milliseconds & 0xFFFF:04x}-7"
+    # Widths inside an f-string become calls of str.format where this is compiled.
+    text = format(milliseconds & 0xFFFFFFFFFFFF, "012x")
+    prefix = f"{text[:8]}-{text[8:]}-7"
     _prefix = (milliseconds, prefix)  # one assignment, so threads never see half of it
     return prefix
 
 
 _DRAWS = 256
-_DIGITS = struct.Struct("3s3s12s")
+_DIGITS = 18
+"""An id's random hexadecimal digits beside the one of its variant."""
 _VARIANT = bytes(b"89ab"[byte % 4] for byte in range(256))
 """From a random byte to the digit that names the variant: 0b10 and two random bits."""
 _tails: list[str] = []
@@ -41,13 +43,13 @@ _prefix = (-1, "")
 
 def _draw() -> None:
     """Draw random ends for many ids at once, since each call of the system costs more than an id."""
-    digits = os.urandom(_DRAWS * _DIGITS.size // 2).hex().encode()
-    variants = os.urandom(_DRAWS).translate(_VARIANT)
+    digits = os.urandom(_DRAWS * _DIGITS // 2).hex()
+    variants = os.urandom(_DRAWS).translate(_VARIANT).decode()
     ends = [
-        b"%b-%c%b-%b" % (head, variant, rest, node)
-        for (head, rest, node), variant in zip(_DIGITS.iter_unpack(digits), variants, strict=True)
+        f"{digits[at : at + 3]}-{variant}{digits[at + 3 : at + 6]}-{digits[at + 6 : at + _DIGITS]}"
+        for at, variant in zip(range(0, len(digits), _DIGITS), variants, strict=True)
     ]
-    _tails.extend(b" ".join(ends).decode().split(" "))
+    _tails.extend(ends)
 
 
 os.register_at_fork(after_in_child=_tails.clear)

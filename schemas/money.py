@@ -17,7 +17,7 @@ def to_usd(cost_nano_usd: int) -> str:
     """Return the amount as an exact decimal string in USD, e.g. ``"0.000123"``."""
     whole, nano = divmod(abs(cost_nano_usd), NANO_USD)
     sign = "-" if cost_nano_usd < 0 else ""
-    return f"{sign}{whole}.{nano:09d}".rstrip("0").rstrip(".")
+    return f"{sign}{whole}.{str(nano).zfill(9)}".rstrip("0").rstrip(".")
 
 
 def from_usd(amount: str | int | Decimal) -> int:

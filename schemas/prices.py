@@ -8,7 +8,6 @@ has no price of its own costs what its family does, and else what the list has f
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
@@ -50,8 +49,10 @@ class PriceBook:
         for name in chain(families(model), (ANY,)):  # most often the first, and no pattern is tried
             prices = self._prices.get((price_list, name))
             if prices is not None:
-                found = bisect_right(prices, at_us, key=lambda price: price.valid_from_us)
-                return prices[found - 1] if found else None
+                for price in reversed(prices):  # most often the latest
+                    if price.valid_from_us <= at_us:
+                        return price
+                return None
         return None
 
 
