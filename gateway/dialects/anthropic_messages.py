@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 from mypy_extensions import mypyc_attr
@@ -56,7 +56,7 @@ from gateway.dialects.receipts import receipt_event
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import UpstreamError, UpstreamProtocol, WeirError
 
-_encode = msgspec.json.encode
+_encode: Final = msgspec.json.encode
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -17,6 +17,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects import bedrock_request
 from gateway.dialects.bedrock_base import BedrockBase, fault_of
@@ -70,6 +71,7 @@ _encode = msgspec.json.encode
 _IN_THE_PATH = frozenset({"model", "stream"})
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BedrockConverse(BedrockBase):
     """The dialect ``bedrock``."""
 

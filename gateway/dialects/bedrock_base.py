@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects.base import BaseDialect
 from gateway.dialects.bedrock_wire import (
@@ -24,6 +25,7 @@ _encode = msgspec.json.encode
 _WRONG_MODEL = "model identifier is invalid"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BedrockBase(BaseDialect):
     """The kind of an error stands in a header."""
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects import cohere_wire
 from gateway.dialects.base import BaseDialect
-from gateway.dialects.cohere_wire import Counted, WireUsage
 from gateway.dialects.neutral import Fields, Json, Opening
 from gateway.dialects.reading import advice_of
 from gateway.dialects.sse import write_frame
@@ -18,18 +18,7 @@ from schemas.errors import UpstreamError, WeirError
 _encode = msgspec.json.encode
 
 
-class Meta(msgspec.Struct):
-    """The ``meta`` of answers other than the chat's."""
-
-    billed_units: Counted | None = None
-    tokens: Counted | None = None
-
-    @property
-    def usage(self) -> WireUsage:
-        """The same as the chat's usage."""
-        return WireUsage(self.billed_units, self.tokens)
-
-
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CohereBase(BaseDialect):
     """A provider's base URL is the vendor's host, without a version."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects import cohere_request
 from gateway.dialects.cohere_base import CohereBase
@@ -48,6 +49,7 @@ _DONE = b"[DONE]"
 _encode = msgspec.json.encode
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CohereChat(CohereBase):
     """The dialect ``cohere``."""
 

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from gateway.dialects.cohere_base import CohereBase, Meta
+from gateway.dialects.cohere_base import CohereBase
+from gateway.dialects.cohere_wire import Meta
 from gateway.dialects.neutral import (
     Answer,
     Embed,

@@ -63,6 +63,18 @@ def whole(count: float | None) -> int | None:
     return None if count is None else int(count)
 
 
+class Meta(msgspec.Struct):
+    """The ``meta`` of answers other than the chat's."""
+
+    billed_units: Counted | None = None
+    tokens: Counted | None = None
+
+    @property
+    def usage(self) -> WireUsage:
+        """The same as the chat's usage."""
+        return WireUsage(self.billed_units, self.tokens)
+
+
 class WireFunction(msgspec.Struct):
     name: str | None = None
     arguments: str | None = None

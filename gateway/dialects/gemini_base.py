@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects import gemini_wire
 from gateway.dialects.base import BaseDialect
@@ -23,6 +24,7 @@ def model_place(model: str) -> str:
     return quote(model, safe="/") if "/" in model else f"models/{quote(model, safe='')}"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class GeminiBase(BaseDialect):
     """Errors are google.rpc.Status as JSON."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects import gemini_request, gemini_written
 from gateway.dialects.gemini_base import GeminiBase, model_place
@@ -47,6 +48,7 @@ _SAID_BY_PATH = frozenset(["model", "stream"])
 _encode = msgspec.json.encode
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class GeminiChat(GeminiBase):
     """The dialect ``gemini``. Its streams have no end marker: the last frame is the one with the
     finish reason, and a stream that ends before it was cut.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 from mypy_extensions import mypyc_attr
@@ -46,8 +46,8 @@ from gateway.dialects.sse import Frame, write_frame
 from gateway.dialects.turns import function_call
 from schemas.errors import UpstreamError, UpstreamProtocol
 
-_DONE = b"[DONE]"
-_encode = msgspec.json.encode
+_DONE: Final = b"[DONE]"
+_encode: Final = msgspec.json.encode
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects.neutral import (
     END,
@@ -31,7 +32,7 @@ from gateway.dialects.neutral import (
 from gateway.dialects.openai_base import OpenAIBase
 from gateway.dialects.openai_chat import usage_of
 from gateway.dialects.openai_request import forwarded
-from gateway.dialects.openai_wire import FINISH_IN, FINISH_OUT, WireError, WireUsage
+from gateway.dialects.openai_wire import FINISH_IN, FINISH_OUT, read_text_completion
 from gateway.dialects.reading import classify, further, member, required, text_tags
 from gateway.dialects.receipts import receipt_chunk
 from gateway.dialects.sse import Frame, write_frame
@@ -51,23 +52,7 @@ MAX_TOKENS_DEFAULT = 16
 _encode = msgspec.json.encode
 
 
-class _Choice(msgspec.Struct):
-    text: str = ""
-    index: int = 0
-    finish_reason: str | None = None
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
-    id: str = ""
-    model: str = ""
-    usage: WireUsage | None = None
-    error: WireError | None = None
-
-
-_read = msgspec.json.Decoder(_Completion).decode
-
-
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OpenAICompletions(OpenAIBase):
     """The dialect ``openai_completions``."""
 
@@ -151,7 +136,7 @@ class OpenAICompletions(OpenAIBase):
 
     def read_answer(self, body: bytes) -> Answer:
         try:
-            wire = _read(body)
+            wire = read_text_completion(body)
         except msgspec.DecodeError as error:
             raise UpstreamProtocol(f"the answer is no completion: {error}") from error
         if not wire.choices:
@@ -228,7 +213,7 @@ class _Reader:
         if frame.data == b"[DONE]":
             return [END]
         try:
-            chunk = _read(frame.data)
+            chunk = read_text_completion(frame.data)
         except msgspec.DecodeError as error:
             raise UpstreamProtocol(f"a stream frame is no completion: {error}") from error
         if chunk.error is not None:

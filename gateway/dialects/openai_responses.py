@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from gateway.dialects import openai_responses_items as items
 from gateway.dialects import openai_responses_request as requests
@@ -35,6 +36,7 @@ _encode = msgspec.json.encode
 _MARK = b'"' + OWN.encode()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OpenAIResponses(OpenAIBase):
     """The dialect ``openai_responses``."""
 

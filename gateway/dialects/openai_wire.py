@@ -43,10 +43,12 @@ class WireUsage(msgspec.Struct):
 
     def units(self) -> dict[str, int]:
         """Return which of the tokens have a price of their own: those of sound."""
-        heard = self.prompt_tokens_details and self.prompt_tokens_details.audio_tokens
-        spoken = self.completion_tokens_details and self.completion_tokens_details.audio_tokens
-        units = {"input_audio_tokens": heard or 0, "output_audio_tokens": spoken or 0}
-        return {name: count for name, count in units.items() if count}
+        units = {}
+        if (prompt := self.prompt_tokens_details) and prompt.audio_tokens:
+            units["input_audio_tokens"] = prompt.audio_tokens
+        if (completion := self.completion_tokens_details) and completion.audio_tokens:
+            units["output_audio_tokens"] = completion.audio_tokens
+        return units
 
 
 class WireFunction(msgspec.Struct):
@@ -163,6 +165,22 @@ class Completion(msgspec.Struct):
     usage: WireUsage | None = None
 
 
+class _TextChoice(msgspec.Struct):
+    text: str = ""
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class TextCompletion(msgspec.Struct):
+    """A completion of plain text, or a chunk of one."""
+
+    choices: list[_TextChoice]
+    id: str = ""
+    model: str = ""
+    usage: WireUsage | None = None
+    error: WireError | None = None
+
+
 class Chunk(msgspec.Struct):
     id: str = ""
     model: str = ""
@@ -193,6 +211,7 @@ class ErrorBody(msgspec.Struct):
 
 
 read_completion = msgspec.json.Decoder(Completion).decode
+read_text_completion = msgspec.json.Decoder(TextCompletion).decode
 read_chunk = msgspec.json.Decoder(Chunk).decode
 read_error_body = msgspec.json.Decoder(ErrorBody).decode
 

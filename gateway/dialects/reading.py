@@ -6,7 +6,7 @@ import base64
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -86,10 +86,10 @@ EFFORT_TOKENS: dict[Effort, int] = {
 }
 """Levels of thinking in tokens, as Google's page on OpenAI compatibility gives them."""
 Decode = Callable[[msgspec.Raw], Any]
-_decoders: dict[type[object], Decode] = {}
-_NULL = msgspec.Raw(b"null")
-_read_entries: Decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decoders: Final[dict[type[object], Decode]] = {}
+_NULL: Final = msgspec.Raw(b"null")
+_read_entries: Final[Decode] = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_read_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def readable(error: WeirError | RecursionError) -> WeirError:

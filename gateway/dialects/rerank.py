@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from gateway.dialects.cohere_base import CohereBase, Meta
+from gateway.dialects.cohere_base import CohereBase
+from gateway.dialects.cohere_wire import Meta
 from gateway.dialects.neutral import Answer, Fields, Json, Opening, Receipt, Usage
 from gateway.dialects.openai_base import OpenAIBase
 from gateway.dialects.reading import entries, member, required, unread
