@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from math import inf
+from typing import Final
 
-TICK_S = 0.001
+NEVER_S: Final = 1e18
+"""A time that the loop's clock does not come to."""
+TICK_S: Final = 0.001
 """uvloop's clock counts milliseconds: a timer may come this much early."""
 
 
@@ -23,7 +25,8 @@ class Alarm:
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
         self._loop = loop
         self._ring = ring
-        self._due_s = self._timer_s = inf
+        self._due_s = NEVER_S
+        self._timer_s = NEVER_S
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, due_s: float) -> None:
@@ -37,21 +40,21 @@ class Alarm:
 
     def clear(self) -> None:
         """Do not ring."""
-        self._due_s = inf
+        self._due_s = NEVER_S
 
     def stop(self) -> None:
         """Do not ring, and let go of the loop: the end of whoever would be called."""
-        self._due_s = self._timer_s = inf
+        self._due_s = self._timer_s = NEVER_S
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
     def _look(self) -> None:
-        self._handle, self._timer_s = None, inf
-        if self._due_s == inf:
+        self._handle, self._timer_s = None, NEVER_S
+        if self._due_s == NEVER_S:
             return
         if self._loop.time() + TICK_S >= self._due_s:
-            self._due_s = inf
+            self._due_s = NEVER_S
             self._ring()
         else:
             self.set(self._due_s)

@@ -110,22 +110,20 @@ class App:
     async def serve(self, client: Client) -> None:
         """Serve one request."""
         try:
-            await self._serve(client)
+            if self._edge.any and await self._preflight(client):
+                return
+            found = CALLS.find(client.path) if client.method == "POST" else None
+            if found is not None:
+                await self._call(client, *found)
+            else:
+                await self._beside_calls(client)
         except RecursionError as error:
             if client.started:
                 raise
             front = self._dialect_of(client)
             await refuse(client, front, readable(error), new_request_id())
 
-    async def _serve(self, client: Client) -> None:
-        if self._edge.any and await self._preflight(client):
-            return
-        if client.method == "POST":
-            found = CALLS.find(client.path)
-            if found is not None:
-                front, said = found
-                await self._call(client, front, said)
-                return
+    async def _beside_calls(self, client: Client) -> None:
         if self.batches.serves(client.path) and await self._files_and_batches(client):
             return
         place = place_of(client)
@@ -150,8 +148,11 @@ class App:
         if refusal is not None:
             await refuse(client, front, refusal, new_request_id())
             return
-        with self.load:
+        self.load.calls += 1
+        try:
             await self.proxy.serve(client, front, said)
+        finally:
+            self.load.calls -= 1
 
     async def _other(self, client: Client) -> None:
         if (path := PREFIXED.get(client.path)) is not None:
@@ -214,15 +215,17 @@ class App:
         if refusal is not None:
             await refuse(client, front, refusal, request_id)
             return
+        self.load.calls += 1
         try:
-            with self.load:
-                await self._passthrough.serve(client, place, request_id)
+            await self._passthrough.serve(client, place, request_id)
         except WeirError as error:
             if not client.left:
                 await refuse(client, front, error, request_id)
         except asyncio.CancelledError:
             if not client.left:
                 raise
+        finally:
+            self.load.calls -= 1
 
     async def serve_socket(self, socket: Socket) -> None:
         """Serve one WebSocket."""

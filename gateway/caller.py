@@ -67,7 +67,9 @@ class CallerConnection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.closing = False
+        """Whether the connection ends with the running answer."""
         self.paused = False
+        """Whether the caller is slow to take what was sent."""
         self.serving: HttpExchange | None = None
         self._server = server
         self._limits = server.limits
@@ -298,6 +300,7 @@ class CallerConnection(asyncio.Protocol):
                 self._transport.abort()
 
     def answered(self, exchange: HttpExchange) -> None:
+        """Note that an answer is whole."""
         self.serving, self._patience_s = None, None
         if not exchange.keep_alive:
             self._close(linger=not exchange.arrived)
@@ -342,16 +345,19 @@ class CallerConnection(asyncio.Protocol):
     # --- what an exchange asks of it -----------------------------------------------------------
 
     def send(self, data: bytes) -> None:
+        """Send bytes, unless the connection is closed."""
         if not self._transport.is_closing():
             self._transport.write(data)
 
     async def drained(self) -> None:
+        """Wait until the caller has taken enough of what was sent, or has left."""
         while self.paused:
             if self._drained is None or self._drained.done():
                 self._drained = self._loop.create_future()
             await asyncio.shield(self._drained)
 
     def hold(self) -> None:
+        """Read no further for now."""
         if not self._held and not self._transport.is_closing():
             self._held = True
             self._transport.pause_reading()
@@ -362,12 +368,14 @@ class CallerConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def read_body(self, exchange: HttpExchange) -> None:
+        """Read on: somebody wants this body."""
         if exchange.headers.get(b"expect", b"").lower() == b"100-continue" and not exchange.size:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._release()
         self._set_alarm()
 
     def give_up_after(self, wait_s: float) -> None:
+        """Count the caller as gone when its answer is not whole by then."""
         self._patience_s = self._loop.time() + wait_s
         self._set_alarm()
 

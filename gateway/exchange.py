@@ -9,11 +9,14 @@ import asyncio
 import time
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from gateway.client import Client, Headers
 from schemas.errors import InvalidRequest, PayloadTooLarge, WeirError
+
+if TYPE_CHECKING:
+    from gateway.caller import CallerConnection
 
 BODY_AHEAD_BYTES = 256 * 1024
 """What of a body is read before somebody asked for it, i.e. before its key was checked."""
@@ -21,50 +24,12 @@ NO_BODY = frozenset({204, 304})
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-class Wire(Protocol):
-    """What an exchange needs of its connection."""
-
-    closing: bool
-    """Whether the connection ends with the running answer."""
-    paused: bool
-    """Whether the caller is slow to take what was sent."""
-
-    @property
-    def peer(self) -> str | None:
-        """The caller's address."""
-        ...
-
-    def send(self, data: bytes) -> None:
-        """Send bytes, unless the connection is closed."""
-        ...
-
-    async def drained(self) -> None:
-        """Wait until the caller has taken enough of what was sent, or has left."""
-        ...
-
-    def hold(self) -> None:
-        """Read no further for now."""
-        ...
-
-    def read_body(self, exchange: HttpExchange) -> None:
-        """Read on: somebody wants this body."""
-        ...
-
-    def answered(self, exchange: HttpExchange) -> None:
-        """Note that the answer is whole."""
-        ...
-
-    def give_up_after(self, wait_s: float) -> None:
-        """Count the caller as gone when its answer is not whole by then."""
-        ...
-
-
 class HttpExchange(Client):
     """One request and its answer. `arrived` when the request is whole, `ended` when the answer is."""
 
     def __init__(
         self,
-        wire: Wire,
+        wire: CallerConnection,
         method: bytes,
         target: bytes,
         header_list: Headers,
@@ -177,8 +142,8 @@ class HttpExchange(Client):
         """Return a whole answer's bytes."""
         if status in NO_BODY:
             return self._head(status, headers, b"")
-        head = self._head(status, headers, b"content-length: %d" % len(body))
-        return head if self._bodiless else head + body
+        framing = b"content-length: %d\r\n" % len(body)
+        return self._head(status, headers, framing, b"" if self._bodiless else body)
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
@@ -190,7 +155,7 @@ class HttpExchange(Client):
             self._held = self._head(status, headers, b"")
         else:
             self._chunked = not self._bodiless
-            self._held = self._head(status, headers, b"transfer-encoding: chunked")
+            self._held = self._head(status, headers, b"transfer-encoding: chunked\r\n")
 
     async def write(self, data: bytes) -> None:
         if self._heart is not None:
@@ -220,26 +185,30 @@ class HttpExchange(Client):
         if data:
             self._wire.send(data)
 
-    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
+    def _head(self, status: int, headers: Headers, framing: bytes, body: bytes = b"") -> bytes:
         if not self.arrived or self._wire.closing:
             self.keep_alive = False
         if self.edge_headers:
             headers = [*headers, *self.edge_headers]
-        lines = [_opening(status), *map(_LINE, headers)]
-        if framing:
-            lines.append(framing)
+        parts = [_opening(status)]
+        for name, value in headers:
+            parts.append(name)
+            parts.append(b": ")
+            parts.append(value)
+            parts.append(b"\r\n")
+        parts.append(framing)
         if not self.keep_alive:
-            lines.append(b"connection: close")
+            parts.append(b"connection: close\r\n\r\n")
         elif self._http_1_0:
-            lines.append(b"connection: keep-alive")
-        lines += (b"", b"")
-        return b"\r\n".join(lines)
+            parts.append(b"connection: keep-alive\r\n\r\n")
+        else:
+            parts.append(b"\r\n")
+        parts.append(body)
+        return b"".join(parts)
 
 
-_LINE = b": ".join
-"""Returns a header as a line, without a step of the interpreter for each."""
 SECURITY = (
-    b"x-content-type-options: nosniff\r\nx-frame-options: DENY\r\nreferrer-policy: no-referrer"
+    b"x-content-type-options: nosniff\r\nx-frame-options: DENY\r\nreferrer-policy: no-referrer\r\n"
 )
 _openings: dict[int, bytes] = {}
 _openings_s = 0

@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         """Return the status once all headers are there. Raises UpstreamError, TimeoutError."""
         while not self._has_head:
             self._raise()
-            await self._progress(wait_s)
+            await self._news(wait_s)
         return self.status
 
     async def read(self, wait_s: float) -> bytes:
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
             if self.complete:
                 return b""
             self._raise()
-            await self._progress(wait_s)
+            await self._news(wait_s)
         data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -246,22 +246,24 @@ class Connection(asyncio.Protocol):
 
     # --- inside --------------------------------------------------------------------------------
 
-    async def _progress(self, wait_s: float) -> None:
-        waiter = self._waiter = self._loop.create_future()
+    def _news(self, wait_s: float) -> asyncio.Future[None]:
+        """Return what ends when more of the answer is there, or in a TimeoutError."""
         self._alarm.set(self._loop.time() + max(wait_s, 0.0))
-        try:
-            await waiter
-        finally:
-            self._alarm.clear()
-            self._waiter = None
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def _expired(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(TimeoutError())
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(TimeoutError())
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            self._alarm.clear()
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _fail(self, error: UpstreamError) -> None:
         if self._error is None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from types import TracebackType
-from typing import Self
 
 from schemas.errors import Overloaded
 
@@ -24,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Load:
-    """Counts calls in progress (as a context manager around each) and watches the loop.
+    """Holds the number of calls in progress, which whoever serves them counts, and watches the loop.
 
     `calls_max` and `lag_s_max` are the bounds; `refused` counts the calls turned away.
     """
@@ -36,18 +34,6 @@ class Load:
         self._lag_s_max = lag_s_max
         self._lags_s: deque[float] = deque([0.0] * TICKS, maxlen=TICKS)
         self._told = False
-
-    def __enter__(self) -> Self:
-        self.calls += 1
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.calls -= 1
 
     @property
     def lag_s(self) -> float:

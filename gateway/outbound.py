@@ -157,7 +157,8 @@ class Turn:
         self.ready: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> None:
-        await self.outbound.enter(self, self._call)
+        if not self.outbound.enter(self):
+            await self.outbound.queue(self, self._call)
         self._call.turn = self
 
     async def __aexit__(
@@ -200,14 +201,13 @@ class Outbound:
         patience_s = HASTE_S if hasty else WAIT_S_MAX
         return Turn(self, self._lane(target, provider), call, patience_s)
 
-    async def enter(self, turn: Turn, call: Call) -> None:
-        """Take a place, waiting for it where needed. Raises Failed."""
-        lane, now_s = turn.lane, self._loop.time()
-        if lane.waiting or lane.crowded or lane.wait_s(turn.tokens, now_s) > 0:
-            patience_s = min(turn.patience_s, call.deadline_s - now_s)
-            await self._queue(turn, call.admitted.key.key_id, patience_s)
-        else:
-            self._send(turn)
+    def enter(self, turn: Turn) -> bool:
+        """Take a place; False where one has to be waited for."""
+        lane = turn.lane
+        if lane.waiting or lane.crowded or lane.wait_s(turn.tokens, self._loop.time()) > 0:
+            return False
+        self._send(turn)
+        return True
 
     def refused(self, lane: Lane, error: UpstreamError) -> None:
         """Close a lane for as long as its vendor says, after a 429."""
@@ -273,8 +273,10 @@ class Outbound:
 
     # --- the queue ---------------------------------------------------------------------------
 
-    async def _queue(self, turn: Turn, caller: str, patience_s: float) -> None:
-        lane = turn.lane
+    async def queue(self, turn: Turn, call: Call) -> None:
+        """Wait for a place. Raises Failed when none is to be had in time."""
+        lane, caller = turn.lane, call.admitted.key.key_id
+        patience_s = min(turn.patience_s, call.deadline_s - self._loop.time())
         wait_s = self._expected_s(lane, turn.tokens)
         if wait_s > SATURATED_S:
             self._saturated(lane, wait_s)
