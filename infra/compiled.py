@@ -176,18 +176,22 @@ def digest() -> str:
     found = hashlib.sha256()
     suffix, library = sysconfig.get_config_var("EXT_SUFFIX"), os.confstr("CS_GNU_LIBC_VERSION")
     found.update(f"{suffix} {sys.version} {library}".encode())
-    places = [
-        ROOT / "pyproject.toml",
-        ROOT / "requirements/dev.lock",
-        *ROOT.glob("infra/compile*.py"),
-    ]
+    _, _, checker = _text(ROOT / "pyproject.toml").partition(b"[tool.mypy]")
+    found.update(checker)
+    places = [ROOT / "requirements/dev.lock", *ROOT.glob("infra/compile*.py")]
     for package in _TRUSTED:
         places += (ROOT / package).rglob("*.py")
     for path in sorted(places):
-        if path.is_file():  # an installed package has no lock beside it
-            found.update(f"\n{path.relative_to(ROOT)}\n".encode())
-            found.update(path.read_bytes())
+        found.update(f"\n{path.relative_to(ROOT)}\n".encode())
+        found.update(_text(path))
     return found.hexdigest()[:24]
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:  # an installed package has no lock beside it
+        return b""
 
 
 def main() -> None:

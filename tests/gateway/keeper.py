@@ -13,6 +13,7 @@ from schemas.log import Record
 from schemas.partition import partition_of
 from streams.agents.budgets import BUDGETS
 from streams.partition import PartitionFold
+from tests.gateway.recorded import follow
 from tests.gateway.worker import META, Worker
 
 USD = 1_000_000_000
@@ -29,18 +30,13 @@ class Keeper:
         self._loop = worker.loop
         self._parts: dict[int, PartitionFold] = {}
         self._offset = 0
-        outbox = worker.app.proxy.budgets._outbox
-        append = outbox.append
+        follow(worker.app.proxy.budgets._outbox, self._hear)
 
-        def keeping(*events: Event, **options: Any) -> int:
-            sequence = append(*events, **options)
-            moves = [event for event in events if isinstance(event, EscrowMoved)]
-            self.moves += moves
-            if moves and not self.away:
-                self._loop.call_soon(self._fold, moves)
-            return sequence
-
-        outbox.append = keeping  # type: ignore[method-assign]
+    def _hear(self, events: list[Event]) -> None:
+        moves = [event for event in events if isinstance(event, EscrowMoved)]
+        self.moves += moves
+        if moves and not self.away:
+            self._loop.call_soon(self._fold, moves)
 
     def _fold(self, moves: list[EscrowMoved]) -> None:
         for move in moves:

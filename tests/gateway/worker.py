@@ -33,6 +33,7 @@ from schemas.events.changes import (
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
 from schemas.log import Connection
 from schemas.privacy import MasterKey
+from tests.gateway.recorded import follow
 from tests.gateway.states import (
     META,
     SECRET,
@@ -180,14 +181,7 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
         app = App(settings, state, durability, Pool(), log)
         server, stopping = server_of(app, settings), asyncio.Event()
         worker = Worker(port, state, app, loop, stopping)
-        append = durability.outbox.append
-
-        def keeping(*events: Event, **options: Any) -> int:
-            sequence = append(*events, **options)
-            worker.recorded.extend(events)
-            return sequence
-
-        durability.outbox.append = keeping  # type: ignore[method-assign]
+        follow(durability.outbox, worker.recorded.extend)
         running.append(worker)
         await server.listen(bound("127.0.0.1", port))
         ready.set()

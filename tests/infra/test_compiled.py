@@ -86,7 +86,7 @@ def test_the_digest_tells_of_each_source(tmp_path: Path, monkeypatch: pytest.Mon
     seen = {compiled.digest()}
     assert compiled.digest() in seen
     for name in ("gateway/a.py", "gateway/b/c.py", "schemas/events/d.py", "pyproject.toml"):
-        (tmp_path / name).write_text("2")
+        (tmp_path / name).write_text("[tool.mypy]\n2")
         assert compiled.digest() not in seen, name
         seen.add(compiled.digest())
 
