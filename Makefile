@@ -1,6 +1,6 @@
 # Everything that a developer or an operator types. `make up` needs Python 3.11+ and make, no more.
 
-.PHONY: up compiled test test-slow test-trainer lint format types bench faults requirements lock trainer-env clean env
+.PHONY: up compiled test test-compiled test-slow test-trainer lint format types bench faults requirements lock trainer-env clean env
 .DEFAULT_GOAL := up
 
 BIN := .venv/bin
@@ -19,6 +19,10 @@ compiled: env
 
 test: env
 	$(BIN)/pytest $(ARGS)
+
+# The tests of what is compiled, on its compiled form.
+test-compiled: compiled
+	WEIR_TEST_COMPILED=1 $(BIN)/pytest tests/gateway tests/gateway_durability tests/schemas $(ARGS)
 
 test-slow: env
 	$(BIN)/pytest -m "slow and not gpu" $(ARGS)

@@ -17,7 +17,7 @@ import aiohttp
 from bench.checks import CALL_TOPICS, COMPLETED, calls
 from bench.claim import Arguments, Limit, Verdict, main
 from bench.rawlog import read_topics
-from bench.stack import Stack
+from bench.stack import Stack, compile_first
 
 MODEL = "gpt-4.1-nano"
 PACE = {"first_token_ms": 5, "per_token_ms": 1, "jitter": 0}
@@ -56,11 +56,13 @@ class Side:
 
 def measure(arguments: Arguments) -> Verdict:
     """Make `--size` streams on each side."""
+    compile_first()
     environment = {"WEIR_WORKERS": "1"}
     with Stack(
         arguments.out, seed=arguments.seed, environment=environment, keep=arguments.keep
     ) as stack:
         stack.sandbox.behave("", MODEL, **PACE, **TOKENS)
+        compiled = stack.compiled()
         direct, gateway = asyncio.run(_run(stack, arguments.size))
         deadline = time.monotonic() + SETTLED_S
         while True:
@@ -76,6 +78,7 @@ def measure(arguments: Arguments) -> Verdict:
     tails = [statistics.quantiles(side.times_ms[WARM_UP:], n=100)[98] for side in (direct, gateway)]
     return Verdict(
         figures={
+            "compiled": compiled,
             "streams": arguments.size,
             "direct_p50_ms": round(medians[0], 3),
             "gateway_p50_ms": round(medians[1], 3),

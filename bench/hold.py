@@ -18,7 +18,7 @@ import psutil
 from bench.checks import CALL_TOPICS, COMPLETED, calls
 from bench.claim import Arguments, Limit, Verdict, main
 from bench.rawlog import read_topics
-from bench.stack import Stack
+from bench.stack import Stack, compile_first
 
 MODEL = "gpt-4.1-nano"
 TOKENS, PER_TOKEN_MS = 40, 500.0
@@ -43,6 +43,7 @@ class Crowd:
 
 def measure(arguments: Arguments) -> Verdict:
     """Hold `--size` streams, first without the gateway, then through it."""
+    compile_first()
     environment = {"WEIR_WORKERS": "1", "WEIR_LOG_LEVEL": "warning"}
     with Stack(
         arguments.out, seed=arguments.seed, environment=environment, keep=arguments.keep
@@ -52,6 +53,7 @@ def measure(arguments: Arguments) -> Verdict:
         stack.sandbox.behave("", MODEL, **pace, **lengths)
         worker = next(pid for name, pid in stack.pids().items() if name.startswith("gateway"))
         direct = asyncio.run(_crowd(stack.sandbox.url, "direct", MODEL, arguments.size))
+        compiled = stack.compiled()
         held = asyncio.run(_crowd(stack.url, stack.key, f"openai/{MODEL}", arguments.size, worker))
         deadline = time.monotonic() + SETTLED_S
         while True:
@@ -65,6 +67,7 @@ def measure(arguments: Arguments) -> Verdict:
     (arguments.out / "gaps.json").write_text(json.dumps(ledger), "utf-8")
     return Verdict(
         figures={
+            "compiled": compiled,
             "streams": arguments.size,
             "held_at_once": held.most_open,
             "broken": held.broken,

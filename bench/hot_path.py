@@ -2,7 +2,7 @@
 
 ``python -m bench.hot_path [CALLS]`` serves calls by a worker without Kafka, in this process, from a provider
 and callers in processes of their own, and prints as JSON: Python functions entered and C functions
-called per call, bytecodes run per call, processor time of the worker's thread per call, the same of the
+called per call, bytecodes run per call (by what is interpreted), processor time of the worker's thread per call, the same of the
 bare pass-through (`bench.minimal_proxy`), and the ratio. The counts are the same however busy the machine
 is. With ``--functions`` it names the functions that run most bytecodes, with
 ``--times`` those that take the time (cProfile, which makes small functions look dearer than they are).
@@ -31,7 +31,11 @@ from typing import Any, cast
 import psutil
 import uvloop
 
-from bench.stack import Child
+from infra import compiled
+
+COMPILED = compiled.prefer()
+# Only now: what these import is what may be compiled.
+from bench.stack import Child, compile_first
 from gateway.app import App, server_of
 from gateway.durability import Durability
 from gateway.http1 import Pool
@@ -230,6 +234,7 @@ async def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any
         figures |= await _counted(port, arguments, own, folder)
         await server.close(1.0)
     durability.outbox.close()
+    figures["compiled"] = COMPILED
     figures["ratio"] = round(figures["cpu_us"] / figures["minimal_cpu_us"], 3)
     return figures
 
@@ -346,6 +351,8 @@ def main() -> None:
     elif arguments.call:
         run(_call(*arguments.call))
     else:
+        if not COMPILED and compile_first():
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(run(_measure(Path(folder), arguments))))
 

@@ -25,7 +25,7 @@ from bench.checks import CALL_TOPICS, COMPLETED, calls
 from bench.claim import Arguments, Limit, Verdict, main
 from bench.rawlog import read_topics
 from bench.speed import Caller
-from bench.stack import ROOT, Stack, base_port, fetch
+from bench.stack import ROOT, Stack, base_port, compile_first, fetch
 from schemas import codec
 from schemas.clock import now_us
 from schemas.events.changes import KeyChanged
@@ -48,6 +48,7 @@ Figures = dict[str, float | int | str | None]
 
 def measure(arguments: Arguments) -> Verdict:
     """Run three stacks one after the other."""
+    compile_first()
     few, figures = _stack(arguments, "few", workers=1)
     many, more = _stack(arguments, "many", workers=1, keys=KEYS, models=MODELS)
     two, _ = _stack(arguments, "two", workers=2)
@@ -91,6 +92,7 @@ def _stack(
         if keys:
             _publish_keys(stack.bootstrap, keys)
             _await_key(stack, _secret(keys - 1))
+        compiled = stack.compiled()
         pids = [pid for part, pid in stack.pids().items() if part.startswith("gateway")]
         found = asyncio.run(_calls(stack, pids, arguments.size))
         found["worker_mib"] = max(psutil.Process(pid).memory_info().rss / 2**20 for pid in pids)
@@ -102,7 +104,7 @@ def _stack(
                 break
             time.sleep(0.5)
     found["recorded"] = sum(record.type == COMPLETED for record in records)
-    return found, {"alone_ready_s": round(alone_s, 2)}
+    return found, {"alone_ready_s": round(alone_s, 2), "compiled": compiled}
 
 
 async def _calls(stack: Stack, pids: list[int], count: int) -> dict[str, float]:

@@ -31,7 +31,7 @@ from bench.claim import Arguments, Limit, Verdict, main
 from bench.peers import KEY as PEER_KEY
 from bench.peers import PEERS, NotInstallable, Peer
 from bench.rawlog import Raw, read_topics
-from bench.stack import Child, Stack, base_port
+from bench.stack import Child, Stack, base_port, compile_first
 
 CONNECTIONS = 64
 STREAMS_AT_ONCE = 32
@@ -111,6 +111,7 @@ class Caller:
 
 def measure(arguments: Arguments) -> Verdict:
     """Run the three sides on one machine, one after the other."""
+    compile_first()
     environment = {"WEIR_WORKERS": "1", "WEIR_LOG_LEVEL": "warning"}
     if os.environ.get("BENCH_PROFILE"):
         # Costs some of what it measures: figures with it are no figures, the shares are.
@@ -133,6 +134,7 @@ def measure(arguments: Arguments) -> Verdict:
         with Child(command, arguments.out / "minimal-proxy.log") as proxy:
             _await_port(port)
             figures, records = asyncio.run(_run(stack, proxy, port, arguments))
+        figures["compiled"] = stack.compiled()
         for number, (name, begin) in enumerate(PEERS.items(), 1):
             figures |= _beside(name, begin, stack, port + number, arguments)
     if arguments.sabotage:

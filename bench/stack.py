@@ -25,12 +25,16 @@ from typing import Any, Self
 
 import psutil
 
+from infra.compiled import OFF_VARIABLE
+
 ROOT = Path(__file__).parent.parent
 READY_S = 120.0
 STOP_S = 60.0
 KEY = "weir-bench-" + "k" * 32
 SANDBOX_KEY_VARIABLE = "BENCH_SANDBOX_KEY"
 TENANTS = ("a", "b")
+PASSED_ON = frozenset({"WEIR_CACHE", OFF_VARIABLE})
+"""The only settings of whoever measures that count for what is measured."""
 
 Json = Any
 
@@ -60,6 +64,15 @@ def fetch(
     except urllib.error.HTTPError as error:
         text = error.read().decode("utf-8", "replace")
         raise OSError(f"{method} {url}: {error.code} {text[:1_000]}") from error
+
+
+def compile_first() -> bool:
+    """Have the compiled form made that workers run; False where it cannot be, or shall not."""
+    if os.environ.get(OFF_VARIABLE):
+        return False
+    command = [sys.executable, "-m", "infra.compiled"]
+    ended = subprocess.run(command, stdout=subprocess.DEVNULL, cwd=ROOT, check=False)
+    return ended.returncode == 0
 
 
 class Child:
@@ -202,7 +215,9 @@ class Stack(AbstractContextManager["Stack"]):
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("WEIR_") and not name.endswith(("_API_KEY", "_BASE_URL"))
+            if name in PASSED_ON
+            or (not name.startswith("WEIR_")
+            and not name.endswith(("_API_KEY", "_BASE_URL")))
         }
         return inherited | {
             "WEIR_HOME": str(self.home),
@@ -225,6 +240,11 @@ class Stack(AbstractContextManager["Stack"]):
         self.up = Child(weir("up"), self.out / "weir-up.log", self.environment())
         self.up.wait_for(f"{self.url}/ready", timeout_s, self._is_ours)
         return time.monotonic() - begun
+
+    def compiled(self) -> bool:
+        """Return whether its workers run compiled modules, as they say themselves."""
+        said = fetch(f"{self.url}/status/worker", key=self.key)
+        return bool(said["compiled"])
 
     def _is_ours(self) -> bool:
         """Whether what runs on this home is what was started; another Weir may hold the port."""
