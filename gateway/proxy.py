@@ -254,7 +254,9 @@ class Proxy:
         call.circuit = trial.state
         call.first_token_us = None
         started_ns = time.perf_counter_ns()
-        outcome, error, status = "cancelled", None, None
+        outcome = "cancelled"
+        error: UpstreamError | None = None
+        status: int | None = None
         self.book.begun(target.id)
         try:
             await self._exchange(call, target, started_ns)

@@ -55,6 +55,7 @@ MODULES = (
     "gateway.cache",
     "gateway.call",
     "gateway.canary",
+    "gateway.choices",
     "gateway.circuits",
     "gateway.content",
     "gateway.failover",
