@@ -216,8 +216,7 @@ class Stack(AbstractContextManager["Stack"]):
             name: value
             for name, value in os.environ.items()
             if name in PASSED_ON
-            or (not name.startswith("WEIR_")
-            and not name.endswith(("_API_KEY", "_BASE_URL")))
+            or (not name.startswith("WEIR_") and not name.endswith(("_API_KEY", "_BASE_URL")))
         }
         return inherited | {
             "WEIR_HOME": str(self.home),

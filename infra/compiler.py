@@ -18,7 +18,9 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from infra import compiled
 from infra.parts import ROOT
@@ -99,6 +101,8 @@ def _make(folder: Path) -> None:
         _list(made)
         if (said := _trial(made)) is not None:
             raise CannotCompile(f"what was compiled cannot be imported: {said}")
+        if compiled.digest() != folder.name:
+            raise CannotCompile("a source has changed meanwhile", action="Run it again.")
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         made.rename(folder)
     finally:
@@ -161,13 +165,27 @@ def compile_into(work: Path, names: tuple[str, ...] = compiled.MODULES) -> None:
         ["--ignore-missing-imports", f"--cache-dir={work / 'types'}", *paths],
         opt_level="2",
         debug_level="0",
-        separate=True,
+        # One library: its modules call each other directly, which a call feels (105 µs, else 130).
+        multi_file=True,
         target_dir=str(work / "c"),
     )
     distribution = Distribution({"name": "weir-compiled", "ext_modules": extensions})
     command = distribution.get_command_obj("build_ext")
     command.build_lib, command.build_temp = str(work / _OUTPUT), str(work / "o")
-    command.parallel = os.cpu_count()
+    one_after_another = command.build_extensions
+
+    def on_all_cores() -> None:
+        compile_one = command.compiler.compile
+
+        def compile_all(sources: list[str], **options: Any) -> list[str]:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                made = pool.map(lambda source: compile_one([source], **options), sources)
+                return [path for paths in made for path in paths]
+
+        command.compiler.compile = compile_all
+        one_after_another()
+
+    command.build_extensions = on_all_cores
     distribution.run_command("build_ext")
 
 
