@@ -251,25 +251,24 @@ class Proxy:
         call.target = target
         call.tries += 1
         trial = self.circuits.begin(target.id)
-        call.circuit = trial.state
-        call.first_token_us = None
+        call.circuit, call.first_token_us = trial.state, None
         started_ns = time.perf_counter_ns()
         outcome = "cancelled"
-        error: UpstreamError | None = None
-        status: int | None = None
+        failed: Failed | None = None
         self.book.begun(target.id)
         try:
             await self._exchange(call, target, started_ns)
-            outcome, status = "success", 200
+            outcome = "success"
         except Failed as failure:
             if is_named(call, target):
                 blame_caller(failure)
-            outcome, error, status = "failed", failure.error, failure.status
+            outcome, failed = "failed", failure
             self.book.failed(target.id, failure.error)
             raise
         finally:
             self.book.ended(target.id)
             if outcome != "success":
+                error, status = (failed.error, failed.status) if failed else (None, None)
                 call.note_attempt(started_ns, outcome, error, status)
             self.circuits.end(trial, verdict(call.attempts[-1]))
 

@@ -121,6 +121,7 @@ def test_a_full_disk_refuses_new_work_in_the_clients_dialect(worker: Worker, pat
     assert worker.request("POST", path, body)[0] == 200
 
 
+@pytest.mark.interpreted("a method replaced, to break down")
 def test_a_fault_of_ours_still_settles_the_call(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

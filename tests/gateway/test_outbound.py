@@ -93,6 +93,7 @@ def test_what_anthropic_says() -> None:
     assert read_quota(headers, "requests") == (50, 49, 0.001)
 
 
+@pytest.mark.interpreted("stand-ins for a call and an outbox")
 @pytest.mark.req("PROV-06")
 async def test_callers_are_served_in_turn() -> None:
     lanes, _ = outbound()
@@ -109,6 +110,7 @@ async def test_callers_are_served_in_turn() -> None:
     assert order.index("modest") <= 1
 
 
+@pytest.mark.interpreted("stand-ins for a call and an outbox")
 @pytest.mark.req("PROV-06")
 async def test_who_would_wait_beyond_its_deadline_hears_how_long_at_once() -> None:
     lanes, kept = outbound()
@@ -124,6 +126,7 @@ async def test_who_would_wait_beyond_its_deadline_hears_how_long_at_once() -> No
     assert (alert.alert_type, alert.status) == ("provider_saturated", "open")
 
 
+@pytest.mark.interpreted("stand-ins for a call and an outbox")
 @pytest.mark.req("PROV-06")
 async def test_a_refusal_of_the_vendor_closes_the_lane_as_long_as_it_says() -> None:
     lanes, _ = outbound()
@@ -135,6 +138,7 @@ async def test_a_refusal_of_the_vendor_closes_the_lane_as_long_as_it_says() -> N
         assert time.monotonic() - began_s > 0.25
 
 
+@pytest.mark.interpreted("stand-ins for a call and an outbox")
 @pytest.mark.req("PROV-06", "RT-08")
 async def test_who_has_another_target_does_not_wait_for_a_closed_lane() -> None:
     lanes, _ = outbound()
@@ -148,6 +152,7 @@ async def test_who_has_another_target_does_not_wait_for_a_closed_lane() -> None:
         pass  # the last one waits
 
 
+@pytest.mark.interpreted("stand-ins for a call and an outbox")
 @pytest.mark.req("PROV-06")
 async def test_what_the_operator_states_holds_before_the_first_answer() -> None:
     stated = provider("p", "openai", "http://x", requests_per_minute=60, concurrency=1)
@@ -162,6 +167,7 @@ async def test_what_the_operator_states_holds_before_the_first_answer() -> None:
     await waiting
 
 
+@pytest.mark.interpreted("stand-ins for a call and an outbox")
 @pytest.mark.req("PROV-06")
 async def test_who_gives_up_leaves_no_trace_in_the_queue() -> None:
     lanes, _ = outbound()
@@ -175,6 +181,7 @@ async def test_who_gives_up_leaves_no_trace_in_the_queue() -> None:
     assert (lane["running"], lane["waiting"]) == (0, 0)
 
 
+@pytest.mark.interpreted("stand-ins for a call and an outbox")
 @pytest.mark.req("PROV-06")
 @pytest.mark.parametrize("counted", ["543210", "501234", "250413"])
 @pytest.mark.parametrize("heard", ["543210", "012345", "250413"])

@@ -30,6 +30,7 @@ def outcome(worker: Worker, request_id: str) -> tuple[str, int | None, int]:
     return response[0].outcome, cost[0].cost_nano_usd, len(response) + len(cost)
 
 
+@pytest.mark.interpreted("a function replaced, to break down")
 @pytest.mark.req("BEY-03", "BEY-07")
 def test_a_fault_while_settling_leaves_nothing_unsettled(
     own_worker: Worker, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +97,7 @@ def runs() -> Idempotency:
     )
 
 
+@pytest.mark.interpreted("stand-ins for a call and a recorder")
 @pytest.mark.req("BEY-13")
 @pytest.mark.parametrize(("status", "told"), [(200, 200), (None, GONE)])
 def test_an_answer_that_cannot_be_repeated_is_not_paid_twice(

@@ -102,6 +102,7 @@ async def test_what_a_failover_reserved_anew_is_charged(tmp_path: Path, rotated:
     assert [(move.budget_id, move.amount_nano_usd) for move in spent] == [("b", 900)]
 
 
+@pytest.mark.interpreted("a method replaced, to look when it is called")
 @pytest.mark.req("BEY-07")
 async def test_a_budget_is_listed_on_the_disk_before_it_is_asked(tmp_path: Path) -> None:
     outbox = Outbox(settings(tmp_path), "/gw/t")
