@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 from mypy_extensions import mypyc_attr
@@ -27,7 +27,7 @@ from gateway.dialects.reading import advice_of, classify, member, required
 from gateway.dialects.sse import Frame, write_frame
 from schemas.errors import InvalidRequest, UpstreamError, UpstreamProtocol, WeirError
 
-_encode = msgspec.json.encode
+_encode: Final = msgspec.json.encode
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -58,6 +58,17 @@ class OpenAIBase(BaseDialect):
 
     def write_error_frame(self, error: WeirError, status: int, request_id: str) -> bytes:
         return write_frame(self.write_error(error, status, request_id))
+
+
+def forwarded(fields: Fields, model: str, opening: Opening) -> bytes:
+    """Return a client's own request for another model. A stream's usage is asked for, so that it can
+    be counted.
+    """
+    changed: Json = {**fields, "model": model}
+    if opening.stream and not opening.wants_usage:
+        options = member(fields, "stream_options", dict) or {}
+        changed["stream_options"] = {**options, "include_usage": True}
+    return _encode(changed)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -28,7 +28,7 @@ from gateway.dialects.neutral import (
     Usage,
     text_of,
 )
-from gateway.dialects.openai_base import OpenAIBase
+from gateway.dialects.openai_base import OpenAIBase, forwarded
 from gateway.dialects.openai_wire import (
     DETAIL_FORMATS,
     DETAIL_VENDORS,
@@ -101,7 +101,7 @@ class OpenAIChat(OpenAIBase):
         return openai_request.unsaid(chat, model)
 
     def forward_request(self, fields: Fields, model: str, opening: Opening) -> bytes:
-        return openai_request.forwarded(fields, model, opening)
+        return forwarded(fields, model, opening)
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -187,15 +187,31 @@ def _apart(frame: Frame, wants_usage: bool) -> bytes:
     return last + write_frame(_encode({**chunk, "choices": [], "usage": usage}))
 
 
+def _said(message: WireMessage) -> str:
+    """Return the text, or the words of a refusal."""
+    content = message.content
+    if isinstance(content, list):
+        content = "".join([part.text for part in content])
+    return content or message.refusal or ""
+
+
+def _thought(message: WireMessage) -> str:
+    """Return the thoughts, by whichever name they go."""
+    thoughts = message.reasoning_content or message.reasoning
+    if not thoughts and isinstance(message.content, list):
+        thoughts = "".join([piece.text for part in message.content for piece in part.thinking])
+    return thoughts or ""
+
+
 def _parts(message: WireMessage) -> list[Part]:
     parts: list[Part] = []
-    reasoning = message.thought
+    reasoning = _thought(message)
     if message.reasoning_details:
         details = [msgspec.structs.asdict(detail) for detail in message.reasoning_details]
         parts += openai_request.thoughts(details)
     elif reasoning:
         parts.append(Thinking(reasoning, vendor=""))
-    if text := message.said:
+    if text := _said(message):
         parts.append(Text(text))
     for call in message.tool_calls or []:
         function = call.function
@@ -275,7 +291,7 @@ class _Reader:
         return deltas
 
     def _message(self, message: WireMessage, deltas: list[Delta]) -> None:
-        reasoning = message.thought
+        reasoning = _thought(message)
         if reasoning:
             deltas.append(Delta("thinking", reasoning))
         for detail in message.reasoning_details or ():
@@ -286,7 +302,7 @@ class _Reader:
                 deltas.append(Delta("thinking", detail.text))
             if detail.signature:
                 deltas.append(Delta("signature", detail.signature, name=vendor))
-        if text := message.said:
+        if text := _said(message):
             deltas.append(Delta("text", text))
         for call in message.tool_calls or ():
             function = call.function

@@ -29,9 +29,8 @@ from gateway.dialects.neutral import (
     Usage,
     text_of,
 )
-from gateway.dialects.openai_base import OpenAIBase
+from gateway.dialects.openai_base import OpenAIBase, forwarded
 from gateway.dialects.openai_chat import usage_of
-from gateway.dialects.openai_request import forwarded
 from gateway.dialects.openai_wire import FINISH_IN, FINISH_OUT, read_text_completion
 from gateway.dialects.reading import classify, further, member, required, text_tags
 from gateway.dialects.receipts import receipt_chunk

@@ -16,7 +16,6 @@ from gateway.dialects.neutral import (
     Image,
     Json,
     Message,
-    Opening,
     Part,
     Reasoning,
     Text,
@@ -329,17 +328,6 @@ def write(chat: Chat, model: str) -> bytes:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return msgspec.json.encode(body)
-
-
-def forwarded(fields: Fields, model: str, opening: Opening) -> bytes:
-    """Return a client's own request for another model. A stream's usage is asked for, so that it can
-    be counted.
-    """
-    changed: dict[str, Any] = {**fields, "model": model}
-    if opening.stream and not opening.wants_usage:
-        options = member(fields, "stream_options", dict) or {}
-        changed["stream_options"] = {**options, "include_usage": True}
-    return msgspec.json.encode(changed)
 
 
 def _wire_tools(chat: Chat) -> Json:

@@ -117,22 +117,6 @@ class WireMessage(msgspec.Struct):
     reasoning_details: list[WireDetail] | None = None
     tool_calls: list[WireToolCall] | None = None
 
-    @property
-    def said(self) -> str:
-        """The text, or the words of a refusal."""
-        content = self.content
-        if isinstance(content, list):
-            content = "".join(part.text for part in content)
-        return content or self.refusal or ""
-
-    @property
-    def thought(self) -> str:
-        """The thoughts, by whichever name they go."""
-        thoughts = self.reasoning_content or self.reasoning
-        if not thoughts and isinstance(self.content, list):
-            thoughts = "".join(piece.text for part in self.content for piece in part.thinking)
-        return thoughts or ""
-
 
 class WireError(msgspec.Struct):
     message: str = ""
