@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from gateway.call import Call
 from gateway.client import JSON, STREAM_HEADERS, Client, Headers
@@ -28,14 +29,13 @@ from schemas.routing import Target
 from schemas.trace import trace_of
 
 Relay = StreamRelay | ByteRelay
-VENDOR_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
+VENDOR_HEADERS: Final = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
 """Headers of a provider that its own clients read."""
-_VENDOR_FIRST = frozenset(name[:1] for name in VENDOR_HEADERS)
 ESTIMATED = (b"x-weir-usage-basis", b"estimated")
 """The header of an answer that the gateway made by itself, from what bytes tell."""
 ERROR_CODE = b"x-weir-error-code"
 """The header that names an error in every dialect: several have no room for a code of ours."""
-TOKEN_S = 0.02
+TOKEN_S: Final = 0.02
 """A whole answer is silent until it is done: this much per token is not silence yet."""
 
 
@@ -163,12 +163,7 @@ def note_headers(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes])
         # Where we limit the caller ourselves, the provider's limits on us would contradict it.
         own = call.client.limit_headers
         telling = VENDOR_HEADERS[-1:] if own else VENDOR_HEADERS
-        call.vendor_headers = [
-            pair
-            for pair in headers.items()
-            # The first byte rules most out, at a third of what the whole question costs.
-            if pair[0][:1] in _VENDOR_FIRST and pair[0].startswith(telling)
-        ]
+        call.vendor_headers = [pair for pair in headers.items() if pair[0].startswith(telling)]
 
 
 def relay_of(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> Relay:

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -35,9 +35,9 @@ from schemas.money import to_usd
 from schemas.pricing import ESTIMATED_SURFACES, cost_of
 from schemas.routing import LOCAL, Decision, Target
 
-TOKENS_MAX = 1 << 40
+TOKENS_MAX: Final = 1 << 40
 NAMES_MAX = 32
-_NOTHING = Usage()
+_NOTHING: Final = Usage()
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 

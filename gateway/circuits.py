@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from schemas.circuits import (
     BUCKET_S,
@@ -32,8 +33,8 @@ from schemas.events.circuits import CircuitBucket, CircuitChanged, CircuitOutcom
 TARGETS_MAX = 10_000
 """Clients may name models that nobody listed: the longest known are forgotten."""
 PROBES_AT_ONCE = 1
-_WORSE = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
-_NO_EVIDENCE = Evidence()
+_WORSE: Final = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
+_NO_EVIDENCE: Final = Evidence()
 _log = logging.getLogger(__name__)
 
 

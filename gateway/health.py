@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from gateway.strategies.base import Standing
 from schemas.errors import UpstreamError
 from schemas.routing import TargetHealth
 
-MEMORY = 0.9
-HALF_LIFE_S = 30.0
-FADE_STEP_S = 0.05
+MEMORY: Final = 0.9
+HALF_LIFE_S: Final = 30.0
+FADE_STEP_S: Final = 0.05
 GUESS_CALLS = 2.0
 GUESS_CALLS_MIN = 0.2
 FULL_EXPERIENCE = 8.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
+from typing import Final
 
 import msgspec
 
@@ -16,9 +17,11 @@ from schemas.errors import ConfigurationError
 from schemas.events.circuits import CircuitBucket, CircuitChanged, CircuitOutcome, CircuitRow
 from schemas.events.llm import Attempt
 
-CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
+CLOSED: Final = "closed"
+OPEN: Final = "open"
+HALF_OPEN: Final = "half_open"
 OUTCOMES_KEPT = 16
-BUCKET_S = 5
+BUCKET_S: Final = 5
 BUCKETS_KEPT = 8
 COUNTED = frozenset(
     {"timeout", "server", "network", "protocol", "authentication", "permission", "model"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Final
 
 
 def uuid7(now_ms: int | None = None) -> str:
@@ -32,12 +33,12 @@ def _prefix_of(milliseconds: int) -> str:
     return prefix
 
 
-_DRAWS = 256
-_DIGITS = 18
+_DRAWS: Final = 256
+_DIGITS: Final = 18
 """An id's random hexadecimal digits beside the one of its variant."""
-_VARIANT = bytes(b"89ab"[byte % 4] for byte in range(256))
+_VARIANT: Final = bytes(b"89ab"[byte % 4] for byte in range(256))
 """From a random byte to the digit that names the variant: 0b10 and two random bits."""
-_tails: list[str] = []
+_tails: Final[list[str]] = []
 _prefix = (-1, "")
 
 

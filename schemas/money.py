@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Final
 
 from schemas.encoder import LONG_MAX
 
-NANO_USD = 1_000_000_000
-TOKENS_PER_PRICE = 1_000_000
+NANO_USD: Final = 1_000_000_000
+TOKENS_PER_PRICE: Final = 1_000_000
 """Prices are quoted in nano-USD per million tokens."""
 MOST_USD = LONG_MAX // NANO_USD
 """Amounts are 64 bits wide in the log."""
