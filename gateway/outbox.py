@@ -33,8 +33,6 @@ from gateway.segment import (
     kind_of,
     links,
     list_of,
-    number,
-    packed,
     place,
     segment_path,
     size_of,
@@ -195,7 +193,7 @@ class Outbox:
         """
         sequence, bytes_max = self._sequence, self.settings.max_record_bytes
         own, linked = links(correlation_id, causation_id, traceparent)
-        made, parts = list[tuple[Event, bytes, _Places]](), [list_of(len(events))]
+        made, parts = list[tuple[Event, str, bytes, _Places]](), [list_of(len(events))]
         name, places = "", _Places()
         time_us, ends = -1, b""
         for event in events:
@@ -207,20 +205,21 @@ class Outbox:
             called = event.key
             if name != called:  # the events of one request share its key: hash it once
                 name, places = called, self._places.get(called) or _Places()
-            made.append((event, value, places))
+            made.append((event, name, value, places))
             where = places.get(kind.partitions)
             if where is None:
                 where = places[kind.partitions] = place(name, kind.partitions)
             if time_us != event.occurred_at_us:
                 time_us = event.occurred_at_us
                 ends = ends_of(time_us, linked)
-            head = (ENTRY, number(sequence), kind.topic, where, size_of(value), value)
-            parts += (*head, own, packed(event.event_id.encode()), ends, kind.origin)
+            number, event_id = sequence.to_bytes(8, "big"), event.event_id.encode()
+            parts += (ENTRY, number, kind.topic, where, size_of(value), value)
+            parts += (own, size_of(event_id), event_id, ends, kind.origin)
         data = framed(b"".join(parts))
         if not settles:
             self._make_room(len(data))
-        for event, value, places in made:
-            self._note(event, value, places)
+        for event, name, value, places in made:
+            self._note(event, name, value, places)
         self._sequence = sequence
         self._pending.append(data)
         self._pending_bytes += len(data)
@@ -233,16 +232,16 @@ class Outbox:
         kind = self._kinds[event_type] = kind_of(event_type, self._source)
         return kind
 
-    def _note(self, event: Event, value: bytes, places: _Places) -> None:
+    def _note(self, event: Event, key: str, value: bytes, places: _Places) -> None:
         """Keep what an adopter must know of requests that are open: their admissions."""
         kind = type(event)
         if kind is RequestAdmitted:
-            self._open[event.key], self._places[event.key] = value, places
+            self._open[key], self._places[key] = value, places
         elif kind is ResponseCompleted:
-            self._open.pop(event.key, None)
-            self._places.pop(event.key, None)
+            self._open.pop(key, None)
+            self._places.pop(key, None)
         elif isinstance(event, CostEntry) and event.entry == RESERVED:
-            self._open[event.key] = reserved_anew(self._open[event.key], value)
+            self._open[key] = reserved_anew(self._open[key], value)
 
     def _planned_flush(self) -> None:
         self._flush_planned = False

@@ -70,11 +70,6 @@ def kind_of(event_type: type[Event], source: str) -> Kind:
     return Kind(_pack(topic.name), topic.partitions, _pack(origin), codec.encoder(event_type))
 
 
-def number(value: int) -> bytes:
-    """Return the bytes of a number behind `NUMBER`."""
-    return value.to_bytes(8, "big")
-
-
 def size_of(data: bytes) -> bytes:
     """Return what stands before bytes within a frame."""
     size = len(data)
@@ -130,7 +125,7 @@ def links(
 def ends_of(time_us: int, linked: bytes) -> bytes:
     """Return what follows a record's id: the other headers of its own, and its time."""
     stamp = packed(codec.timestamp(time_us))
-    return b"".join((_TIME, stamp, linked, NUMBER, number(time_us // 1000)))
+    return b"".join((_TIME, stamp, linked, NUMBER, (time_us // 1000).to_bytes(8, "big")))
 
 
 def framed(body: bytes) -> bytes:

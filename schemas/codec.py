@@ -28,7 +28,7 @@ from schemas.events import event_types
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
 CONTENT_TYPE = b"application/avro"
-LINKS = ("ce_correlationid", "ce_causationid", "ce_traceparent")
+LINKS: tuple[str, str, str] = ("ce_correlationid", "ce_causationid", "ce_traceparent")
 
 Headers = list[tuple[str, bytes]]
 E = TypeVar("E", bound=Event)
@@ -192,19 +192,19 @@ def link_headers(
     return [(name, value.encode()) for name, value in zip(LINKS, values, strict=True) if value]
 
 
-_last_second: tuple[int, bytes] = (0, b"1970-01-01T00:00:00")
+_last_second: tuple[int, bytes] = (0, b"1970-01-01T00:00:00.")
 
 
 def timestamp(time_us: int) -> bytes:
     """Return a time as CloudEvents write it (RFC 3339)."""
     global _last_second
-    seconds, fraction = divmod(time_us, 1_000_000)
+    seconds, fraction = time_us // 1_000_000, time_us % 1_000_000
     known, text = _last_second
     if known != seconds:
         # The hot path formats thousands of times within one second: keep the last one.
-        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
         _last_second = (seconds, text)
-    return b"%b.%06dZ" % (text, fraction)
+    return text + f"{1_000_000 + fraction}Z"[1:].encode()
 
 
 def _parse(schema: Schema) -> Any:
