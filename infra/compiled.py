@@ -58,6 +58,7 @@ MODULES = (
     "gateway.choices",
     "gateway.circuits",
     "gateway.content",
+    "gateway.escrow",
     "gateway.failover",
     "gateway.filters",
     "gateway.freshness",
@@ -69,7 +70,9 @@ MODULES = (
     "gateway.plans",
     "gateway.proxy",
     "gateway.routing",
+    "gateway.shifts",
     "gateway.state",
+    "gateway.utility",
     # dialects
     "gateway.dialects.anthropic_messages",
     "gateway.dialects.base",

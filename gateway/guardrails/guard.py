@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -34,7 +35,8 @@ DATA = frozenset({"input", "args", "response", "json"})
 STREAMED = frozenset({"text", "thinking", "arguments"})
 
 
-class Rule(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """A rule with its check; `event_id` is that of the change that made it so."""
 
     name: str
@@ -98,7 +100,7 @@ class Guard:
         """Return a request's members as they may pass."""
         rules = self.at("request")
         checked = dict(fields)
-        for name in CONTENT & fields.keys() if rules else ():
+        for name in CONTENT.intersection(fields) if rules else ():
             value = msgspec.json.decode(fields[name])
             if (passed := self.walk(value, rules)) != value:
                 checked[name] = msgspec.Raw(msgspec.json.encode(passed))
