@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -58,6 +59,28 @@ def test_a_compiled_module_defines_no_struct(name: str) -> None:
     assert not [it for it in own if issubclass(it, msgspec.Struct)]
     for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text())):
         assert not (isinstance(node, ast.ClassDef) and node.keywords), f"{name}: {node.name}"
+
+
+def test_who_inherits_from_a_compiled_class_may() -> None:
+    """Where a class does not allow it, each instance of an interpreted heir is a TypeError."""
+    for path in sorted([*ROOT.glob("gateway/**/*.py"), *ROOT.glob("schemas/**/*.py")]):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if name in compiled.MODULES or path.stem.startswith("__"):
+            continue
+        for heir in vars(importlib.import_module(name)).values():
+            if isinstance(heir, type) and heir.__module__ == name:
+                for base in heir.__bases__:
+                    if base.__module__ in compiled.MODULES and not issubclass(base, Exception):
+                        assert "allow_interpreted_subclasses=True" in decorators(base), heir
+
+
+def decorators(found: type) -> str:
+    (node,) = [
+        node
+        for node in ast.parse(Path(inspect.getfile(found)).read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == found.__name__
+    ]
+    return " ".join(map(ast.unparse, node.decorator_list))
 
 
 def test_modules_are_named_once_and_exist() -> None:
