@@ -114,7 +114,7 @@ class App:
                 return
             found = CALLS.find(client.path) if client.method == "POST" else None
             if found is not None:
-                await self._call(client, *found)
+                await self._call(client, found[0], found[1])
             else:
                 await self._beside_calls(client)
         except RecursionError as error:

@@ -20,6 +20,7 @@ import httptools
 from gateway.alarm import Alarm
 from gateway.client import Headers
 from gateway.exchange import HttpExchange
+from gateway.header_names import LOWERED, lowered
 from schemas.errors import (
     HeadersTooLarge,
     InvalidRequest,
@@ -165,7 +166,7 @@ class CallerConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # what comes later is a trailer, which nobody reads
-            self._headers.append((name.lower(), value))
+            self._headers.append((LOWERED.get(name) or lowered(name), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False

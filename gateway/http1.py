@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from gateway.alarm import Alarm
+from gateway.header_names import LOWERED, lowered
 from schemas.errors import UpstreamError, UpstreamNetwork, UpstreamProtocol, UpstreamTimeout
 
 BUFFERED_BYTES_MAX = 256 * 1024
@@ -195,7 +196,7 @@ class Connection(asyncio.Protocol):
     # --- httptools callbacks -------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value
+        self.headers[LOWERED.get(name) or lowered(name)] = value
 
     def on_headers_complete(self) -> None:
         if self.complete:

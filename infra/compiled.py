@@ -36,6 +36,7 @@ MODULES = (
     "gateway.client",
     "gateway.edge",
     "gateway.exchange",
+    "gateway.header_names",
     "gateway.http1",
     "gateway.inner",
     "gateway.load",
