@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway import outbox as outbox_module
 from gateway.adoption import Remains
 from gateway.entry import Entry
 from gateway.ledger import Recorder, cost_entry
@@ -107,10 +106,10 @@ async def test_an_entry_is_what_its_event_says(tmp_path: Path) -> None:
 
 async def test_one_write_for_all_of_a_loop_turn(tmp_path: Path, monkeypatch) -> None:
     writes: list[int] = []
-    write = outbox_module.write_all
+    write = os.pwrite
     async with opened(tmp_path) as recorder:
         monkeypatch.setattr(
-            outbox_module, "write_all", lambda *args: (writes.append(len(args[1])), write(*args))
+            os, "pwrite", lambda *args: (writes.append(len(args[1])), write(*args))[1]
         )
         for _ in range(20):
             call(recorder)
