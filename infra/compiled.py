@@ -64,6 +64,7 @@ MODULES = (
     "gateway.filters",
     "gateway.freshness",
     "gateway.guardrails.calls",
+    "gateway.guardrails.guard",
     "gateway.health",
     "gateway.idempotency",
     "gateway.lanes",
