@@ -96,6 +96,7 @@ def test_more_than_a_few_are_refused(worker: Worker) -> None:
     assert refused.value.code == "invalid_request"
 
 
+@pytest.mark.interpreted("a stand-in for an admitted call")
 async def test_calls_have_a_key_each_and_one_patience() -> None:
     client = InnerCall("/v1/chat/completions", [(b"idempotency-key", b"k")], b"{}")
     opening = Opening("m", False, False, None, False, {}, None, choices=2)
@@ -112,6 +113,7 @@ async def test_calls_have_a_key_each_and_one_patience() -> None:
     assert client.left
 
 
+@pytest.mark.interpreted("a stand-in for an admitted call")
 async def test_a_choice_that_breaks_down_is_no_missing_choice_of_a_whole_answer() -> None:
     client = InnerCall("/v1/chat/completions", [], b"{}")
     opening = Opening("m", False, True, None, False, {}, None, choices=2)

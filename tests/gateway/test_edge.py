@@ -138,6 +138,7 @@ def test_a_fault_of_ours_still_settles_the_call(
     assert len(worker.events(CostEntry, request_id)) == 1
 
 
+@pytest.mark.interpreted("a function replaced, to find no key")
 def test_a_provider_without_its_key_fails_with_a_hint(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
