@@ -73,7 +73,16 @@ class Worker:
     app: App
     loop: asyncio.AbstractEventLoop
     stopping: asyncio.Event
-    recorded: list[Event] = field(default_factory=list)
+    written: list[Event] = field(default_factory=list)
+
+    @property
+    def recorded(self) -> list[Event]:
+        """What has been recorded by now: what a turn of the loop appends is written as it ends."""
+        if self.loop.is_running():
+            ended = threading.Event()
+            self.loop.call_soon_threadsafe(ended.set)
+            assert ended.wait(10)
+        return self.written
 
     def stop(self) -> None:
         """Tell the worker to stop, and do not wait for it."""
@@ -181,7 +190,7 @@ def started(sandbox: Served, folder: Path) -> Iterator[Worker]:
         app = App(settings, state, durability, Pool(), log)
         server, stopping = server_of(app, settings), asyncio.Event()
         worker = Worker(port, state, app, loop, stopping)
-        follow(durability.outbox, worker.recorded.extend)
+        follow(durability.outbox, worker.written.extend)
         running.append(worker)
         await server.listen(bound("127.0.0.1", port))
         ready.set()

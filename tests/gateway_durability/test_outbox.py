@@ -104,6 +104,7 @@ async def test_an_entry_is_what_its_event_says(tmp_path: Path) -> None:
             assert [*shared, *entry.headers] == codec.headers(event, "/gateway/test", **links)
 
 
+@pytest.mark.interpreted("a function replaced, to count its calls")
 async def test_one_write_for_all_of_a_loop_turn(tmp_path: Path, monkeypatch) -> None:
     writes: list[int] = []
     write = os.pwrite
