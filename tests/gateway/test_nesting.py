@@ -59,7 +59,7 @@ def test_guardrails_see_no_deeper_than_they_can(worker: Worker) -> None:
     )
     guarded = route("deep", RouteTarget("openai/gpt-4o-mini"), guardrails=["w"])
     worker.change(words, guarded, key(SECRET, scopes=["inference"]))
-    for depth in (300, 600, 900):
+    for depth in (300, 600, 900, 5_000):
         body = GUARDED % nested(depth)
         status, _, answer = worker.request("POST", "/v1/chat/completions", body.encode(), AUTH)
         assert (status, b"internal" in answer) == (400, False)
