@@ -94,7 +94,7 @@ def _stack(
             _await_key(stack, _secret(keys - 1))
         compiled = stack.compiled()
         pids = [pid for part, pid in stack.pids().items() if part.startswith("gateway")]
-        found = asyncio.run(_calls(stack, pids, arguments.size))
+        found = asyncio.run(_calls(stack, pids, arguments.size, out / "calls.json"))
         found["worker_mib"] = max(psutil.Process(pid).memory_info().rss / 2**20 for pid in pids)
         alone_s = min(_alone(stack, out, number) for number in range(STARTS))
         deadline = time.monotonic() + FOLLOWED_S
@@ -107,16 +107,15 @@ def _stack(
     return found, {"alone_ready_s": round(alone_s, 2), "compiled": compiled}
 
 
-async def _calls(stack: Stack, pids: list[int], count: int) -> dict[str, float]:
+async def _calls(stack: Stack, pids: list[int], count: int, ledger: Path) -> dict[str, float]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         caller = Caller(session, stack.url, stack.key)
-        await caller.many(WARM_UP, f"openai/{MODEL}")
-        before_s, begun = _cpu_s(pids), time.perf_counter()
-        await caller.many(count, f"openai/{MODEL}")
-        seconds = time.perf_counter() - begun
+        await caller.many(WARM_UP, f"openai/{MODEL}", ledger)
+        before_s = _cpu_s(pids)
+        calls_per_s = await caller.many(count, f"openai/{MODEL}", ledger)
         return {
             "cpu_us": round((_cpu_s(pids) - before_s) * 1e6 / count, 1),
-            "calls_per_s": round(count / seconds, 1),
+            "calls_per_s": round(calls_per_s, 1),
             "answered": len(caller.answered),
         }
 
