@@ -91,6 +91,7 @@ class CallerConnection(asyncio.Protocol):
         self._held = False
         self._patience_s: float | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._handing_over: asyncio.Task[None] | None = None
 
     @property
     def peer(self) -> str | None:
@@ -390,15 +391,31 @@ class CallerConnection(asyncio.Protocol):
         elif self.serving is not None:
             self._break(InvalidRequest("a WebSocket begins on a connection of its own"))
         elif wish.lower() == b"websocket":
-            self._alarm.stop()
-            self._server.connections.discard(self)
-            protocol = self._server.sockets.protocol()
-            self._transport.set_protocol(protocol)
-            protocol.connection_made(self._transport)
-            protocol.data_received(self._head_again(method, frozenset()) + rest)
+            head = self._head_again(method, frozenset())
+            if self._server.sockets.ready:
+                self._hand_over(head + rest)
+            else:
+                self._transport.pause_reading()
+                self._handing_over = self._loop.create_task(self._hand_over_soon(head + rest))
         else:
             self._parser = httptools.HttpRequestParser(self)
             self.data_received(self._head_again(method, _UPGRADE) + rest)
+
+    async def _hand_over_soon(self, data: bytes) -> None:
+        """Hand the connection over once what speaks the protocol is loaded: most never need it."""
+        await self._server.sockets.prepare()
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._hand_over(data)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Have WebSockets' protocol take the connection over, with the request that asked for it."""
+        self._alarm.stop()
+        self._server.connections.discard(self)
+        protocol = self._server.sockets.protocol()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(data)
 
     def _head_again(self, method: bytes, without: frozenset[bytes]) -> bytes:
         lines = [b"%b %b HTTP/1.1\r\n" % (method, self._target)]

@@ -36,8 +36,11 @@ _DROP_SYN = [
 class Sockets(Protocol):
     """What takes the connections of WebSockets over."""
 
+    ready: bool
+    """Whether `protocol` answers at once."""
+
     async def prepare(self) -> None:
-        """Make ready what the first connection would have to wait for."""
+        """Make ready what the first connection has to wait for."""
         ...
 
     @property
@@ -110,7 +113,6 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: list[Runner] = []
         self._listening: asyncio.Server | None = None
-        self._preparing: asyncio.Task[None]
         self._sock: socket.socket | None = None
         self.draining = False
 
@@ -147,7 +149,6 @@ class Server:
         self._listening = await self.loop.create_server(
             lambda: CallerConnection(self), sock=sock, backlog=BACKLOG
         )
-        self._preparing = self.loop.create_task(self.sockets.prepare())
 
     async def close(self, drain_s: float) -> None:
         """Stop without losing a request: what `drain_s` does not suffice for is cancelled.
