@@ -38,9 +38,7 @@ class CannotCompile(ConfigurationError):
     """The compiled form cannot be made here. Workers run the source."""
 
     code = "cannot_compile"
-    action = (
-        "Workers run the source meanwhile: everything works, a call takes about twice the time."
-    )
+    action = "Workers run the source meanwhile: everything works, a call takes more processor time."
 
 
 def build() -> Path:
