@@ -11,7 +11,7 @@ import io
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, TypeVar, cast
 
@@ -28,6 +28,8 @@ from schemas.events import event_types
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
 CONTENT_TYPE = b"application/avro"
+ORIGINS_MAX = 1_024
+"""Kinds of records whose shared headers are kept: each outbox that is adopted brings its own."""
 LINKS: tuple[str, str, str] = ("ce_correlationid", "ce_causationid", "ce_traceparent")
 
 Headers = list[tuple[str, bytes]]
@@ -164,7 +166,7 @@ def origin_of(event_type: type[Event], source: str) -> str:
     return f"{event_type.type} {event_type.version} {source}"
 
 
-@cache
+@lru_cache(ORIGINS_MAX)
 def shared_headers(origin: str) -> Headers:
     """Return the headers that `origin_of` names; none for an empty origin."""
     if not origin:
