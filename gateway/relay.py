@@ -19,7 +19,6 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +27,7 @@ from confluent_kafka import KafkaError, KafkaException
 from gateway.entry import Entry
 from gateway.lanes import Lanes
 from gateway.outbox import Segment
-from gateway.segment import CARRY_TOPIC, frames
+from gateway.segment import CARRY_TOPIC, whole_entries
 from schemas import codec
 from schemas.connection import librdkafka_options
 from schemas.errors import CorruptRecord
@@ -106,10 +105,14 @@ class AckedMark:
         return int(number) if checksum == _checksum(number) else 0
 
     def save(self, sequence: int) -> None:
-        """Write the mark. Raises OSError."""
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(f"{sequence} {_checksum(str(sequence))}", "ascii")
-        temporary.replace(self._path)
+        """Write the mark over the old one, which is as long. Raises OSError."""
+        number = f"{sequence:020d}"
+        # A new file renamed into its place cost a twentieth of the relay's time.
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(descriptor, f"{number} {_checksum(number)}".encode("ascii"), 0)
+        finally:
+            os.close(descriptor)
 
 
 def _checksum(number: str) -> str:
@@ -155,17 +158,18 @@ class Tail:
         return next((s for s in list(self._source.segments) if s.first >= first), None)
 
     def _read(self, segment: Segment) -> list[Entry]:
-        left = segment.end - self._position
-        found = list(frames(os.pread(self._descriptor, min(left, READ_BYTES), self._position)))
-        if not found and left > READ_BYTES:  # one frame larger than the window
-            found = list(frames(os.pread(self._descriptor, left, self._position)))
-        if not found:
-            raise CorruptRecord(f"{segment.path} is damaged at byte {self._position}")
-        self._position += found[-1].end
+        start, left = self._position, segment.end - self._position
+        entries, end = whole_entries(os.pread(self._descriptor, min(left, READ_BYTES), start))
+        if not end and left > READ_BYTES:  # one frame larger than the window
+            entries, end = whole_entries(os.pread(self._descriptor, left, start))
+        if not end:
+            raise CorruptRecord(f"{segment.path} is damaged at byte {start}")
+        self._position += end
+        if start and entries[0].sequence > self._after:  # a carry is the first of its segment
+            return entries
         return [
             entry
-            for whole in found
-            for entry in whole.entries
+            for entry in entries
             if entry.sequence > self._after and entry.topic != CARRY_TOPIC
         ]
 
@@ -179,12 +183,12 @@ class Batch:
 
     __slots__ = ("count", "flight", "last", "partitions", "size")
 
-    def __init__(self, flight: InFlight, entries: Sequence[Entry]) -> None:
+    def __init__(self, flight: InFlight, last: int, count: int, partitions: int) -> None:
         self.flight = flight
-        self.last = entries[-1].sequence
-        self.count = len(entries)
-        self.size = sum(len(entry.value) for entry in entries)
-        self.partitions = 0
+        self.last = last
+        self.count = count
+        self.size = 0
+        self.partitions = partitions
 
     def delivered(self, error: KafkaError | None, _: Any) -> None:
         """Note a partition's last delivery; runs inside `poll`."""
@@ -218,13 +222,11 @@ class InFlight:
         """Whether the producer holds as much as it may."""
         return self._records >= IN_FLIGHT_RECORDS or self._bytes >= IN_FLIGHT_BYTES
 
-    def add(self, entries: Sequence[Entry]) -> Batch:
-        """Note a batch."""
-        batch = Batch(self, entries)
+    def add(self, batch: Batch) -> None:
+        """Note a batch that was handed over."""
         self._batches.append(batch)
         self._records += batch.count
         self._bytes += batch.size
-        return batch
 
     def settle(self) -> None:
         """Advance over the oldest batches as far as they are acknowledged."""
@@ -257,7 +259,7 @@ class Relay:
         self._hurried_at = -HURRY_SECONDS
         self._finishing = threading.Event()
         self._give_up_at = float("inf")
-        self._id = source.id.encode()
+        self._header = (OUTBOX_HEADER, source.id.encode())
 
     # --- called by the writer ---------------------------------------------------------------
 
@@ -327,27 +329,31 @@ class Relay:
         if not len(flight):
             lanes.choose(hurried=self._hurried)
         while not flight.full and (entries := tail.batch()):
-            batch = flight.add(entries)
-            last_ones = {(entry.topic, entry.partition): entry.sequence for entry in entries}
-            speakers = frozenset(last_ones.values())
-            batch.partitions = len(speakers)
-            for entry in entries:
-                lanes.of(entry.topic).produce(
-                    entry.topic,
-                    value=entry.value,
-                    key=entry.key,
-                    partition=entry.partition,
-                    timestamp=entry.timestamp_ms,
-                    headers=[
-                        *codec.shared_headers(entry.origin),
-                        *entry.headers,
-                        (OUTBOX_HEADER, self._id),
-                        (SEQUENCE_HEADER, b"%d" % entry.sequence),
-                    ],
-                    on_delivery=batch.delivered if entry.sequence in speakers else None,
-                )
+            flight.add(self._hand_over(lanes, flight, entries))
             self.sent += len(entries)
             lanes.poll()
+
+    def _hand_over(self, lanes: Lanes, flight: InFlight, entries: list[Entry]) -> Batch:
+        last_ones = {(entry.topic, entry.partition): entry.sequence for entry in entries}
+        speakers = frozenset(last_ones.values())
+        batch = Batch(flight, entries[-1].sequence, len(entries), len(speakers))
+        for entry in entries:
+            sequence, topic, value = entry.sequence, entry.topic, entry.value
+            batch.size += len(value)
+            headers = codec.shared_headers(entry.origin) + entry.headers
+            headers += (self._header, (SEQUENCE_HEADER, str(sequence).encode()))
+            # By place: to name the arguments takes librdkafka's client 0.8 of 2.7 us.
+            lanes.of(topic).produce(
+                topic,
+                value,
+                entry.key,
+                entry.partition,
+                batch.delivered if sequence in speakers else None,
+                None,  # another name of the one before
+                entry.timestamp_ms,
+                headers,
+            )
+        return batch
 
     def _progress(self, flight: InFlight) -> None:
         now = time.monotonic()

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,8 @@ from schemas.errors import CorruptRecord
 from schemas.event import Event
 from schemas.partition import partition_of
 
-FRAME_HEADER = struct.Struct("<II")
+FRAME_HEADER: Final = struct.Struct("<II")
+FRAME_BYTES: Final = 8
 SUFFIX = ".seg"
 CARRY_TOPIC = ""
 
@@ -50,6 +51,8 @@ class Frame(NamedTuple):
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Entry])
 _pack = _encoder.encode
+_unpack: Final[Callable[[bytes, int], tuple[int, int]]] = FRAME_HEADER.unpack_from
+_decode: Final = _decoder.decode
 _values = msgspec.msgpack.Decoder(list[bytes])
 _BODY = re.compile(rb"(?:[\x91-\x9f]|\xdc..)[\x97\x98]", re.DOTALL)
 """How the body of a frame begins: a list of entries, which have eight fields each, or had seven."""
@@ -158,31 +161,51 @@ def frames(data: bytes, start: int = 0) -> Iterator[Frame]:
     Raises CorruptRecord when a checksum matches but the body is no list of entries: that is not
     a torn write but another format.
     """
-    position, size = start, len(data)
-    while position + FRAME_HEADER.size <= size:
-        length, checksum = FRAME_HEADER.unpack_from(data, position)
-        body_start = position + FRAME_HEADER.size
-        end = body_start + length
-        # Zeros would otherwise pass as an empty frame, whose checksum is zero too.
-        if length == 0 or end > size:
-            return
-        body = data[body_start:end]
-        if zlib.crc32(body) != checksum:
-            return
-        try:
-            entries = _decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise CorruptRecord(f"an outbox frame at {position} has another format") from error
-        yield Frame(entries, end)
-        position = end
+    position = start
+    while body := _body_at(data, position):
+        entries = _entries_in(body, position)
+        position += FRAME_BYTES + len(body)
+        yield Frame(entries, position)
+
+
+def whole_entries(data: bytes) -> tuple[list[Entry], int]:
+    """Return the entries of the whole frames that bytes begin with, and where these end.
+
+    Raises CorruptRecord as `frames` does, which takes half as long again.
+    """
+    found, position = list[Entry](), 0
+    while body := _body_at(data, position):
+        found += _entries_in(body, position)
+        position += FRAME_BYTES + len(body)
+    return found, position
+
+
+def _body_at(data: bytes, position: int) -> bytes:
+    """Return the body of the whole frame at a position, nothing where none is."""
+    start = position + FRAME_BYTES
+    if start > len(data):
+        return b""
+    length, checksum = _unpack(data, position)
+    # Zeros would otherwise pass as an empty frame, whose checksum is zero too.
+    if length == 0 or start + length > len(data):
+        return b""
+    body = data[start : start + length]
+    return body if zlib.crc32(body) == checksum else b""
+
+
+def _entries_in(body: bytes, position: int) -> list[Entry]:
+    try:
+        return _decode(body)
+    except msgspec.DecodeError as error:
+        raise CorruptRecord(f"an outbox frame at {position} has another format") from error
 
 
 def resumption(data: bytes, start: int) -> int | None:
     """Return where the first whole frame after `start` begins, None where there is none: then what is
     left is a torn tail, else damage.
     """
-    for body in _BODY.finditer(data, start + FRAME_HEADER.size):
-        position = body.start() - FRAME_HEADER.size
+    for body in _BODY.finditer(data, start + FRAME_BYTES):
+        position = body.start() - FRAME_BYTES
         if next(frames(data, position), None) is not None:
             return position
     return None
