@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from gateway.admission import Admitted
 from gateway.bounds import Bound, bound
@@ -354,7 +352,7 @@ def rerouted(decision: Decision, target: Target, why: str) -> Decision:
         else Candidate(c.target, 0.0, False, f"over budget: {c.reason}")
         for c in decision.candidates
     ]
-    return msgspec.structs.replace(
+    return replace(
         decision, chosen=target, order=order, candidates=candidates, propensity=1.0, reason=why
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
+from dataclasses import replace
 
 from gateway.utility import QUALITY_UNKNOWN
 from schemas.events.preferences import PreferenceChanged
@@ -23,4 +23,4 @@ def preferred(tuned: Target, baseline: Target | None, change: PreferenceChanged)
     usual = QUALITY_UNKNOWN if quality is None else quality
     for task, gain in change.gains.items():
         by_task[task] = round(min(1.0, max(0.0, by_task.get(task, usual) + gain)), 4)
-    return msgspec.structs.replace(tuned, quality=quality, task_quality=by_task)
+    return replace(tuned, quality=quality, task_quality=by_task)

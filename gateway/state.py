@@ -20,7 +20,7 @@ from gateway.access import Refusals
 from gateway.freshness import Freshness
 from gateway.preferences import preferred
 from gateway.runs import Runs
-from schemas.access import Access, Grant, KeyView
+from schemas.access import Access, Grant
 from schemas.clock import now_us
 from schemas.errors import LogTruncated, WeirError, WrongLog
 from schemas.events.batches import BatchChanged, FileChanged
@@ -43,6 +43,7 @@ from schemas.events.optimizer import OptimizerActed
 from schemas.events.preferences import PreferenceChanged
 from schemas.events.rewards import LikingRow, RewardRow
 from schemas.events.tables import HealthRow, TableRow
+from schemas.key_view import KeyView
 from schemas.log import Cursor, Log, TableView
 from schemas.optimizer import in_force
 from schemas.prices import PriceBook, list_of

@@ -20,6 +20,7 @@ from infra.parts import ROOT, cache_dir
 
 MODULES = (
     # schemas
+    "schemas.access",
     "schemas.clock",
     "schemas.codec",
     "schemas.encoder",
@@ -28,6 +29,7 @@ MODULES = (
     "schemas.partition",
     "schemas.prices",
     "schemas.pricing",
+    "schemas.routing",
     # server and client
     "gateway.alarm",
     "gateway.app",

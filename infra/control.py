@@ -44,13 +44,13 @@ from infra.steering.component import Steering
 from infra.system import system_router
 from infra.words import settings_of
 from schemas import __version__
-from schemas.access import KeyView
 from schemas.events.changes import (
     ProviderChanged,
     TargetChanged,
     TenantChanged,
 )
 from schemas.events.operations import Heartbeat
+from schemas.key_view import KeyView
 from schemas.log import Log, TableView
 
 SPANS_WANTED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")

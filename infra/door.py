@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from gateway.access import Refusals
 from infra.docs_page import PATHS as DOCS_PATHS
 from infra.kinds import UNNAMEABLE
-from schemas.access import Access, KeyView
+from schemas.access import Access
 from schemas.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -29,6 +29,7 @@ from schemas.errors import (
 )
 from schemas.events.changes import KeyChanged, TenantChanged
 from schemas.identity import uuid7
+from schemas.key_view import KeyView
 from schemas.log import TableView
 
 Scope = MutableMapping[str, Any]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import msgspec
+from dataclasses import dataclass, field
+from typing import Final
 
 from schemas.events.llm import Candidate
 from schemas.events.tables import HealthBucket, HealthRow
 from schemas.histogram import merge, quantile
 
-LOCAL = "local"
+LOCAL: Final = "local"
 """The provider of our own models, which cost nothing."""
-BUCKET_SECONDS = 10
+BUCKET_SECONDS: Final = 10
 
 
-class Target(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Target:
     """A model at a provider, ready to be called."""
 
     provider: str
@@ -25,24 +26,25 @@ class Target(msgspec.Struct, frozen=True):
     max_output_tokens: int | None = None
     quality: float | None = None
     deployment_id: str | None = None
-    task_quality: dict[str, float] = {}
-    quirks: list[str] = []
+    task_quality: dict[str, float] = field(default_factory=dict)
+    quirks: list[str] = field(default_factory=list)
     id: str = ""
     """``provider/model``; made from these where it is not given."""
 
     def __post_init__(self) -> None:
         # Asked for a dozen times in every call: a name worth keeping.
         if not self.id:
-            msgspec.structs.force_setattr(self, "id", f"{self.provider}/{self.model}")
+            object.__setattr__(self, "id", f"{self.provider}/{self.model}")
 
 
-class TargetHealth(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class TargetHealth:
     """A target over a recent window: counts, and latency quantiles in microseconds."""
 
     target: str
     calls: int = 0
     failures: int = 0
-    errors: dict[str, int] = {}
+    errors: dict[str, int] = field(default_factory=dict)
     latency_p50_us: float | None = None
     latency_p95_us: float | None = None
     first_token_p95_us: float | None = None
@@ -53,7 +55,8 @@ class TargetHealth(msgspec.Struct, frozen=True):
         return None if self.calls == 0 else 1 - self.failures / self.calls
 
 
-class Decision(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Decision:
     """The choice of a first target, with all that explains it.
 
     `order` is the failover order, `last_resort` what is tried when it brought no answer: models
@@ -67,8 +70,8 @@ class Decision(msgspec.Struct, frozen=True):
     propensity: float
     strategy: str
     reason: str
-    last_resort: list[Target] = []
-    trials: dict[str, str] = {}
+    last_resort: list[Target] = field(default_factory=list)
+    trials: dict[str, str] = field(default_factory=dict)
 
 
 def health_of(target: str, rows: Iterable[HealthRow], since_s: int) -> TargetHealth:

@@ -8,10 +8,11 @@ import openai
 import pytest
 
 from schemas import codec
-from schemas.access import Access, KeyEntries, KeyView
+from schemas.access import Access
 from schemas.clock import now_us
 from schemas.errors import AuthenticationFailed, PermissionDenied
 from schemas.events.changes import KeyChanged, RouteTarget, TenantChanged
+from schemas.key_view import KeyEntries, KeyView
 from schemas.log import Record, TableView
 from tests.gateway.worker import META, Worker, key, route
 

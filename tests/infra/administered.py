@@ -15,8 +15,8 @@ from infra.broker import free_port
 from infra.control import _Server, build
 from infra.door import Keys
 from infra.kafka import KafkaLog
-from schemas.access import KeyView
 from schemas.events.changes import TenantChanged
+from schemas.key_view import KeyView
 from schemas.log import Connection, TableView
 
 OPERATOR = "the-operators-token"

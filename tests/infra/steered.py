@@ -20,7 +20,6 @@ from infra.steering.acts import SteeringActs
 from infra.steering.api import steering_router
 from infra.steering.board import Sources, SteeringBoard
 from infra.steering.canaries import CanaryBoard
-from schemas.access import KeyView
 from schemas.circuits import RULES
 from schemas.codec import encode
 from schemas.event import Event
@@ -37,6 +36,7 @@ from schemas.events.optimizer import (
     PerformanceRow,
 )
 from schemas.events.traffic import TrafficRow
+from schemas.key_view import KeyView
 from schemas.log import Log, Position, Record, TableView
 from schemas.traffic import FINE, HOURS, Level, row_name, slot_of
 from streams.agents.performance import RECENT_S

@@ -25,11 +25,11 @@ from infra.broker import Broker, free_port
 from infra.control import _Server, build
 from infra.door import Keys
 from infra.kafka import KafkaLog
-from schemas.access import KeyView
 from schemas.clock import now_us
 from schemas.events.alerts import AlertChannelChanged
 from schemas.events.operations import AlertChanged
 from schemas.identity import uuid7
+from schemas.key_view import KeyView
 from schemas.log import Connection
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.req("OPS-01")]

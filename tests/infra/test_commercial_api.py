@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from infra.commercial_api import MODELS_PATHS, TEST_PATHS, Commerce, commercial_router
 from infra.control import build
 from infra.door import Keys
-from schemas.access import KeyView
 from schemas.events.changes import TenantChanged
+from schemas.key_view import KeyView
 from schemas.log import TableView
 from tests.gateway.worker import provider, target
 from tests.sandbox.served import Served, sandbox

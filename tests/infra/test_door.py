@@ -16,12 +16,12 @@ from infra.control import _Server, build
 from infra.docs_page import PATHS, docs_router
 from infra.door import Keys
 from infra.telemetry import JsonFormatter
-from schemas.access import KeyView
 from schemas.clock import now_us
 from schemas.codec import encode
 from schemas.errors import RateLimited, WeirError
 from schemas.events.changes import IDENTITY, KeyChanged
 from schemas.identity import uuid7
+from schemas.key_view import KeyView
 from schemas.log import Record, TableView
 
 OPERATOR = "the-operators-token"

@@ -18,8 +18,8 @@ from infra.audit import Auditor
 from infra.control import build
 from infra.door import Keys
 from infra.openapi_calls import EXAMPLES, error_form, form_of
-from schemas.access import KeyView
 from schemas.errors import InvalidRequest, Unavailable
+from schemas.key_view import KeyView
 
 SPOKEN: list[ClientDialect] = [*dialects(), GENERATE]
 FRONTS = [front for front in SPOKEN if front.client_paths]

@@ -17,8 +17,8 @@ from infra.control import build
 from infra.door import Keys
 from infra.system import system_router
 from infra.workers import COLUMNS, summary, worker_figures
-from schemas.access import KeyView
 from schemas.events.operations import Heartbeat
+from schemas.key_view import KeyView
 from schemas.log import Connection, TableView
 
 FIGURES: dict[str, Any] = {

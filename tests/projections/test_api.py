@@ -17,9 +17,9 @@ from infra.door import Keys
 from infra.kafka import KafkaLog
 from projections.api import Projections, component
 from projections.settings import ProjectionsSettings
-from schemas.access import KeyView
 from schemas.events.operations import PRIVACY_KEYS
 from schemas.identity import uuid7
+from schemas.key_view import KeyView
 from schemas.log import Connection
 from schemas.privacy import MasterKey, Sealer
 from tests.projections.records import admitted, event, settled

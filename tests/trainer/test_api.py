@@ -13,10 +13,10 @@ from infra.broker import free_port
 from infra.control import build
 from infra.door import Keys
 from infra.kafka import KafkaLog
-from schemas.access import KeyView
 from schemas.clock import now_us
 from schemas.events.training import StepCompleted
 from schemas.identity import uuid7
+from schemas.key_view import KeyView
 from tests.trainer import support
 from trainer.api import TrainingDesk, component
 from trainer.registry import moved
