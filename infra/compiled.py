@@ -24,6 +24,7 @@ MODULES = (
     "schemas.clock",
     "schemas.codec",
     "schemas.encoder",
+    "schemas.encoders",
     "schemas.identity",
     "schemas.money",
     "schemas.partition",

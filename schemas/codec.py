@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from importlib import resources
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from fastavro import parse_schema, schemaless_reader
 
 from schemas.avro import Schema, fingerprint_of, schema_of
 from schemas.decoder import Decoder, decoder_of
-from schemas.encoder import Encoder, encoder_of
+from schemas.encoder import Encoder
+from schemas.encoder_source import encoder_of
+from schemas.encoders import ENCODERS
 from schemas.errors import CorruptRecord, UnknownSchema
 from schemas.event import Event
 from schemas.events import event_types
@@ -88,7 +90,7 @@ def _decoder(event_type: type[Event]) -> Decoder:
 def encoder(event_type: type[Event]) -> Encoder:
     """Return the function from an event of this class to its record value."""
     writer = writer_of(event_type)
-    return encoder_of(writer.schema, writer.prefix)
+    return ENCODERS.get(writer.prefix) or encoder_of(writer.schema, writer.prefix)
 
 
 def encode(event: Event) -> bytes:
@@ -194,18 +196,24 @@ def link_headers(
     return [(name, value.encode()) for name, value in zip(LINKS, values, strict=True) if value]
 
 
-_last_second: tuple[int, bytes] = (0, b"1970-01-01T00:00:00.")
+class _Second:
+    """The last second as text: the hot path formats thousands of times within one."""
+
+    def __init__(self) -> None:
+        self.last: tuple[int, bytes] = (0, b"1970-01-01T00:00:00.")
+        """Read and set as one, so that threads never see half of it."""
+
+
+_second: Final = _Second()
 
 
 def timestamp(time_us: int) -> bytes:
     """Return a time as CloudEvents write it (RFC 3339)."""
-    global _last_second
     seconds, fraction = time_us // 1_000_000, time_us % 1_000_000
-    known, text = _last_second
+    known, text = _second.last
     if known != seconds:
-        # The hot path formats thousands of times within one second: keep the last one.
         text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
-        _last_second = (seconds, text)
+        _second.last = (seconds, text)
     return text + f"{1_000_000 + fraction}Z"[1:].encode()
 
 

@@ -1,32 +1,37 @@
-"""Avro bodies by generated code: one function per event class, byte for byte what fastavro writes.
+"""Avro bodies, byte for byte what fastavro writes: the single values, which generated code puts together.
 
-The generated function of a class is one `bytes.join` over its fields in schema order, so encoding
-costs a few table lookups instead of a walk over the schema. Neighbouring fields that hold words (who
-asked for what of which target, at which prices) repeat from event to event: one lookup gives the bytes of all of
-them. Source of the format: Avro specification, "Binary encoding".
+`schemas.encoder_source` writes that code, one function per record. Neighbouring fields that hold words
+(who asked for what of which target, at which prices) repeat from event to event: one lookup gives the
+bytes of all of them. Source of the format: Avro specification, "Binary encoding".
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
-from schemas.avro import Schema
+from mypy_extensions import i64
 
 Encoder = Callable[[Any], bytes]
-
-_CACHED_TEXTS = 4_096
-_CACHED_CHARACTERS = 64
-_CACHED_TIMES = 256
-_SHORT = 1 << 14
-_WORD_IDS = frozenset({"deployment_id", "key_id", "outbox_id"})
-"""Ids of which there are few; all others never repeat, and a table of them would only fill up."""
-_UUID_CHARACTERS = 36
+Word = str | int | None
+"""A word of a record, or a price, of which there are few as well."""
 
 LONG_MAX = 2**63 - 1
 """The largest number that a record can hold (Avro `long`)."""
+_KNOWN_MAX: Final = 4_096
+"""How many texts, or runs of words, are kept encoded."""
+_KNOWN_CHARACTERS: Final = 64
+_SMALL: Final = 1_024
+"""Numbers below come from a table, which is small enough to stay in a processor's cache."""
+
+NULL: Final = b"\x00"
+END: Final = b"\x00"
+"""What ends a list or a map, and is all of an empty one."""
+NO: Final = b"\x00"
+YES: Final = b"\x01"
+SOME: Final = b"\x02"
+"""What begins the second branch of a union with null."""
 
 
 def zigzag(number: int) -> bytes:
@@ -42,217 +47,158 @@ def zigzag(number: int) -> bytes:
     return bytes(out)
 
 
-LENGTHS = tuple(zigzag(number) for number in range(_SHORT >> 1))
-"""Encoded non-negative longs below 8,192."""
-
-_SOME = tuple(b"\x02" + length for length in LENGTHS)
-"""The same as the second branch of a union with null."""
-_TAILS = tuple(
-    LENGTHS[number >> 1] if not number & 1 else zigzag(-(number + 1) // 2)
-    for number in range(_SHORT)
-)
-_LEADS = tuple(bytes((number & 0x7F | 0x80, number >> 7 | 0x80)) for number in range(_SHORT))
+_LONGS: Final = tuple(zigzag(number) for number in range(_SMALL))
+_SOME_LONGS: Final = tuple(SOME + number for number in _LONGS)
+_MORE: Final = tuple(bytes((number | 0x80,)) for number in range(128))
+"""Groups of 7 bits that others follow."""
+_LAST: Final = tuple(bytes((number,)) for number in range(128))
 
 
 def long(number: int) -> bytes:
-    """As `zigzag`, by tables of 14 bits."""
-    rest = (number << 1) ^ (number >> 63)
-    if rest < _SHORT:
-        return _TAILS[rest]
-    if rest < 1 << 28:
-        return _LEADS[rest & 0x3FFF] + _TAILS[rest >> 14]
-    if rest < 1 << 42:
-        return _LEADS[rest & 0x3FFF] + _LEADS[rest >> 14 & 0x3FFF] + _TAILS[rest >> 28]
-    if rest < 1 << 56:
-        return (
-            _LEADS[rest & 0x3FFF]
-            + _LEADS[rest >> 14 & 0x3FFF]
-            + _LEADS[rest >> 28 & 0x3FFF]
-            + _TAILS[rest >> 42]
-        )
-    return zigzag(number)
+    """As `zigzag`, faster."""
+    if 0 <= number < _SMALL:
+        return _LONGS[number]
+    if not -(1 << 60) <= number < 1 << 60:
+        return zigzag(number)
+    return _groups(number << 1 ^ number >> 63)
+
+
+def _groups(rest: i64) -> bytes:
+    if rest < 1 << 7:
+        return _LAST[rest]
+    if rest < 1 << 14:
+        return _MORE[rest & 0x7F] + _LAST[rest >> 7]
+    second = _MORE[rest >> 7 & 0x7F]
+    if rest < 1 << 21:
+        return b"%b%b%b" % (_MORE[rest & 0x7F], second, _LAST[rest >> 14])
+    return b"%b%b%b%b" % (_MORE[rest & 0x7F], second, _MORE[rest >> 14 & 0x7F], _groups(rest >> 21))
+
+
+def some_long(number: int) -> bytes:
+    """Return a long that might have been null."""
+    return _SOME_LONGS[number] if 0 <= number < _SMALL else SOME + long(number)
+
+
+class _Time:
+    """The time that was encoded last, and its bytes: the records of a call repeat theirs."""
+
+    def __init__(self) -> None:
+        self.last: tuple[int, bytes] = (0, zigzag(0))
+        """Read and set as one, so that threads never see half of it."""
+
+
+_time: Final = _Time()
+
+
+def time(time_us: int) -> bytes:
+    """As `long`, for times."""
+    known_us, encoded = _time.last
+    if known_us != time_us:
+        encoded = long(time_us)
+        _time.last = (time_us, encoded)
+    return encoded
+
+
+def utf8(value: str) -> bytes:
+    """Return a string without its length. Raises UnicodeEncodeError for a lone surrogate."""
+    return value.encode()
+
+
+def blob(value: bytes) -> bytes:
+    """Return bytes without their length."""
+    return value
+
+
+def size_of(data: bytes) -> bytes:
+    """Return the length that stands before bytes."""
+    size = len(data)
+    return _LONGS[size] if size < _SMALL else long(size)
 
 
 def text(value: str) -> bytes:
     """Return a string with its length."""
     data = value.encode()
-    size = len(data)
-    return (LENGTHS[size] if size < _SHORT >> 1 else long(size)) + data
+    return size_of(data) + data
 
 
-class _Times(dict[int, bytes]):
-    """The last encoded times: the records of a call repeat them."""
-
-    def __missing__(self, number: int) -> bytes:
-        if len(self) >= _CACHED_TIMES:
-            self.clear()
-        encoded = self[number] = long(number)
-        return encoded
+def some_text(value: str) -> bytes:
+    """Return a string that might have been null."""
+    return SOME + text(value)
 
 
-_TIMES = _Times()
+_words: Final[dict[str, bytes]] = {}
+_some_words: Final[dict[str, bytes]] = {}
 
 
-def blob(value: bytes) -> bytes:
-    """Return bytes with their length."""
-    size = len(value)
-    return (LENGTHS[size] if size < _SHORT >> 1 else long(size)) + value
+def word(value: str) -> bytes:
+    """As `text`, for fields with few values (models, teams, outcomes)."""
+    known = _words.get(value)
+    if known is not None:
+        return known
+    return _kept(_words, value, text(value))
 
 
-class _Texts(dict[str | None, bytes]):
-    """Encoded strings of fields with few values (models, teams, outcomes); bounded."""
-
-    def __missing__(self, value: str) -> bytes:
-        encoded = text(value)
-        if len(value) <= _CACHED_CHARACTERS and len(self) < _CACHED_TEXTS:
-            self[value] = encoded
-        return encoded
+def some_word(value: str) -> bytes:
+    """Return a word that might have been null."""
+    known = _some_words.get(value)
+    if known is not None:
+        return known
+    return _kept(_some_words, value, SOME + text(value))
 
 
-class _OptionalTexts(dict[str | None, bytes]):
-    """As `_Texts`, for the union with null."""
-
-    def __missing__(self, value: str) -> bytes:
-        encoded = b"\x02" + text(value)
-        if len(value) <= _CACHED_CHARACTERS and len(self) < _CACHED_TEXTS:
-            self[value] = encoded
-        return encoded
+def _kept(known: dict[str, bytes], value: str, encoded: bytes) -> bytes:
+    if len(value) <= _KNOWN_CHARACTERS:
+        if len(known) >= _KNOWN_MAX:
+            known.clear()  # what is in use comes back at once
+        known[value] = encoded
+    return encoded
 
 
-class _Words(dict[tuple[str | int | None, ...], bytes]):
-    """Encoded runs of such fields, by their values; `optional` says which are unions with null."""
+class Words:
+    """Encoded runs of such fields, by their values.
 
-    def __init__(self, optional: tuple[bool, ...]) -> None:
-        super().__init__()
-        self._optional = optional
+    `kinds` has a letter for each: ``w`` a word, ``o`` a word or null, ``p`` a price or null.
+    """
 
-    def __missing__(self, words: tuple[str | int | None, ...]) -> bytes:
+    def __init__(self, kinds: str) -> None:
+        self._kinds: Final = kinds
+        self._known: Final[dict[tuple[Word, ...], bytes]] = {}
+
+    def of(self, words: tuple[Word, ...]) -> bytes:
+        """Return the bytes of a run. Raises TypeError for a value of another kind."""
+        known = self._known.get(words)
+        if known is not None:
+            return known
         encoded = b"".join(
-            _optional(word) if optional else text(str(word or ""))
-            for word, optional in zip(words, self._optional, strict=True)
+            [_encoded(kind, it) for kind, it in zip(self._kinds, words, strict=True)]
         )
-        if len(encoded) <= _CACHED_CHARACTERS * len(words):
-            if len(self) >= _CACHED_TEXTS:
-                self.clear()  # what is in use comes back at once
-            self[words] = encoded
+        if len(encoded) <= _KNOWN_CHARACTERS * len(words):
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[words] = encoded
         return encoded
 
 
-def _optional(word: str | int | None) -> bytes:
-    if word is None:
-        return b"\x00"
-    return b"\x02" + (long(word) if isinstance(word, int) else text(word))
+def _encoded(kind: str, value: Word) -> bytes:
+    if value is None and kind != "w":
+        return NULL
+    if isinstance(value, int) and kind == "p":
+        return some_long(value)
+    if not isinstance(value, str) or kind == "p":
+        raise TypeError(f"an event has {value!r} where something else belongs")
+    return some_text(value) if kind == "o" else text(value)
 
 
-def _array(items: list[Any], encode: Encoder) -> bytes:
-    if len(items) == 1:
-        return b"\x02" + encode(items[0]) + b"\x00"
-    return b"".join((long(len(items)), *map(encode, items), b"\x00"))
+_pack_double: Final = struct.Struct("<d").pack
+_ONE: Final = _pack_double(1.0)
 
 
-def _map(items: dict[str, Any], encode: Encoder) -> bytes:
-    pairs = [text(key) + encode(value) for key, value in items.items()]
-    return b"".join((long(len(items)), *pairs, b"\x00"))
+def double(value: float) -> bytes:
+    """Return a double."""
+    # Most calls have one candidate, which is certain. Of numbers that are equal only zeros differ.
+    return _ONE if value == 1.0 else _pack_double(value)
 
 
-def _scope() -> dict[str, Any]:
-    return {
-        "long": long,
-        "times": _TIMES,
-        "text": text,
-        "blob": blob,
-        "array": _array,
-        "map_": _map,
-        "double": struct.Struct("<d").pack,
-        "few": LENGTHS,
-        "some": _SOME,
-        "uuid": LENGTHS[_UUID_CHARACTERS],
-        "texts": _Texts(),
-        "optional": _OptionalTexts({None: b"\x00"}),
-        "YES": b"\x01",
-        "NO": b"\x00",
-    }
-
-
-def encoder_of(schema: Schema, prefix: bytes = b"") -> Encoder:
-    """Return a function from an object with the schema's fields to `prefix` and its Avro body."""
-    scope = _scope()
-    lines: list[str] = []
-    name = _function(schema, prefix, lines, scope)
-    # The text is made from our own schemas alone; field names are identifiers by construction.
-    exec("\n".join(lines), scope)  # noqa: S102
-    encoder: Encoder = scope[name]
-    return encoder
-
-
-def _function(schema: Schema, prefix: bytes, lines: list[str], scope: dict[str, Any]) -> str:
-    name = f"encode_{schema['name'].replace('-', '_')}"
-    scope.setdefault("records", {})[schema["name"]] = name
-    parts = [repr(prefix)] if prefix else []
-    for is_words, fields in groupby(schema["fields"], _holds_word):
-        run = list(fields)
-        if is_words and len(run) > 1:
-            parts.append(_words(name, len(parts), run, scope))
-        else:
-            parts += [
-                _expression(field["type"], f"e.{field['name']}", lines, scope) for field in run
-            ]
-    lines.append(f"def {name}(e):")
-    lines.append(f"    return b''.join(({', '.join(parts)},))")
-    return name
-
-
-def _holds_word(field: Schema) -> bool:
-    name = field["name"]
-    if field["type"] == ["null", "long"]:
-        return str(name).endswith("_price")  # of which a model has few
-    is_text = field["type"] in ("string", ["null", "string"])
-    return is_text and (name in _WORD_IDS or not name.endswith("_id"))
-
-
-def _words(function: str, place: int, fields: list[Schema], scope: dict[str, Any]) -> str:
-    table = f"words_{function}_{place}"
-    scope[table] = _Words(tuple(isinstance(field["type"], list) for field in fields))
-    values = ", ".join(f"e.{field['name']}" for field in fields)
-    return f"{table}[{values}]"
-
-
-def _expression(kind: Any, value: str, lines: list[str], scope: dict[str, Any]) -> str:
-    """Return Python source that encodes the object in the expression `value`."""
-    if isinstance(kind, list):
-        if kind[1] == "string" and not value.endswith("_id"):
-            return f"optional[{value}]"
-        if kind[1] == "long":
-            if value.endswith("_at_us"):
-                return f"(b'\\x00' if (v := {value}) is None else b'\\x02' + times[v])"
-            small = "some[v] if 0 <= v < 8192 else b'\\x02' + long(v)"
-            return f"(b'\\x00' if (v := {value}) is None else {small})"
-        inner = _expression(kind[1], "v", lines, scope)
-        return f"(b'\\x00' if (v := {value}) is None else b'\\x02' + {inner})"
-    if isinstance(kind, str) and kind in scope.get("records", {}):
-        return f"{scope['records'][kind]}({value})"
-    if isinstance(kind, dict):
-        return _nested(kind, value, lines, scope)
-    if kind == "string":
-        if value.endswith("_id"):
-            is_uuid = f"len(d := {value}.encode()) == {_UUID_CHARACTERS}"
-            return f"(uuid + d if {is_uuid} else text({value}))"
-        return f"text({value})" if value == "v" else f"texts[{value}]"
-    if kind == "boolean":
-        return f"(YES if {value} else NO)"
-    if kind == "long":
-        if value.endswith("_at_us"):
-            return f"times[{value}]"
-        return f"(few[v] if 0 <= (v := {value}) < 8192 else long(v))"
-    return {"double": "double", "bytes": "blob"}[kind] + f"({value})"
-
-
-def _nested(kind: Schema, value: str, lines: list[str], scope: dict[str, Any]) -> str:
-    if kind["type"] == "record":
-        return f"{_function(kind, b'', lines, scope)}({value})"
-    items = kind["items"] if kind["type"] == "array" else kind["values"]
-    body = _expression(items, "x", lines, scope)
-    helper = f"item_{len(lines)}"
-    lines.append(f"{helper} = lambda x: {body}")
-    encode = "array" if kind["type"] == "array" else "map_"
-    return f"({encode}(v, {helper}) if (v := {value}) else b'\\x00')"
+def items(encoded: list[bytes]) -> bytes:
+    """Return a list, or a map, from its items, each of a map after its key."""
+    return b"".join([long(len(encoded)), *encoded, END]) if encoded else END

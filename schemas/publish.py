@@ -1,4 +1,4 @@
-"""Write the published schemas and golden bytes: ``python -m schemas.publish``.
+"""Write the published schemas, golden bytes, and each call's encoders: ``python -m schemas.publish``.
 
 A released file is never rewritten: a changed event needs a new `version`, and the command says
 so. The golden bytes are a real record of that version; every later build must still read them.
@@ -14,10 +14,20 @@ from typing import Any
 import msgspec
 
 from schemas.avro import canonical_form, schema_of
-from schemas.codec import encode
+from schemas.codec import encode, writer_of
+from schemas.encoder_source import source_of
 from schemas.event import Event
 from schemas.events import event_types
+from schemas.events.llm import ContentCaptured, CostEntry, RequestAdmitted, ResponseCompleted
 
+EACH_CALL: tuple[type[Event], ...] = (
+    RequestAdmitted,
+    ResponseCompleted,
+    CostEntry,
+    ContentCaptured,
+)
+"""What each call records: their encoders are written ahead, to be compiled."""
+WRITTEN = Path(__file__).with_name("encoders.py")
 PUBLISHED = Path(__file__).parent / "published"
 
 
@@ -37,6 +47,12 @@ def publish() -> list[str]:
         golden = encode(sample(event_type)).hex()
         stem.with_name(stem.name + ".golden").write_text(golden + "\n", "utf-8")
     return complaints
+
+
+def each_call() -> str:
+    """Return the module of the encoders of what each call records."""
+    writers = map(writer_of, EACH_CALL)
+    return source_of((writer.schema, writer.prefix) for writer in writers)
 
 
 def sample(event_type: type[Event]) -> Event:
@@ -78,3 +94,4 @@ if __name__ == "__main__":
     for complaint in publish():
         print(complaint, file=sys.stderr)
         sys.exit(1)
+    WRITTEN.write_text(each_call(), "utf-8")
