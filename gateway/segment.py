@@ -27,7 +27,7 @@ from schemas.partition import partition_of
 
 FRAME_HEADER: Final = struct.Struct("<II")
 FRAME_BYTES: Final = 8
-SUFFIX = ".seg"
+SUFFIX: Final = ".seg"
 CARRY_TOPIC = ""
 
 
@@ -48,22 +48,23 @@ class Frame(NamedTuple):
     end: int
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Entry])
-_pack = _encoder.encode
+_decoder: Final = msgspec.msgpack.Decoder(list[Entry])
+_crc32: Final = zlib.crc32
 _unpack: Final[Callable[[bytes, int], tuple[int, int]]] = FRAME_HEADER.unpack_from
 _decode: Final = _decoder.decode
-_values = msgspec.msgpack.Decoder(list[bytes])
-_BODY = re.compile(rb"(?:[\x91-\x9f]|\xdc..)[\x97\x98]", re.DOTALL)
+_pack: Final = msgspec.msgpack.Encoder().encode
+_values: Final = msgspec.msgpack.Decoder(list[bytes])
+_BODY: Final = re.compile(rb"(?:[\x91-\x9f]|\xdc..)[\x97\x98]", re.DOTALL)
 """How the body of a frame begins: a list of entries, which have eight fields each, or had seven."""
 
 # MessagePack by hand: its writer would have to be given objects that are made for it alone.
 # Source: MessagePack specification.
-NUMBER = b"\xcf"
+NUMBER: Final = b"\xcf"
 """What begins a number of 8 bytes."""
-ENTRY = b"\x98" + NUMBER
+ENTRY: Final = b"\x98" + NUMBER
 """How an entry begins: a list of eight fields, of which the first is such a number."""
-_SHORT = tuple(bytes((0xC4, size)) for size in range(256))
+_SHORT: Final = tuple(bytes((0xC4, size)) for size in range(256))
+_LISTS: Final = tuple(bytes((0x90 | length,)) for length in range(16))
 
 
 def kind_of(event_type: type[Event], source: str) -> Kind:
@@ -83,21 +84,16 @@ def size_of(data: bytes) -> bytes:
     return b"\xc6" + size.to_bytes(4, "big")
 
 
-def packed(data: bytes) -> bytes:
-    """Return bytes as they lie within a frame."""
-    return size_of(data) + data
-
-
 def place(key: str, partitions: int) -> bytes:
     """Return a record's partition and key as they lie within a frame."""
     data = key.encode()
-    partition = 0 if partitions == 1 else partition_of(data, partitions)
-    return _pack(partition) + packed(data)
+    partition: bytes = _pack(0 if partitions == 1 else partition_of(data, partitions))
+    return b"%b%b%b" % (partition, size_of(data), data)
 
 
 def list_of(length: int) -> bytes:
     """Return what begins a list."""
-    return bytes((0x90 | length,)) if length < 16 else b"\xdc" + length.to_bytes(2, "big")
+    return _LISTS[length] if length < 16 else b"\xdc" + length.to_bytes(2, "big")
 
 
 def _lead(name: str) -> bytes:
@@ -105,9 +101,12 @@ def _lead(name: str) -> bytes:
     return b"\x92" + _pack(name)
 
 
-_ID, _TIME = _lead("ce_id"), _lead("ce_time")
-_CORRELATION, _CAUSATION, _TRACEPARENT = [_lead(name) for name in codec.LINKS]
-_OWN = [list_of(2 + links) + _ID for links in range(len(codec.LINKS) + 1)]
+_ID: Final = _lead("ce_id")
+_TIME: Final = _lead("ce_time")
+_CORRELATION: Final = _lead(codec.LINKS[0])
+_CAUSATION: Final = _lead(codec.LINKS[1])
+_TRACEPARENT: Final = _lead(codec.LINKS[2])
+_OWN: Final = [list_of(2 + links) + _ID for links in range(len(codec.LINKS) + 1)]
 """How a record's own headers begin, id and time among them, by the number of the others."""
 
 
@@ -117,23 +116,29 @@ def links(
     """Return how a record's own headers begin, and those that say what it belongs to."""
     found = list[bytes]()
     if correlation_id:
-        found.append(_CORRELATION + packed(correlation_id.encode()))
+        found.append(_header(_CORRELATION, correlation_id))
     if causation_id:
-        found.append(_CAUSATION + packed(causation_id.encode()))
+        found.append(_header(_CAUSATION, causation_id))
     if traceparent:
-        found.append(_TRACEPARENT + packed(traceparent.encode()))
+        found.append(_header(_TRACEPARENT, traceparent))
     return _OWN[len(found)], b"".join(found)
+
+
+def _header(lead: bytes, value: str) -> bytes:
+    data = value.encode()
+    return b"%b%b%b" % (lead, size_of(data), data)
 
 
 def ends_of(time_us: int, linked: bytes) -> bytes:
     """Return what follows a record's id: the other headers of its own, and its time."""
-    stamp = packed(codec.timestamp(time_us))
-    return b"".join((_TIME, stamp, linked, NUMBER, (time_us // 1000).to_bytes(8, "big")))
+    stamp = codec.timestamp(time_us)
+    number = (time_us // 1000).to_bytes(8, "big")
+    return b"%b%b%b%b%b%b" % (_TIME, size_of(stamp), stamp, linked, NUMBER, number)
 
 
 def framed(body: bytes) -> bytes:
     """Return the bytes of the frame with this body."""
-    return FRAME_HEADER.pack(len(body), zlib.crc32(body)) + body
+    return FRAME_HEADER.pack(len(body), _crc32(body)) + body
 
 
 def frame(entries: Sequence[Entry]) -> bytes:
@@ -190,7 +195,7 @@ def _body_at(data: bytes, position: int) -> bytes:
     if length == 0 or start + length > len(data):
         return b""
     body = data[start : start + length]
-    return body if zlib.crc32(body) == checksum else b""
+    return body if _crc32(body) == checksum else b""
 
 
 def _entries_in(body: bytes, position: int) -> list[Entry]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import time
 from datetime import timedelta
+from typing import Final
 
 import msgspec
 
-_CLOCK = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
+_CLOCK: Final = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
+_time_ns: Final = time.time_ns
 
 
 def now_us() -> int:
     """Return the current time as Unix microseconds."""
-    return time.time_ns() // 1_000
+    return _time_ns() // 1_000
 
 
 def seconds_of(duration: float | str) -> float:

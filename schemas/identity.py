@@ -13,8 +13,8 @@ def uuid7(now_ms: int | None = None) -> str:
     Hand-written because the standard library has it only from Python 3.14 on and the hot path
     draws several a request.
     """
-    milliseconds = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    known_ms, prefix = _prefix
+    milliseconds = _time_ns() // 1_000_000 if now_ms is None else now_ms
+    known_ms, prefix = _prefix.last
     if known_ms != milliseconds:
         prefix = _prefix_of(milliseconds)
     try:
@@ -25,11 +25,10 @@ def uuid7(now_ms: int | None = None) -> str:
 
 
 def _prefix_of(milliseconds: int) -> str:
-    global _prefix
     # Widths inside an f-string become calls of str.format where this is compiled.
     text = format(milliseconds & 0xFFFFFFFFFFFF, "012x")
     prefix = f"{text[:8]}-{text[8:]}-7"
-    _prefix = (milliseconds, prefix)  # one assignment, so threads never see half of it
+    _prefix.last = (milliseconds, prefix)
     return prefix
 
 
@@ -39,7 +38,18 @@ _DIGITS: Final = 18
 _VARIANT: Final = bytes(b"89ab"[byte % 4] for byte in range(256))
 """From a random byte to the digit that names the variant: 0b10 and two random bits."""
 _tails: Final[list[str]] = []
-_prefix = (-1, "")
+_time_ns: Final = time.time_ns
+
+
+class _Prefix:
+    """How the ids of the last millisecond begin."""
+
+    def __init__(self) -> None:
+        self.last: tuple[int, str] = (-1, "")
+        """Read and set as one, so that threads never see half of it."""
+
+
+_prefix: Final = _Prefix()
 
 
 def _draw() -> None:
