@@ -20,14 +20,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from gateway.entry import Entry
-from gateway.outbox import (
-    LEASES_FILE,
-    OutboxSettings,
-    Segment,
-    lock_folder,
-    reserved_anew,
-    sync_folder,
-)
+from gateway.outbox import LEASES_FILE, OutboxSettings, Segment, reserved_anew
+from gateway.outbox_folder import lock_folder, sync_folder
 from gateway.relay import Relay
 from gateway.segment import (
     CARRY_TOPIC,
@@ -39,6 +33,7 @@ from gateway.segment import (
     segment_path,
     segment_paths,
 )
+from gateway.spare import SPARE_FILE
 from schemas import codec
 from schemas.clock import now_us
 from schemas.errors import LogError
@@ -80,6 +75,7 @@ class Remains:
         self.closed = False
         self.damaged = False
         self.last = 0
+        (folder / SPARE_FILE).unlink(missing_ok=True)
         for path in segment_paths(folder):
             self._take(path)
         # Told by the copy, whoever made it: an adopter may die before it is done.
@@ -90,6 +86,10 @@ class Remains:
 
     def acknowledge(self, sequence: int) -> None:
         """Nobody waits for an adopted outbox."""
+
+    def discard(self, segment: Segment) -> None:
+        """Delete a segment that Kafka holds."""
+        segment.path.unlink(missing_ok=True)
 
     def _take(self, path: Path) -> None:
         segment = Segment(path, first_sequence_of(path), last=self.last)

@@ -24,6 +24,8 @@ from schemas.privacy import MasterKey
 
 STOP_PATIENCE_S = 8.0
 """How long a stopping worker waits for Kafka; what is left then is adopted at the next start."""
+PREPARE_AFTER_S = 1.0
+"""When the next segment's room is written: a starting worker needs processor and disk for itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +76,9 @@ class Durability:
         )
 
     async def __aenter__(self) -> Self:
+        self._later = asyncio.get_running_loop().call_later(
+            PREPARE_AFTER_S, self.outbox.prepare_ahead
+        )
         self._relay_thread.start()
         watch = OutboxWatch(self._part, self.outbox, self.relay, self._refused)
         self._watching = asyncio.create_task(watch.watch())
@@ -93,6 +98,7 @@ class Durability:
 
         Requests still open count as abandoned. What Kafka did not take stays for an adopter.
         """
+        self._later.cancel()
         await stopped(self._watching)
         self.adopter.stop()
         await asyncio.to_thread(self._adopter_thread.join)

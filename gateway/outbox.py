@@ -11,7 +11,6 @@ Kafka and deletes segments; `adoption` finishes the outbox of a worker that died
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.outbox_folder import create_folder, sync_folder
 from gateway.segment import (
     ENTRY,
     Kind,
@@ -38,12 +38,12 @@ from gateway.segment import (
     size_of,
     write_all,
 )
+from gateway.spare import Spare
 from schemas import codec
 from schemas.errors import BrokerUnavailable, OutboxFull, PayloadTooLarge
 from schemas.event import Event
 from schemas.events.llm import CostEntry, RequestAdmitted, ResponseCompleted
 
-LOCK_FILE = "lock"
 LEASES_FILE = "leases"
 """The budgets that this worker ever asked for money, one a line: what its adopter must close."""
 RESERVED = "admitted"
@@ -121,6 +121,10 @@ class Outbox:
         self._open: dict[str, bytes] = {}
         self._kinds: dict[type[Event], Kind] = {}
         self._retired: deque[int] = deque()
+        # Longer than a segment by what is written and reserved when it is full.
+        size = settings.segment_bytes + settings.chunk_bytes
+        self._spare = Spare(self.folder, size, settings.chunk_bytes)
+        self._ahead = self._prepared = False
         self._folder_changed = True
         self._places: dict[str, _Places] = {}
         self._syncer = ThreadPoolExecutor(1, "outbox-sync")
@@ -133,8 +137,9 @@ class Outbox:
 
     @property
     def bytes_used(self) -> int:
-        """Bytes of its own on the disk, room allocated ahead included."""
-        return sum(segment.end for segment in self.segments[:-1]) + self._allocated
+        """Bytes of its own on the disk, room allocated and prepared ahead included."""
+        full = sum(segment.end for segment in self.segments[:-1])
+        return full + self._allocated + self._spare.bytes
 
     @property
     def share(self) -> float:
@@ -172,6 +177,22 @@ class Outbox:
         end = -(-needed // self.settings.chunk_bytes) * self.settings.chunk_bytes
         os.posix_fallocate(descriptor, start, end - start)
         return end
+
+    def prepare_ahead(self) -> None:
+        """From now on go on in segments whose room was written before; see `spare`.
+
+        This one is new. Later ones are made of those that Kafka holds; where none was free in time,
+        room is allocated as it is needed, until there is one.
+        """
+        self._ahead = True
+        if self._spare_fits:
+            self._spare.prepare()
+
+    @property
+    def _spare_fits(self) -> bool:
+        """Whether there is room for more than what must be kept: a spare never makes a call be refused."""
+        held = self.bytes_used + self.bytes_beside
+        return 2 * (held + self._spare.size) <= self.settings.max_bytes
 
     # --- append ----------------------------------------------------------------------------
 
@@ -272,6 +293,8 @@ class Outbox:
         self.wake()
         if segment.end >= self.settings.segment_bytes:
             self._rotate(segment)
+        elif self._spare.ready and not self._prepared:
+            self._rotate(segment)  # at once: its room is better
 
     def _flush_failed(self, error: OSError) -> None:
         now = time.monotonic()
@@ -315,16 +338,22 @@ class Outbox:
         """
         path = segment_path(self.folder, self._sequence + 1)
         head = carry(self._sequence, list(self._open.values())) if self._open else b""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        taken, allocated = self._spare.take(path), 0
+        if taken is None:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        else:
+            descriptor, allocated = taken, self._spare.size
         try:
             needed = len(head) + self.reserved + self.settings.chunk_bytes
-            allocated = self._allocate(descriptor, 0, needed)
+            if needed > allocated:
+                allocated = self._allocate(descriptor, allocated, needed)
             write_all(descriptor, head, 0)
         except OSError:
             path.unlink()
             os.close(descriptor)
             raise
         self._folder_changed = True
+        self._prepared = taken is not None
         self.segments.append(Segment(path, self._sequence + 1, len(head), self._sequence))
         return descriptor, allocated
 
@@ -407,6 +436,11 @@ class Outbox:
         if self._waiting:
             self._loop.call_soon_threadsafe(self._release_waiting)
 
+    def discard(self, segment: Segment) -> None:
+        """Delete a segment that Kafka holds, or make the spare of it. Called by the relay's thread."""
+        if not (self._ahead and self._spare_fits and self._spare.prepare(segment.path)):
+            segment.path.unlink(missing_ok=True)
+
     def _release_waiting(self) -> None:
         still = []
         for target, done in self._waiting:
@@ -429,6 +463,7 @@ class Outbox:
         The caller finishes the outbox under that lock (`adoption`) or closes the descriptor.
         """
         self._flush()
+        self._spare.close()
         self._syncer.shutdown()
         self.sync()
         os.ftruncate(self._descriptor, self.segments[-1].end)
@@ -452,37 +487,3 @@ def reserved_anew(admitted: bytes, line: bytes) -> bytes:
             budgets=cost.budgets,
         )
     )
-
-
-def create_folder(folder: Path) -> int:
-    """Create an outbox folder that appears already locked; return the lock's descriptor."""
-    hidden = folder.with_name(f".{folder.name}")
-    hidden.mkdir(parents=True, mode=0o700)
-    lock = lock_folder(hidden)
-    assert lock is not None
-    hidden.rename(folder)
-    sync_folder(folder.parent)
-    return lock
-
-
-def lock_folder(folder: Path) -> int | None:
-    """Return a descriptor that holds the folder's lock until closed, None while another has it.
-
-    Raises FileNotFoundError when the folder is gone.
-    """
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names inside a folder survive power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -69,6 +69,10 @@ class Source(Protocol):
         """Note that Kafka holds everything up to `sequence`."""
         ...
 
+    def discard(self, segment: Segment) -> None:
+        """Delete a segment that Kafka holds, or put its room to use."""
+        ...
+
 
 def producer_options(connection: Connection, max_record_bytes: int) -> dict[str, Any]:
     """Return librdkafka's settings for a relay."""
@@ -415,7 +419,7 @@ class Relay:
                 return
             if now < self._doomed.setdefault(segment.first, now + KEEP_SECONDS):
                 return
-            segment.path.unlink(missing_ok=True)
+            self.source.discard(segment)
             self.source.segments.pop(0)
             del self._doomed[segment.first]
 

@@ -106,8 +106,10 @@ MODULES = (
     # records
     "gateway.ledger",
     "gateway.outbox",
+    "gateway.outbox_folder",
     "gateway.relay",
     "gateway.segment",
+    "gateway.spare",
 )
 """What is compiled: modules that take part in every call. Their classes are no msgspec Structs."""
 

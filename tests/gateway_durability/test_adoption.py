@@ -13,7 +13,8 @@ import pytest
 from gateway.adoption import Adopter, Remains, abandonment
 from gateway.entry import Entry
 from gateway.ledger import Recorder
-from gateway.outbox import Outbox, create_folder, lock_folder
+from gateway.outbox import Outbox
+from gateway.outbox_folder import create_folder, lock_folder
 from gateway.segment import frame, frames, segment_path, segment_paths
 from infra.broker import Broker
 from infra.kafka import KafkaLog

@@ -10,7 +10,8 @@ import pytest
 from gateway.adoption import Remains
 from gateway.entry import Entry
 from gateway.ledger import Recorder, cost_entry
-from gateway.outbox import Outbox, lock_folder
+from gateway.outbox import Outbox
+from gateway.outbox_folder import lock_folder
 from gateway.segment import frames, segment_paths
 from schemas import codec
 from schemas.errors import OutboxFull, PayloadTooLarge

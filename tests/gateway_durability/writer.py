@@ -8,6 +8,8 @@ import random
 import sys
 from pathlib import Path
 
+from gateway import durability as durability_module
+from gateway import relay as relay_module
 from gateway.durability import Durability
 from gateway.ledger import cost_entry
 from schemas.log import Connection
@@ -28,6 +30,9 @@ async def one_call(durability: Durability, draw: random.Random) -> None:
 
 
 async def main(folder: Path, bootstrap: str, seed: int) -> None:
+    # Segments are used again within the short life of this worker.
+    relay_module.KEEP_SECONDS = relay_module.MARK_SECONDS = 0.05
+    durability_module.PREPARE_AFTER_S = 0.05
     draw = random.Random(seed)
     chosen = settings(folder, segment_bytes=200_000, chunk_bytes=64 * 1024)
     durability = Durability(chosen, Connection(bootstrap), MASTER, f"/writer/{seed}")
