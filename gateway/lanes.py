@@ -17,7 +17,7 @@ LANES = 4
 """The records of a call; further topics (alerts, feedback, keys) share these connections."""
 BATCH_LINGER_MS = 20.0
 """The relay itself waits for a batch; this is longer than it takes to hand one over. At 5 ms the last
-ones of a batch went by themselves: 650 requests for 12,000 records, now 300."""
+ones of a batch went by themselves: 440 requests for 14,000 records, now 320 (librdkafka's count)."""
 
 
 class Lanes:
