@@ -176,7 +176,7 @@ def frames(data: bytes, start: int = 0) -> Iterator[Frame]:
 def whole_entries(data: bytes) -> tuple[list[Entry], int]:
     """Return the entries of the whole frames that bytes begin with, and where these end.
 
-    Raises CorruptRecord as `frames` does, which takes half as long again.
+    Raises CorruptRecord as `frames` does.
     """
     found, position = list[Entry](), 0
     while body := _body_at(data, position):
