@@ -1,6 +1,7 @@
 """What a call can cost at most, whatever its dialect; and what has no bound."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -125,7 +126,7 @@ def test_a_context_bounds_what_bytes_do_not(hidden: bytes) -> None:
     admitted.body = body
     assert bound(admitted, TARGET, price()).amount_nano_usd == 8_000 * 1_000 + 2_000
     with pytest.raises(InvalidRequest):
-        bound(admitted, msgspec.structs.replace(TARGET, context_length=None), price())
+        bound(admitted, replace(TARGET, context_length=None), price())
 
 
 @pytest.mark.req("BEY-07")
@@ -141,7 +142,7 @@ def test_what_people_write_about_is_no_picture() -> None:
     [
         (openai(max_tokens=-5), TARGET, price()),
         (openai(max_tokens=5, best_of="many"), TARGET, price()),
-        (openai(), msgspec.structs.replace(TARGET, max_output_tokens=None), price()),
+        (openai(), replace(TARGET, max_output_tokens=None), price()),
         (openai(max_tokens=5), TARGET, None),
         (openai(max_tokens=5), TARGET, price(output_price=None)),
         (openai(max_tokens=5, tools=[{"type": "web_search_preview"}]), TARGET, price()),
@@ -169,7 +170,7 @@ def test_what_has_no_bound_is_refused(
 @pytest.mark.req("BEY-07")
 def test_what_costs_nothing_needs_no_bound() -> None:
     assert bound(openai(), TARGET, price(input_price=0, output_price=0)) == Bound(0)
-    assert bound(openai(), msgspec.structs.replace(TARGET, provider="local"), None) == Bound(0)
+    assert bound(openai(), replace(TARGET, provider="local"), None) == Bound(0)
 
 
 @pytest.mark.req("BEY-07")
