@@ -52,6 +52,7 @@ class Away:
         self.now_us = self.began_us + int(seconds * S)
 
 
+@pytest.mark.interpreted("another clock takes the place of the keys' own")
 @pytest.mark.req("BEY-19", "EVT-05")
 @AGES
 def test_keys_serve_and_revoked_or_expired_ones_do_not(
