@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from gateway.call import Call
@@ -31,6 +32,8 @@ from schemas.trace import trace_of
 Relay = StreamRelay | ByteRelay
 VENDOR_HEADERS: Final = (b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
 """Headers of a provider that its own clients read."""
+NAMES_KEPT: Final = 1_024
+"""Names of headers whose answer is remembered: providers repeat theirs with every answer."""
 ESTIMATED = (b"x-weir-usage-basis", b"estimated")
 """The header of an answer that the gateway made by itself, from what bytes tell."""
 ERROR_CODE = b"x-weir-error-code"
@@ -161,9 +164,18 @@ def note_headers(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes])
     if call.admitted.front is endpoint.dialect:
         call.answer_type = (JSON[0], headers.get(JSON[0], JSON[1]))
         # Where we limit the caller ourselves, the provider's limits on us would contradict it.
-        own = call.client.limit_headers
-        telling = VENDOR_HEADERS[-1:] if own else VENDOR_HEADERS
-        call.vendor_headers = [pair for pair in headers.items() if pair[0].startswith(telling)]
+        telling = _tells_all if not call.client.limit_headers else _tells_beside_limits
+        call.vendor_headers = [pair for pair in headers.items() if telling(pair[0])]
+
+
+@lru_cache(NAMES_KEPT)
+def _tells_all(name: bytes) -> bool:
+    return name.startswith(VENDOR_HEADERS)
+
+
+@lru_cache(NAMES_KEPT)
+def _tells_beside_limits(name: bytes) -> bool:
+    return name.startswith(VENDOR_HEADERS[-1:])
 
 
 def relay_of(call: Call, endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> Relay:

@@ -192,10 +192,7 @@ class HttpExchange(Client):
             headers = [*headers, *self.edge_headers]
         parts = [_opening(status)]
         for name, value in headers:
-            parts.append(name)
-            parts.append(b": ")
-            parts.append(value)
-            parts.append(b"\r\n")
+            parts.append(b"%b: %b\r\n" % (name, value))
         parts.append(framing)
         if not self.keep_alive:
             parts.append(b"connection: close\r\n\r\n")

@@ -233,7 +233,6 @@ def first_sequence_of(path: Path) -> int:
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:
     """Write every byte at an offset. Raises OSError; some bytes may then have been written."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
+    written = os.pwrite(descriptor, data, offset)
+    while written < len(data):
+        written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)

@@ -214,7 +214,7 @@ def timestamp(time_us: int) -> bytes:
     if known != seconds:
         text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
         _second.last = (seconds, text)
-    return text + f"{1_000_000 + fraction}Z"[1:].encode()
+    return b"%b%bZ" % (text, str(1_000_000 + fraction)[1:].encode())
 
 
 def _parse(schema: Schema) -> Any:

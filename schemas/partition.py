@@ -6,6 +6,8 @@ Compiled, the sums are of 64 bits, which wrap around; the masks keep what Kafka'
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
+from typing import Any
 
 from mypy_extensions import i64
 
@@ -21,7 +23,7 @@ def murmur2(data: bytes) -> int:
     words = length // 4
     value = 0x9747B28C ^ length
     part: i64
-    for part in struct.unpack_from(f"<{words}I", data):
+    for part in _words(len(data) // 4)(data):
         part = part * 0x5BD1E995 & 0xFFFFFFFF
         value = (value * 0x5BD1E995 ^ (part ^ part >> 24) * 0x5BD1E995) & 0xFFFFFFFF
     if length % 4:
@@ -29,3 +31,9 @@ def murmur2(data: bytes) -> int:
         value = (value ^ rest) * 0x5BD1E995 & 0xFFFFFFFF
     value = (value ^ value >> 13) * 0x5BD1E995 & 0xFFFFFFFF
     return value ^ value >> 15
+
+
+@lru_cache(64)
+def _words(count: int) -> Any:
+    """What reads so many words of 32 bits; keys are nearly all of one length."""
+    return struct.Struct(f"<{count}I").unpack_from
