@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import NamedTuple
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Entry(NamedTuple):
     """A record on its way to Kafka; `sequence` ascends within the outbox, time is in ms.
 
     `origin` names the headers that it shares with others (`schemas.codec.shared_headers`); who wrote

@@ -338,23 +338,23 @@ class Relay:
             lanes.poll()
 
     def _hand_over(self, lanes: Lanes, flight: InFlight, entries: list[Entry]) -> Batch:
-        last_ones = {(entry.topic, entry.partition): entry.sequence for entry in entries}
+        # By place, and taken apart at once below: a look-up of a field by name takes 50 ns.
+        last_ones = {(entry[1], entry[2]): entry[0] for entry in entries}
         speakers = frozenset(last_ones.values())
         batch = Batch(flight, entries[-1].sequence, len(entries), len(speakers))
-        for entry in entries:
-            sequence, topic, value = entry.sequence, entry.topic, entry.value
+        for sequence, topic, partition, key, value, own, timestamp_ms, origin in entries:
             batch.size += len(value)
-            headers = codec.shared_headers(entry.origin) + entry.headers
+            headers = codec.shared_headers(origin) + own
             headers += (self._header, (SEQUENCE_HEADER, str(sequence).encode()))
             # By place: to name the arguments takes librdkafka's client 0.8 of 2.7 us.
             lanes.of(topic).produce(
                 topic,
                 value,
-                entry.key,
-                entry.partition,
+                key,
+                partition,
                 batch.delivered if sequence in speakers else None,
                 None,  # another name of the one before
-                entry.timestamp_ms,
+                timestamp_ms,
                 headers,
             )
         return batch
