@@ -34,6 +34,9 @@ GONE_S = 0.6
 """When the client of the case `client_gone` leaves."""
 PACE = {"first_token_ms": 20, "per_token_ms": 5, "answer_tokens_min": 40, "answer_tokens_max": 40}
 SLOW_PACE = {**PACE, "per_token_ms": 100}
+NOTICED_PACE = {**PACE, "per_token_ms": 20}
+"""After a frame that is no JSON the provider goes on, and bills, until it notices that the gateway has
+left: so slow that a busy machine does not make more tokens of it than were seen."""
 CUT_COST_FACTOR = 2.0
 """A cut answer's tokens are estimated: at most so far from what the provider counted."""
 
@@ -64,9 +67,10 @@ def fault(kind: str, **fields: Any) -> dict[str, Any]:
     return {"kind": kind, **fields}
 
 
-def mid_stream(kind: str, **fields: Any) -> Case:
+def mid_stream(kind: str, pace: dict[str, Any] = PACE, **fields: Any) -> Case:
     """Return the case of a fault after five tokens."""
-    return Case(kind, fault(kind, after_tokens=5, **fields), "failed", "answered", mid_stream=True)
+    spoiling = fault(kind, after_tokens=5, **fields)
+    return Case(kind, spoiling, "failed", "answered", mid_stream=True, pace=pace)
 
 
 CASES = (
@@ -105,7 +109,7 @@ CASES = (
     ),
     mid_stream("cut"),
     mid_stream("stall", delay_ms=LONG_MS),
-    mid_stream("malformed_frame"),
+    mid_stream("malformed_frame", NOTICED_PACE),
     mid_stream("missing_end_marker"),
     mid_stream("error_event"),
     Case("context_too_long", fault("context_too_long"), "failed", "failed", error_status=400),
