@@ -48,8 +48,9 @@ from infra.broker import free_port
 from infra.kafka import KafkaLog
 from schemas.access import hash_of
 from schemas.events.changes import KeyChanged, PriceChanged, ProviderChanged, TargetChanged
-from schemas.log import Connection, TableView
+from schemas.log import Connection
 from schemas.privacy import MasterKey
+from schemas.table_view import TableView
 
 KEY = "weir-bench-hot-path"
 MODEL = "gpt-4.1-nano"

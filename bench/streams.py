@@ -34,7 +34,8 @@ from schemas.codec import encode
 from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.events.tables import HealthRow
 from schemas.identity import uuid7
-from schemas.log import Connection, TableView
+from schemas.log import Connection
+from schemas.table_view import TableView
 
 EVENTS_PER_S_MIN = 20_000
 SHARED, FEW, MANY = 1_000, 10_000, 100_000

@@ -31,8 +31,8 @@ from schemas.events.escrow import (
     spent_in,
 )
 from schemas.identity import uuid7
-from schemas.log import TableView
 from schemas.partition import partition_of
+from schemas.table_view import TableView
 
 TEND_S = 1.0
 IDLE_S = 10.0

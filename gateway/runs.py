@@ -10,7 +10,8 @@ import msgspec
 from schemas.clock import now_us
 from schemas.codec import decode
 from schemas.events.idempotency import IdempotencyClaimed, IdempotencySettled
-from schemas.log import Record, TableView
+from schemas.log import Record
+from schemas.table_view import TableView
 
 VALID_S = 24 * 3600
 """How long a key is remembered: as long as the topic keeps its records."""

@@ -44,10 +44,11 @@ from schemas.events.preferences import PreferenceChanged
 from schemas.events.rewards import LikingRow, RewardRow
 from schemas.events.tables import HealthRow, TableRow
 from schemas.key_view import KeyView
-from schemas.log import Cursor, Log, TableView
+from schemas.log import Cursor, Log
 from schemas.optimizer import in_force
 from schemas.prices import PriceBook, list_of
 from schemas.routing import BUCKET_SECONDS, Target, TargetHealth, health_of
+from schemas.table_view import TableView
 
 HEALTH_WINDOW_S = 60
 STREAMS_SILENCE_S = 5

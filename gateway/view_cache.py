@@ -13,7 +13,8 @@ import msgspec
 
 from schemas import codec
 from schemas.errors import LogError
-from schemas.log import Cursor, TableView
+from schemas.log import Cursor
+from schemas.table_view import TableView
 
 _MAGIC = b"WEIRVIEW"
 _log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from infra.admin_desk import ANSWERS, PREFIXES, Limit, Offset, about, found
 from schemas.clock import now_us
 from schemas.events.changes import BudgetChanged
 from schemas.events.escrow import TOTAL, EscrowRow, spent_in
-from schemas.log import TableView
 from schemas.money import to_usd
+from schemas.table_view import TableView
 
 PATH = "/cost/budgets"
 OWNERS_MAX = 1_000

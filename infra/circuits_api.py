@@ -11,7 +11,7 @@ from schemas.circuits import CLOSED, NEW, CircuitRules, Evidence, circuit_of, ju
 from schemas.clock import now_us
 from schemas.encoder import LONG_MAX
 from schemas.events.circuits import CircuitChanged, CircuitRow
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 PATHS = ("/routing/circuits", "/api/v1/routing/circuits")
 

@@ -17,7 +17,8 @@ from schemas.clock import now_us
 from schemas.errors import Conflict, NotFound, Unavailable
 from schemas.events.changes import Change
 from schemas.identity import uuid7
-from schemas.log import Log, Position, Record, TableView
+from schemas.log import Log, Position, Record
+from schemas.table_view import TableView
 
 APPLIED_WITHIN_S = 2.0
 META = ("event_id", "occurred_at_us", "entity_version", "actor", "deleted")

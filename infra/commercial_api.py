@@ -15,7 +15,7 @@ from infra.vendors import LOCAL_PROVIDER
 from schemas.encoder import LONG_MAX
 from schemas.errors import NotFound
 from schemas.events.changes import ProviderChanged, TargetChanged
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 TEST_PATHS = ("/commercial/test", "/api/v1/commercial/test")
 MODELS_PATHS = ("/commercial/models", "/api/v1/commercial/models")

@@ -31,6 +31,7 @@ MODULES = (
     "schemas.prices",
     "schemas.pricing",
     "schemas.routing",
+    "schemas.table_view",
     # server and client
     "gateway.alarm",
     "gateway.app",

@@ -51,7 +51,8 @@ from schemas.events.changes import (
 )
 from schemas.events.operations import Heartbeat
 from schemas.key_view import KeyView
-from schemas.log import Log, TableView
+from schemas.log import Log
+from schemas.table_view import TableView
 
 SPANS_WANTED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _CAUGHT_UP_S = 10.0

@@ -30,7 +30,7 @@ from schemas.errors import (
 from schemas.events.changes import KeyChanged, TenantChanged
 from schemas.identity import uuid7
 from schemas.key_view import KeyView
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -12,8 +12,8 @@ from schemas.clock import now_us
 from schemas.errors import NotFound, ValidationFailed
 from schemas.events.forecasts import LEVELS, ForecastMade, ForecastPoint
 from schemas.events.operations import AnomalyChanged
-from schemas.log import TableView
 from schemas.money import to_usd
+from schemas.table_view import TableView
 from schemas.traffic import TOTAL
 
 COST, PRICE = "cost_nano_usd", "price"

@@ -18,7 +18,8 @@ from schemas.connection import aiokafka_options, start
 from schemas.errors import BrokerUnavailable, LogError, LogTruncated, WrongLog
 from schemas.event import Event, Topic
 from schemas.letters import dead_letter
-from schemas.log import Connection, Cursor, Deduplicator, Position, Record, TableView
+from schemas.log import Connection, Cursor, Deduplicator, Position, Record
+from schemas.table_view import TableView
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from projections.metrics import LogMetrics, gauge
 from schemas import __version__
 from schemas.clock import now_us
 from schemas.events.operations import Heartbeat
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 
 class PartMetrics(Collector):

@@ -26,8 +26,8 @@ from schemas.events.operations import Heartbeat
 from schemas.events.tables import HealthRow, SpendRow, block_of
 from schemas.events.traffic import TrafficRow
 from schemas.histogram import merge, quantile
-from schemas.log import TableView
 from schemas.money import to_usd
+from schemas.table_view import TableView
 from schemas.traffic import (
     FINE,
     LEVELS,

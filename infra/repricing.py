@@ -32,9 +32,10 @@ from schemas.events.changes import PriceChanged, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
 from schemas.events.operations import AlertChanged
 from schemas.identity import uuid7
-from schemas.log import Cursor, Log, Reader, Record, TableView
+from schemas.log import Cursor, Log, Reader, Record
 from schemas.prices import PriceBook, list_of
 from schemas.pricing import cost_of
+from schemas.table_view import TableView
 
 LOOK_S = 1.0
 """How often the new lines are looked at; changes of prices are gathered for as long."""

@@ -14,10 +14,10 @@ from schemas.clock import now_us
 from schemas.errors import InvalidRequest, NotFound
 from schemas.events.changes import PriceChanged, ProviderChanged, TargetChanged
 from schemas.events.savings import SavingsRow
-from schemas.log import TableView
 from schemas.money import to_usd
 from schemas.prices import PriceBook, list_of
 from schemas.pricing import cost_of
+from schemas.table_view import TableView
 
 DAYS_MAX = 92
 _DAY_S = 86_400

@@ -42,7 +42,7 @@ from schemas.events.changes import (
     TargetChanged,
 )
 from schemas.identity import uuid7
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 ACTOR = "settings"
 _BY_NAME: tuple[Kind[Any, Any], ...] = (

@@ -28,7 +28,8 @@ from schemas.clock import now_us
 from schemas.errors import Unavailable, WeirError
 from schemas.events import topics
 from schemas.events.operations import Heartbeat
-from schemas.log import Log, TableView
+from schemas.log import Log
+from schemas.table_view import TableView
 
 ROUND_TRIP_S = 5.0
 SILENT_S = 10.0

@@ -18,7 +18,8 @@ from schemas import __version__
 from schemas.clock import now_us
 from schemas.errors import Unavailable
 from schemas.events.operations import Heartbeat
-from schemas.log import Connection, TableView
+from schemas.log import Connection
+from schemas.table_view import TableView
 
 
 class Reporting(Protocol):

@@ -28,7 +28,7 @@ from schemas import __version__
 from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable, ConfigurationError
 from schemas.events.changes import DeploymentChanged
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 _DISK_FREE_MIN = 512 * 1024 * 1024
 _BROKER_READY_S = 90.0

@@ -7,7 +7,7 @@ import time
 from schemas.errors import Unavailable
 from schemas.events.operations import DataKeyCreated
 from schemas.identity import uuid7_ms
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 YOUNG_MS = 10_000
 """A key created this recently may not have been read yet: its topic is another than its text's."""

@@ -12,7 +12,7 @@ from schemas.clock import now_us
 from schemas.errors import AuthenticationFailed, PermissionDenied
 from schemas.events.changes import KeyChanged, TenantChanged
 from schemas.key_view import KeyView
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 SECRET_CHARS_MAX: Final = 512
 """Ours have 48; whoever sends more is refused before anything is computed for him."""

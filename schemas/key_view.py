@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 
 from schemas import codec
 from schemas.events.changes import KeyChanged
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 
 class KeyEntries(MutableMapping[str, KeyChanged]):

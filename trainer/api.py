@@ -18,7 +18,8 @@ from schemas.errors import NotFound
 from schemas.events.changes import DeploymentChanged, ModelVersionChanged
 from schemas.events.training import StepCompleted, TriggerFired
 from schemas.identity import uuid7
-from schemas.log import Log, TableView
+from schemas.log import Log
+from schemas.table_view import TableView
 from trainer.journal import Journal, TrainingRun
 from trainer.pipeline import STEPS
 from trainer.settings import TrainerSettings

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from schemas.codec import decode_as
 from schemas.event import Event
 from schemas.events.training import StepCompleted, StepStarted, TrainingProgress, TriggerFired
-from schemas.log import Record, TableView
+from schemas.log import Record
+from schemas.table_view import TableView
 
 LAST_STEP = "learn"
 

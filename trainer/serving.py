@@ -22,7 +22,8 @@ from fastapi.responses import StreamingResponse
 from schemas.errors import InvalidRequest, ModelLoadingError, ModelNotFound, WeirError
 from schemas.events.changes import DeploymentChanged, ModelVersionChanged
 from schemas.identity import uuid7
-from schemas.log import Log, TableView
+from schemas.log import Log
+from schemas.table_view import TableView
 from trainer import registry
 from trainer.batcher import Batcher
 from trainer.inference import BASE, Engine, Row

@@ -17,8 +17,9 @@ from schemas.errors import BrokerUnavailable, DatasetValidationError
 from schemas.events.changes import DeploymentChanged, ModelVersionChanged, PriceChanged
 from schemas.events.training import TrainingProgress, TriggerFired
 from schemas.identity import uuid7
-from schemas.log import Log, TableView
+from schemas.log import Log
 from schemas.privacy import MasterKey, Opener
+from schemas.table_view import TableView
 from trainer import evaluation, registry
 from trainer.backends.base import backend
 from trainer.child import run_child

@@ -24,7 +24,7 @@ from gateway.dialects.reading import entries, read_object
 from schemas.access import Grant
 from schemas.errors import Conflict, InvalidRequest, NotFound
 from schemas.events.batches import BatchChanged
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 DIALECT = "anthropic"
 ENDPOINT = "/v1/messages"

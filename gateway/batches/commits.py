@@ -13,7 +13,7 @@ from schemas.clock import now_us
 from schemas.errors import BrokerUnavailable, NotFound, Unavailable
 from schemas.events.changes import Change
 from schemas.identity import uuid7
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 COMMIT_S = 5.0
 NEWS_S = 1.0

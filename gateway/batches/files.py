@@ -18,9 +18,10 @@ from schemas.errors import NotFound, Unavailable
 from schemas.events.batches import FILE_CONTENT, FileChanged, FileChunk
 from schemas.events.operations import DataKeyCreated
 from schemas.identity import uuid7
-from schemas.log import Log, TableView
+from schemas.log import Log
 from schemas.partition import partition_of
 from schemas.privacy import MasterKey, Opener, Sealed
+from schemas.table_view import TableView
 
 CHUNK_BYTES = 256 * 1024
 EARLIER_MS = 60_000

@@ -24,7 +24,7 @@ from schemas.clock import now_us
 from schemas.errors import Conflict, InvalidRequest, NotFound
 from schemas.events.batches import BatchChanged, FileChanged
 from schemas.identity import uuid7
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 DIALECT = "openai"
 ENDPOINTS = frozenset(

@@ -22,7 +22,7 @@ from gateway.inner import InnerCall
 from schemas.clock import now_us
 from schemas.errors import IdempotencyConflict, IdempotencyUnrepeatable, WeirError
 from schemas.events.batches import BatchChanged
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 WINDOW_US = 24 * 3600 * 1_000_000
 """How long a batch may take; idempotency keys live as long."""

@@ -6,7 +6,8 @@ from schemas.alerts import RESOLVED, followed
 from schemas.codec import decode_as
 from schemas.errors import CorruptRecord
 from schemas.events.operations import AlertChanged
-from schemas.log import Record, TableView
+from schemas.log import Record
+from schemas.table_view import TableView
 
 HISTORY_MAX = 10_000
 """So many alerts that are over are remembered; the log has them all."""

@@ -15,7 +15,8 @@ from infra.alerting.turn import GroupTurn
 from infra.audit import Auditor
 from infra.event_streams import Listeners, frame
 from schemas.events.operations import AlertChanged
-from schemas.log import Log, TableView
+from schemas.log import Log
+from schemas.table_view import TableView
 
 
 class Alerting:

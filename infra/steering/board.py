@@ -27,9 +27,10 @@ from schemas.events.optimizer import (
 )
 from schemas.events.preferences import PreferenceChanged
 from schemas.events.traffic import TrafficRow
-from schemas.log import Record, TableView
+from schemas.log import Record
 from schemas.money import to_usd
 from schemas.optimizer import ACTIVE, LIVE, PROPOSED, TUNED_MODEL
+from schemas.table_view import TableView
 from schemas.traffic import FINE, HOURS, NO_SUMS, TOTAL, TrafficTable, added
 from schemas.traffic import Sums as TrafficSums
 from streams.optimizer.scene import Memory, Sums

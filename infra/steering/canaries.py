@@ -20,9 +20,9 @@ from schemas.clock import now_us
 from schemas.events.canaries import BASELINE, CANARY, CanaryRow, trial_of
 from schemas.events.changes import DeploymentChanged
 from schemas.histogram import quantile
-from schemas.log import TableView
 from schemas.money import to_usd
 from schemas.statistics import Moments
+from schemas.table_view import TableView
 from streams.agents.performance import RECENT_S, RECENT_SLOTS
 from streams.optimizer.scene import CANARY_STATES, Memory, milliseconds
 

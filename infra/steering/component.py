@@ -20,7 +20,8 @@ from infra.steering.canaries import CanaryBoard, canaries_router
 from schemas.events.changes import ProviderChanged
 from schemas.events.operations import Heartbeat
 from schemas.events.optimizer import OptimizerRuleChanged
-from schemas.log import Log, TableView
+from schemas.log import Log
+from schemas.table_view import TableView
 from trainer.api import TrainingDesk
 
 

@@ -13,7 +13,7 @@ from schemas.events.changes import (
     RouteChanged,
     TargetChanged,
 )
-from schemas.log import TableView
+from schemas.table_view import TableView
 
 SECRET = "weir-test-key"
 

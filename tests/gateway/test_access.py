@@ -13,7 +13,8 @@ from schemas.clock import now_us
 from schemas.errors import AuthenticationFailed, PermissionDenied
 from schemas.events.changes import KeyChanged, RouteTarget, TenantChanged
 from schemas.key_view import KeyEntries, KeyView
-from schemas.log import Record, TableView
+from schemas.log import Record
+from schemas.table_view import TableView
 from tests.gateway.worker import META, Worker, key, route
 
 WRONG = "weir-not-a-key"

@@ -19,8 +19,8 @@ from schemas.events.escrow import EscrowMoved, EscrowRow, lease_id
 from schemas.events.llm import CostEntry
 from schemas.events.operations import OutboxClosed
 from schemas.identity import uuid7
-from schemas.log import TableView
 from schemas.publish import sample
+from schemas.table_view import TableView
 from tests.gateway_durability.support import MASTER, request, settings
 
 DAY = "2026-11-20"

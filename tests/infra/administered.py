@@ -17,7 +17,8 @@ from infra.door import Keys
 from infra.kafka import KafkaLog
 from schemas.events.changes import TenantChanged
 from schemas.key_view import KeyView
-from schemas.log import Connection, TableView
+from schemas.log import Connection
+from schemas.table_view import TableView
 
 OPERATOR = "the-operators-token"
 

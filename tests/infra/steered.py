@@ -37,7 +37,8 @@ from schemas.events.optimizer import (
 )
 from schemas.events.traffic import TrafficRow
 from schemas.key_view import KeyView
-from schemas.log import Log, Position, Record, TableView
+from schemas.log import Log, Position, Record
+from schemas.table_view import TableView
 from schemas.traffic import FINE, HOURS, Level, row_name, slot_of
 from streams.agents.performance import RECENT_S
 from trainer.journal import Journal

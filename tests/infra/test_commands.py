@@ -23,7 +23,8 @@ from schemas.event import Event
 from schemas.events.changes import KeyChanged, RouteChanged
 from schemas.events.operations import AUDIT, AuditRecorded
 from schemas.identity import uuid7
-from schemas.log import Log, Position, TableView
+from schemas.log import Log, Position
+from schemas.table_view import TableView
 from tests.infra.administered import Control, control
 
 TARGETS = [{"target": "openai/gpt-4o-mini"}]

@@ -11,7 +11,7 @@ from infra.control import build
 from infra.door import Keys
 from schemas.events.changes import TenantChanged
 from schemas.key_view import KeyView
-from schemas.log import TableView
+from schemas.table_view import TableView
 from tests.gateway.worker import provider, target
 from tests.sandbox.served import Served, sandbox
 

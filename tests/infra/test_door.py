@@ -22,7 +22,8 @@ from schemas.errors import RateLimited, WeirError
 from schemas.events.changes import IDENTITY, KeyChanged
 from schemas.identity import uuid7
 from schemas.key_view import KeyView
-from schemas.log import Record, TableView
+from schemas.log import Record
+from schemas.table_view import TableView
 
 OPERATOR = "the-operators-token"
 

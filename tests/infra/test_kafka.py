@@ -11,7 +11,8 @@ from schemas.errors import BrokerUnavailable, ConfigurationError, LogTruncated, 
 from schemas.event import Topic
 from schemas.events.operations import DEAD_LETTERS, HEARTBEATS, DeadLetter, Heartbeat
 from schemas.identity import uuid7
-from schemas.log import Connection, Cursor, TableView
+from schemas.log import Connection, Cursor
+from schemas.table_view import TableView
 
 
 def beat(part: str, lag: int = 0) -> Heartbeat:

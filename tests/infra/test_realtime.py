@@ -17,8 +17,8 @@ from schemas.errors import Overloaded
 from schemas.events.operations import AlertChanged, Heartbeat
 from schemas.events.tables import HealthBucket, HealthRow, SpendRow, SpendWindow
 from schemas.events.traffic import TrafficRow
-from schemas.log import TableView
 from schemas.money import NANO_USD
+from schemas.table_view import TableView
 from schemas.traffic import FINE, row_name, slot_of
 
 NOW = 1_790_000_000

@@ -17,8 +17,9 @@ from schemas.events.changes import PriceChanged, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
 from schemas.events.operations import ALERTS, AlertChanged
 from schemas.identity import uuid7
-from schemas.log import Cursor, TableView
+from schemas.log import Cursor
 from schemas.pricing import newly_unpriced
+from schemas.table_view import TableView
 
 MILLION = 1_000_000
 

@@ -28,9 +28,9 @@ from schemas.events.changes import (
     TenantChanged,
 )
 from schemas.identity import uuid7
-from schemas.log import TableView
 from schemas.money import NANO_USD, token_cost_nano_usd
 from schemas.prices import PriceBook
+from schemas.table_view import TableView
 
 
 @pytest.mark.req("EVT-01")

@@ -15,7 +15,8 @@ from schemas.errors import BrokerUnavailable
 from schemas.event import Event
 from schemas.events import topics
 from schemas.events.operations import Heartbeat
-from schemas.log import Connection, Log, TableView
+from schemas.log import Connection, Log
+from schemas.table_view import TableView
 
 
 class Echo:

@@ -19,7 +19,8 @@ from infra.system import system_router
 from infra.workers import COLUMNS, summary, worker_figures
 from schemas.events.operations import Heartbeat
 from schemas.key_view import KeyView
-from schemas.log import Connection, TableView
+from schemas.log import Connection
+from schemas.table_view import TableView
 
 FIGURES: dict[str, Any] = {
     "worker": "gateway-0",

@@ -18,11 +18,12 @@ from schemas.events.changes import KeyChanged, RouteChanged
 from schemas.events.operations import DataKeyCreated
 from schemas.events.tables import HealthBucket, HealthRow
 from schemas.identity import uuid7, uuid7_ms
-from schemas.log import Cursor, Deduplicator, Record, TableView
+from schemas.log import Cursor, Deduplicator, Record
 from schemas.partition import murmur2, partition_of
 from schemas.privacy import MasterKey, Opener, Sealer
 from schemas.publish import sample
 from schemas.routing import health_of
+from schemas.table_view import TableView
 
 
 def record(offset: int, outbox: str | None = None, sequence: int | None = None) -> Record:

@@ -14,8 +14,9 @@ from schemas.codec import encode
 from schemas.events.feedback import FeedbackRecorded
 from schemas.events.operations import DeadLetter
 from schemas.events.tables import FeedbackRow, block_key, block_of
-from schemas.log import Record, TableView
+from schemas.log import Record
 from schemas.partition import partition_of
+from schemas.table_view import TableView
 from streams.agents.feedback import FEEDBACK
 from streams.fold import AnyFold
 from streams.partition import AHEAD_US_MAX, OFFSET_HEADER, PartitionFold, Tombstone, recovered

@@ -10,8 +10,8 @@ from schemas.clock import now_us
 from schemas.events.llm import ContentCaptured
 from schemas.events.operations import PRIVACY_KEYS, DataKeyCreated
 from schemas.identity import uuid7
-from schemas.log import TableView
 from schemas.privacy import MasterKey, Opener, Sealer
+from schemas.table_view import TableView
 from tests.trainer import support
 from trainer.collect import collect, system_prompt_of
 
