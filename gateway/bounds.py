@@ -19,7 +19,7 @@ from gateway.admission import Admitted
 from schemas.errors import InvalidRequest
 from schemas.events.changes import PriceChanged
 from schemas.money import token_cost_nano_usd
-from schemas.pricing import INPUT_KINDS, OUTPUT_KINDS
+from schemas.pricing import INPUT_KINDS, OUTPUT_KINDS, prices_up_to
 from schemas.routing import LOCAL, Target
 
 TOOLS_TOKENS = 1_024
@@ -30,6 +30,10 @@ CHOICES = ("n", "best_of", "candidateCount", "candidate_count")
 """Members that multiply the output."""
 NESTED = ("generationConfig", "generation_config", "toolConfig")
 """Members in which those may lie, and tools."""
+SERVICE_TIERS = ("service_tier", "serviceTier")
+"""Members that ask for a faster or a cheaper service."""
+LISTED_TIERS = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "flex"})
+"""Those that cost what the lists say, or less."""
 SURFACES = {"chat": True, "completions": True, "responses": True, "embeddings": False}
 """The surfaces that are paid by the token, and whether they produce any."""
 UNPAID = frozenset({"count_tokens"})
@@ -87,11 +91,8 @@ def bound(admitted: Admitted, target: Target, price: PriceChanged | None) -> Bou
     if price.input_price is None or (produces and price.output_price is None):
         raise _refused(f"{target.id} has no price", "Have the operator price the model.")
     told = _Told(admitted)
-    rates = [price.input_price, price.cached_input_price, price.cache_write_input_price]
-    parts = [
-        (_input_tokens(told, target, price), _dearest(price, rates, INPUT_KINDS)),
-        (1, price.unit_prices.get("call", 0)),
-    ]
+    told.check_service()
+    input_tokens = _input_tokens(told, target, price)
     said = limit = output_tokens = None
     if produces:
         said = told.most(LIMITS, admitted.opening.max_tokens)
@@ -99,12 +100,26 @@ def bound(admitted: Admitted, target: Target, price: PriceChanged | None) -> Bou
         if limit is None:
             raise _refused("the request names no max_tokens", "Send max_tokens with the request.")
         output_tokens = limit * (told.most(CHOICES) or 1)
-        parts.append((output_tokens, _dearest(price, [price.output_price], OUTPUT_KINDS)))
-    return Bound(token_cost_nano_usd(parts), output_tokens, None if said else limit)
+    held = prices_up_to(price, input_tokens)
+    dearest = max(_of_tokens(one, input_tokens, output_tokens or 0) for one in held)
+    return Bound(dearest, output_tokens, None if said else limit)
 
 
 def _is_free(price: PriceChanged) -> bool:
-    return price.input_price == price.output_price == 0 and not any(price.unit_prices.values())
+    cache = price.cached_input_price or price.cache_write_input_price
+    paid = cache or any(price.unit_prices.values()) or price.tiers
+    return price.input_price == price.output_price == 0 and not paid
+
+
+def _of_tokens(price: PriceChanged, input_tokens: int, output_tokens: int) -> int:
+    inputs = [price.input_price, price.cached_input_price, price.cache_write_input_price]
+    return token_cost_nano_usd(
+        [
+            (input_tokens, _dearest(price, inputs, INPUT_KINDS)),
+            (output_tokens, _dearest(price, [price.output_price], OUTPUT_KINDS)),
+            (1, price.unit_prices.get("call", 0)),
+        ]
+    )
 
 
 def _dearest(price: PriceChanged, rates: Sequence[int | None], kinds: Sequence[str]) -> int:
@@ -179,6 +194,19 @@ class _Told:
         if found and min(found) < 1:
             raise InvalidRequest(f"{names[0]} must be at least 1")
         return max(found, default=None)
+
+    def check_service(self) -> None:
+        """Refuse a service that costs more than any list says."""
+        for place in self._places:
+            for name in SERVICE_TIERS:
+                tier = self._read(name, place[name], Any) if name in place else None
+                if isinstance(tier, dict):  # as Bedrock has it
+                    tier = tier.get("type")
+                if tier is not None and not (isinstance(tier, str) and tier in LISTED_TIERS):
+                    raise _refused(
+                        f"{name} {str(tier)[:64]!r} has no price",
+                        "Leave it out, or use a key that no hard budget holds for.",
+                    )
 
     def check_tools(self) -> None:
         """Refuse tools that the vendor runs: their results are paid, and nobody knows how large."""

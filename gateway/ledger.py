@@ -25,7 +25,7 @@ from schemas.events.llm import (
 )
 from schemas.events.operations import DataKeyCreated
 from schemas.identity import uuid7
-from schemas.pricing import cost_of
+from schemas.pricing import cost_of, price_for
 from schemas.privacy import MasterKey, Sealer
 from schemas.routing import Target
 
@@ -45,6 +45,8 @@ def cost_entry(
         attempt.outcome != "failed" for attempt in response.attempts
     ):
         return _line(response, "settled", None, 0, received_us)
+    if price is not None:
+        price = price_for(price, response.input_tokens)
     cost = cost_of(price, response, response.units)
     entry = "unpriced" if cost is None else "settled"
     return _line(response, entry, price, cost, received_us)
@@ -58,6 +60,8 @@ def wasted_entry(
     received_us: int,
 ) -> CostEntry:
     """Return the ledger line of an attempt that produced something and was given up."""
+    if price is not None:
+        price = price_for(price, usage.input_tokens)
     cost = cost_of(price, usage, {})
     entry = "unpriced" if cost is None else "wasted"
     return msgspec.structs.replace(

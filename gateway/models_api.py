@@ -10,7 +10,7 @@ from gateway.state import GatewayState
 from schemas.access import Grant
 from schemas.clock import now_us
 from schemas.errors import InvalidRequest, ModelNotFound
-from schemas.events.changes import PriceChanged
+from schemas.events.changes import PriceChanged, PriceTier
 from schemas.money import to_usd
 from schemas.routing import Target
 
@@ -149,6 +149,11 @@ def own_row(state: GatewayState, target: Target) -> Json:
 def _prices(price: PriceChanged | None) -> Json | None:
     if price is None:
         return None
+    tiers = [{"above_input_tokens": it.above_input_tokens, **_rates(it)} for it in price.tiers]
+    return {**_rates(price), "tiers": tiers, "price_version": price.price_version}
+
+
+def _rates(price: PriceChanged | PriceTier) -> Json:
     usd = {
         "input_usd_per_million": price.input_price,
         "cached_input_usd_per_million": price.cached_input_price,
@@ -157,7 +162,7 @@ def _prices(price: PriceChanged | None) -> Json | None:
     }
     known = {name: None if value is None else to_usd(value) for name, value in usd.items()}
     units = {name: to_usd(value) for name, value in sorted(price.unit_prices.items())}
-    return {**known, "units_usd_per_million": units, "price_version": price.price_version}
+    return {**known, "units_usd_per_million": units}
 
 
 def _targets(state: GatewayState, grant: Grant) -> list[Target]:

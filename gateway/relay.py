@@ -338,7 +338,7 @@ class Relay:
             lanes.poll()
 
     def _hand_over(self, lanes: Lanes, flight: InFlight, entries: list[Entry]) -> Batch:
-        # By place, and taken apart at once below: a look-up of a field by name takes 50 ns.
+        # By place, and taken apart at once below: eleven look-ups by name take 0.3 us more.
         last_ones = {(entry[1], entry[2]): entry[0] for entry in entries}
         speakers = frozenset(last_ones.values())
         batch = Batch(flight, entries[-1].sequence, len(entries), len(speakers))

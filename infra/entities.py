@@ -20,10 +20,12 @@ from infra.tables import (
     LimitTable,
     PriceTable,
     ProviderTable,
+    RatesTable,
     RouteTable,
     RouteTargetTable,
     TargetTable,
     TenantTable,
+    TierTable,
 )
 from infra.vendors import VENDORS, Vendor, fill
 from schemas.errors import ConfigurationError, ValidationFailed
@@ -33,6 +35,7 @@ from schemas.events.changes import (
     GuardrailChanged,
     LimitChanged,
     PriceChanged,
+    PriceTier,
     ProviderChanged,
     RouteChanged,
     RouteTarget,
@@ -234,36 +237,57 @@ def _price_fields(price: str, table: PriceTable) -> dict[str, Any]:
     provider, slash, model = price_name(price).partition("/")
     if not (provider and slash and model):
         raise ValidationFailed(f"a price is named provider/model, not {price!r}")
-    prices = {
-        f"{name}_price": _nano(getattr(table, f"{name}_usd_per_million")) for name in _PER_MILLION
-    }
+    base = _rates(table)
     return {
         "provider": provider,
         "model": model,
         "valid_from_us": microseconds(table.valid_from),
-        **prices,
-        # The log has prices per million of everything.
-        "unit_prices": {
-            unit: from_usd(amount * TOKENS_PER_PRICE) for unit, amount in table.unit_usd.items()
-        },
+        **base,
+        "tiers": [
+            PriceTier(above_input_tokens=tier.above_input_tokens, **_above(base, _rates(tier)))
+            for tier in table.tiers
+        ],
         "price_version": table.price_version,
         "source": BY_HAND,
     }
 
 
+def _rates(table: RatesTable) -> dict[str, Any]:
+    prices = {
+        f"{name}_price": _nano(getattr(table, f"{name}_usd_per_million")) for name in _PER_MILLION
+    }
+    # The log has prices per million of everything.
+    units = {unit: from_usd(amount * TOKENS_PER_PRICE) for unit, amount in table.unit_usd.items()}
+    return {**prices, "unit_prices": units}
+
+
+def _above(base: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """A tier's rates: what it does not say itself is as for a shorter input."""
+    prices = {name: base[name] if price is None else price for name, price in said.items()}
+    return {**prices, "unit_prices": base["unit_prices"] | said["unit_prices"]}
+
+
 def _price_table(event: PriceChanged) -> PriceTable:
     return PriceTable(
         valid_from=EPOCH + timedelta(microseconds=event.valid_from_us),
-        unit_usd={
-            unit: Decimal(to_usd(amount)) / TOKENS_PER_PRICE
-            for unit, amount in event.unit_prices.items()
-        },
+        tiers=[
+            TierTable(above_input_tokens=tier.above_input_tokens, **_rates_told(tier))
+            for tier in event.tiers
+        ],
         price_version=event.price_version,
-        **{
-            f"{name}_usd_per_million": _usd(getattr(event, f"{name}_price"))
-            for name in _PER_MILLION
-        },
+        **_rates_told(event),
     )
+
+
+def _rates_told(price: PriceChanged | PriceTier) -> dict[str, Any]:
+    units = {
+        unit: Decimal(to_usd(amount)) / TOKENS_PER_PRICE
+        for unit, amount in price.unit_prices.items()
+    }
+    usd = {
+        f"{name}_usd_per_million": _usd(getattr(price, f"{name}_price")) for name in _PER_MILLION
+    }
+    return {"unit_usd": units, **usd}
 
 
 def in_force(price: str, known: Iterable[PriceChanged]) -> PriceChanged | None:

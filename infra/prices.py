@@ -1,6 +1,6 @@
 """The public price lists of `genai-prices` as price events: one per model name and start date."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import version
@@ -10,7 +10,7 @@ from genai_prices import types
 from genai_prices.data import providers
 
 from schemas.clock import now_us
-from schemas.events.changes import PriceChanged
+from schemas.events.changes import PriceChanged, PriceTier
 from schemas.identity import uuid7
 from schemas.money import price_from_usd_per_million
 from schemas.prices import ANY
@@ -18,6 +18,7 @@ from schemas.prices import ANY
 SOURCE = "genai-prices"
 SELF_HOSTED = "self-hosted"
 TOKEN_KINDS = {
+    "cache_write_1h_mtok": "cache_write_1h_tokens",
     "input_audio_mtok": "input_audio_tokens",
     "input_image_mtok": "input_image_tokens",
     "output_audio_mtok": "output_audio_tokens",
@@ -46,7 +47,7 @@ def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChange
     """Every price of these vendors' models, under every exact name that the list gives them.
 
     What the list has no price for is left out: a model whose price is unknown is settled as
-    `unpriced`, never as free. Of tiered prices the base is taken, the tier for short prompts.
+    `unpriced`, never as free.
     """
     wanted = set(price_providers)
     events: dict[str, PriceChanged] = {}
@@ -58,8 +59,7 @@ def price_events(price_providers: Iterable[str], actor: str) -> list[PriceChange
             own = model.id.removeprefix(_REGIONAL)
             for name in (own, *_names(model.match), *(FREE_NAMES if free else ())):
                 for valid_from_us, price in _dated(model.prices):
-                    units = {"call": 0} if free else _units(provider.id, vars(price))
-                    event = _event(provider.id, name, valid_from_us, price, units, actor)
+                    event = _event(provider.id, name, valid_from_us, vars(price), actor, free=free)
                     if event is not None:
                         events.setdefault(event.key, event)
     for (vendor, model_name), price in SEARCHES.items():
@@ -101,7 +101,7 @@ def _always(
     )
 
 
-def _units(provider: str, fields: dict[str, Any]) -> dict[str, int]:
+def _units(provider: str, fields: Mapping[str, Any]) -> dict[str, int]:
     """Prices of what is not counted in tokens, or of tokens of another kind, per million of each."""
     units = {
         name: price
@@ -115,7 +115,7 @@ def _units(provider: str, fields: dict[str, Any]) -> dict[str, int]:
         units["audio_ms"] = price_from_usd_per_million(hours * 1_000_000 / MS_PER_HOUR)
     base, written = _nano(fields.get("input_mtok")), fields.get("cache_write_mtok")
     if provider == "anthropic" and base is not None and written is not None:
-        units["cache_write_1h_tokens"] = 2 * base
+        units.setdefault("cache_write_1h_tokens", 2 * base)
     return units
 
 
@@ -146,16 +146,25 @@ def _dated(prices: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _event(
-    provider: str, name: str, valid_from_us: int, price: Any, units: dict[str, int], actor: str
+    provider: str,
+    name: str,
+    valid_from_us: int,
+    fields: Mapping[str, Any],
+    actor: str,
+    *,
+    free: bool,
 ) -> PriceChanged | None:
-    fields = vars(price)
-    input_price, output_price = _nano(fields.get("input_mtok")), _nano(fields.get("output_mtok"))
-    if input_price is None and output_price is None:
-        if not units:
-            return None
-    elif output_price is None:
-        # An embedding has no output part: nothing is produced, nothing is paid for it.
-        output_price = 0
+    base = _rates(provider, _within(fields, 0))
+    if free:
+        base["unit_prices"] = {"call": 0}
+    if base["input_price"] is None and base["output_price"] is None and not base["unit_prices"]:
+        return None
+    starts = {
+        tier.start
+        for price in fields.values()
+        if isinstance(price, types.TieredPrices)
+        for tier in price.tiers
+    }
     return PriceChanged(
         event_id=uuid7(),
         occurred_at_us=now_us(),
@@ -164,18 +173,46 @@ def _event(
         provider=provider,
         model=name,
         valid_from_us=valid_from_us,
-        input_price=input_price,
-        cached_input_price=_nano(fields.get("cache_read_mtok")),
-        output_price=output_price,
         price_version=price_version(),
         source=SOURCE,
-        cache_write_input_price=_nano(fields.get("cache_write_mtok")),
-        unit_prices=units,
+        tiers=[
+            PriceTier(above_input_tokens=start, **_rates(provider, _within(fields, start)))
+            for start in sorted(starts)
+        ],
+        **base,
     )
+
+
+def _within(fields: Mapping[str, Any], start: int) -> dict[str, Any]:
+    """A price's fields as they are for calls with more input tokens than this."""
+    return {
+        part: _at(price, start) if isinstance(price, types.TieredPrices) else price
+        for part, price in fields.items()
+    }
+
+
+def _at(price: types.TieredPrices, start: int) -> Decimal:
+    found: Decimal = price.base
+    for tier in price.tiers:  # the shortest first
+        if tier.start <= start:
+            found = tier.price
+    return found
+
+
+def _rates(provider: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    input_price, output_price = _nano(fields.get("input_mtok")), _nano(fields.get("output_mtok"))
+    if input_price is not None and output_price is None:
+        # An embedding has no output part: nothing is produced, nothing is paid for it.
+        output_price = 0
+    return {
+        "input_price": input_price,
+        "cached_input_price": _nano(fields.get("cache_read_mtok")),
+        "output_price": output_price,
+        "cache_write_input_price": _nano(fields.get("cache_write_mtok")),
+        "unit_prices": _units(provider, fields),
+    }
 
 
 def _nano(price: Any) -> int | None:
     """Nano-USD per million tokens for a list price in USD, None where there is none."""
-    if isinstance(price, types.TieredPrices):
-        price = price.base
     return price_from_usd_per_million(price) if isinstance(price, Decimal) else None

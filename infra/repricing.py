@@ -34,7 +34,7 @@ from schemas.events.operations import AlertChanged
 from schemas.identity import uuid7
 from schemas.log import Cursor, Log, Reader, Record
 from schemas.prices import PriceBook, list_of
-from schemas.pricing import cost_of
+from schemas.pricing import cost_of, price_for
 from schemas.table_view import TableView
 
 LOOK_S = 1.0
@@ -73,6 +73,7 @@ class Knowledge:
                 p.cache_write_input_price,
                 p.output_price,
                 p.unit_prices,
+                p.tiers,
             )
             for p in self._all
         }
@@ -136,7 +137,8 @@ class Owed:
             self.unpriced.add(f"{line.provider}/{line.model}")
         if price is not None and cost is not None and cost != line.cost_nano_usd:
             known = line.cost_nano_usd is not None
-            self._due[line.event_id] = Due(line, price, cost - (line.cost_nano_usd or 0), known)
+            held = price_for(price, line.input_tokens)
+            self._due[line.event_id] = Due(line, held, cost - (line.cost_nano_usd or 0), known)
 
     def corrections(self) -> list[CostEntry]:
         """Return what is missing, once the ledger was read to its end."""

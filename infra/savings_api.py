@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
@@ -13,10 +14,10 @@ from infra.admin_desk import ANSWERS, PREFIXES
 from schemas.clock import now_us
 from schemas.errors import InvalidRequest, NotFound
 from schemas.events.changes import PriceChanged, ProviderChanged, TargetChanged
-from schemas.events.savings import SavingsRow
+from schemas.events.savings import SavingsDay, SavingsRow
 from schemas.money import to_usd
 from schemas.prices import PriceBook, list_of
-from schemas.pricing import cost_of
+from schemas.pricing import cost_of, price_for
 from schemas.table_view import TableView
 
 DAYS_MAX = 92
@@ -176,7 +177,7 @@ class SavingsBoard:
                 if day.start_s not in prices:
                     end = on + timedelta(seconds=_DAY_S - 1)
                     prices[day.start_s] = self._price(target, end)
-                would = cost_of(prices[day.start_s], day) or 0
+                would = _cost_of_day(prices[day.start_s], day)
                 # What the baseline cannot be asked about is neither saved nor lost.
                 would += day.uncounted_nano_usd + day.cache_saved_nano_usd
                 name = "baseline" if called == target and rule == "routing" else rule
@@ -208,6 +209,14 @@ class SavingsBoard:
         if not found:
             raise NotFound("no listed target has a price", action="Name the baseline.")
         return max(found)[1]
+
+
+def _cost_of_day(price: PriceChanged | None, day: SavingsDay) -> int:
+    """What a day's calls would have cost, each as long as their mean: of their sum no tier is told."""
+    if price is not None and price.tiers:
+        mean_tokens = day.input_tokens // max(1, day.calls)
+        price = msgspec.structs.replace(price_for(price, mean_tokens), tiers=[])
+    return cost_of(price, day) or 0
 
 
 def _projection(account: _Account, first: date, last: date, now: datetime) -> Projection:

@@ -308,12 +308,9 @@ class LimitTable(Table):
         return self
 
 
-class PriceTable(Table):
-    """`[prices."PROVIDER/MODEL"]`: what a model costs from a time on, per million tokens."""
+class RatesTable(Table):
+    """What a call costs, per million tokens and per unit."""
 
-    valid_from: AwareDatetime | None = Field(
-        default=None, description="since when; now unless given", examples=["2026-01-01T00:00:00Z"]
-    )
     input_usd_per_million: Usd | None = Field(default=None, description="null: unknown")
     cached_input_usd_per_million: Usd | None = Field(default=None, description="from its cache")
     cache_write_input_usd_per_million: Usd | None = Field(default=None, description="to its cache")
@@ -323,4 +320,28 @@ class PriceTable(Table):
         description="per unit of what is not counted in tokens, or of a kind that costs otherwise",
         examples=[{"image": "0.04", "image/high/1024x1024": "0.17", "character": "0.000015"}],
     )
+
+
+class TierTable(RatesTable):
+    """What a call with a longer input costs, all of it; what is left out costs as for a shorter one."""
+
+    above_input_tokens: int = Field(gt=0, examples=[200_000])
+
+
+class PriceTable(RatesTable):
+    """`[prices."PROVIDER/MODEL"]`: what a model costs from a time on."""
+
+    valid_from: AwareDatetime | None = Field(
+        default=None, description="since when; now unless given", examples=["2026-01-01T00:00:00Z"]
+    )
+    tiers: list[TierTable] = Field(
+        default=[], max_length=16, description="for longer inputs, the shortest first"
+    )
     price_version: str = Field(default="custom", description="recorded with each cost")
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        starts = [tier.above_input_tokens for tier in self.tiers]
+        if starts != sorted(set(starts)):
+            raise ValueError("tiers: name them by ascending above_input_tokens, each once")
+        return self

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from schemas.events.changes import PriceChanged
+import msgspec
+
+from schemas.events.changes import PriceChanged, PriceTier
 from schemas.events.llm import CostEntry
 from schemas.money import rounded_nano_usd, token_cost_nano_usd
 
@@ -56,17 +58,45 @@ def newly_unpriced(line: CostEntry) -> int:
     return int(line.cost_nano_usd is None) - int(line.first_price)
 
 
+def price_for(price: PriceChanged, input_tokens: int | None) -> PriceChanged:
+    """Return the prices that hold for a call with so much input: its tier's, in place of the others."""
+    if input_tokens is None or not price.tiers:
+        return price
+    held = [tier for tier in price.tiers if tier.above_input_tokens < input_tokens]
+    return _within(price, held[-1]) if held else price
+
+
+def prices_up_to(price: PriceChanged, input_tokens: int) -> list[PriceChanged]:
+    """Return the prices one of which holds for a call with at most so much input."""
+    held = [tier for tier in price.tiers if tier.above_input_tokens < input_tokens]
+    return [msgspec.structs.replace(price, tiers=[]), *(_within(price, tier) for tier in held)]
+
+
+def _within(price: PriceChanged, tier: PriceTier) -> PriceChanged:
+    return msgspec.structs.replace(
+        price,
+        input_price=tier.input_price,
+        cached_input_price=tier.cached_input_price,
+        output_price=tier.output_price,
+        cache_write_input_price=tier.cache_write_input_price,
+        unit_prices=tier.unit_prices,
+        tiers=[],
+    )
+
+
 def cost_of(
     price: PriceChanged | None,
     usage: Counts,
     units: Mapping[str, int] | None = None,
 ) -> int | None:
-    """Return the cost in nano-USD, None when a needed price or count is unknown.
+    """Return the cost of a call in nano-USD, None when a needed price or count is unknown.
 
     `usage.input_tokens` includes cached and cache-written ones, each with its own price, or the full
     one where none is known. A count of zero needs no price. Where tokens are unknown, what is billed
     by units costs these alone.
     """
+    if price is not None and price.tiers:
+        price = price_for(price, usage.input_tokens)
     if price is not None and not units and not price.unit_prices:
         return _plain_cost(price, usage)
     counted = {name: count for name, count in (units or {}).items() if count}

@@ -227,16 +227,31 @@ class GuardrailChanged(Change, frozen=True, kw_only=True):
         return f"guardrail:{self.name}"
 
 
+class PriceTier(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call costs whose input is longer than this: all of it, not only what is beyond.
+
+    Prices as in `PriceChanged`, each in place of the one there.
+    """
+
+    above_input_tokens: int
+    input_price: int | None
+    cached_input_price: int | None = None
+    output_price: int | None
+    cache_write_input_price: int | None = None
+    unit_prices: dict[str, int] = msgspec.field(default_factory=dict)
+
+
 class PriceChanged(Change, frozen=True, kw_only=True):
     """Prices of a model from `valid_from_us` on, in nano-USD per million tokens.
 
     `unit_prices` are nano-USD per million of what is not counted in tokens, or of tokens that cost
     otherwise: image, character, audio_ms, search, call, input_audio_tokens…
+    `tiers` hold for calls with a longer input, the shortest first.
     """
 
     topic = PRICES
     type = "weir.prices.price.changed"
-    version = 2
+    version = 3
 
     provider: str
     model: str
@@ -248,6 +263,7 @@ class PriceChanged(Change, frozen=True, kw_only=True):
     source: str
     cache_write_input_price: int | None = None
     unit_prices: dict[str, int] = msgspec.field(default_factory=dict)
+    tiers: list[PriceTier] = msgspec.field(default_factory=list)
 
     @property
     def key(self) -> str:

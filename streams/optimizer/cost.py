@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from schemas.events.changes import PriceChanged
 from schemas.events.optimizer import OptimizerActed
+from schemas.pricing import price_for
 from schemas.statistics import rises
 from streams.optimizer.rule import HELPED, UNCLEAR, WORSE, Finding, Reading, Rule
 from streams.optimizer.scene import DAY_S, Scene, Sums
@@ -72,9 +73,11 @@ def _own(scene: Scene, peer: str, calls: Sums) -> Sums:
 
 def _cost(price: PriceChanged, asked: Sums, answered: Sums) -> float | None:
     """Return the mean cost of a call in nano-USD, None where a price is missing."""
+    mean_tokens = asked.input_tokens / asked.completed
+    price = price_for(price, round(mean_tokens))
     if price.input_price is None or price.output_price is None:
         return None
-    inputs = asked.input_tokens / asked.completed * price.input_price
+    inputs = mean_tokens * price.input_price
     outputs = answered.output_tokens / answered.completed * price.output_price
     return (inputs + outputs) / _PER_TOKEN
 

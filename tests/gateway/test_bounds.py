@@ -6,13 +6,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.admission import Admitted
 from gateway.bounds import TOOLS_TOKENS, Bound, bound
+from gateway.dialects.neutral import Usage
 from gateway.dialects.registry import dialect
 from schemas.access import Grant
 from schemas.errors import InvalidRequest
-from schemas.events.changes import KeyChanged, PriceChanged
+from schemas.events.changes import KeyChanged, PriceChanged, PriceTier
+from schemas.pricing import cost_of
 from schemas.routing import Target
 from tests.gateway.worker import META, key
 
@@ -74,7 +78,8 @@ def openai(**fields: Any) -> Admitted:
         (openai(), 500, 500),
         (openai(max_tokens=10, n=3), 30, None),
         (openai(max_tokens=10, max_completion_tokens=99), 99, None),
-        (openai(max_tokens=None, n=None, tools=None), 500, 500),
+        (openai(max_tokens=None, n=None, tools=None, service_tier=None), 500, 500),
+        (openai(max_tokens=10, service_tier="flex"), 10, None),
         (asked("gemini", {**GEMINI, "toolConfig": None}), 500, 500),
         (asked("anthropic", {"model": "m", "messages": MESSAGES, "max_tokens": 7}), 7, None),
         (asked("gemini", {**GEMINI, "generationConfig": {"maxOutputTokens": 9}}), 9, None),
@@ -106,6 +111,33 @@ def test_the_dearest_of_all_prices_counts() -> None:
     )
     found = bound(admitted, TARGET, dear).amount_nano_usd
     assert found == len(admitted.body) * 5_000 + 2_000 + 10**6
+
+
+@pytest.mark.req("BEY-07", "PROV-08")
+@given(
+    st.lists(st.tuples(*[st.integers(0, 9 * 10**9)] * 3), min_size=1, max_size=4),
+    st.integers(0, 400),
+    st.integers(0, 5),
+)
+def test_no_length_of_the_input_costs_more_than_the_bound(rates, tokens_in, tokens_out) -> None:
+    base, *above = rates
+    tiers = [
+        PriceTier(
+            above_input_tokens=20 * number,
+            input_price=tier[0],
+            cached_input_price=tier[1],
+            output_price=tier[2],
+        )
+        for number, tier in enumerate(above, 1)
+    ]
+    tiered = price(
+        input_price=base[0], cached_input_price=base[1], output_price=base[2], tiers=tiers
+    )
+    admitted = openai(max_tokens=5)
+    tokens_in = min(tokens_in, len(admitted.body))
+    cost = cost_of(tiered, Usage(tokens_in, tokens_in // 2, tokens_out))
+    assert cost is not None
+    assert cost <= bound(admitted, TARGET, tiered).amount_nano_usd
 
 
 @pytest.mark.req("BEY-07")
@@ -147,6 +179,9 @@ def test_what_people_write_about_is_no_picture() -> None:
         (openai(max_tokens=5), TARGET, price(output_price=None)),
         (openai(max_tokens=5, tools=[{"type": "web_search_preview"}]), TARGET, price()),
         (openai(max_tokens=5, tools=["odd"]), TARGET, price()),
+        (openai(max_tokens=5, service_tier="priority"), TARGET, price()),
+        (openai(max_tokens=5, service_tier=["auto"]), TARGET, price()),
+        (asked("bedrock", {**BEDROCK, "serviceTier": {"type": "priority"}}), TARGET, price()),
         (asked("gemini", {**GEMINI, "tools": [{"googleSearch": {}}]}), TARGET, price()),
         (
             asked("gemini", {**GEMINI, "tools": [{"functionDeclarations": [], "urlContext": {}}]}),

@@ -37,6 +37,7 @@ PRICE = msgspec.structs.replace(
     input_price=2_000_000_000,
     cached_input_price=500_000_000,
     output_price=8_000_000_000,
+    tiers=[],
 )
 
 

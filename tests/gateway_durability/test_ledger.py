@@ -12,7 +12,7 @@ from gateway.dialects.neutral import Usage
 from gateway.ledger import cost_entry
 from infra.entities import PRICE as PRICE_KIND
 from infra.tables import PriceTable
-from schemas.events.changes import PriceChanged
+from schemas.events.changes import PriceChanged, PriceTier
 from schemas.events.llm import Attempt, ResponseCompleted
 from schemas.pricing import cost_of
 from tests.gateway_durability.support import PRICE, request, response
@@ -65,6 +65,41 @@ def test_a_call_that_never_got_an_answer_costs_nothing() -> None:
 def test_without_a_cached_price_cached_tokens_cost_the_full_one() -> None:
     price = msgspec.structs.replace(PRICE, cached_input_price=None)
     assert cost_of(price, Usage(100, 40, 0)) == 100 * 2_000
+
+
+LONG = PriceTier(above_input_tokens=1_000, input_price=4_000_000_000, output_price=9_000_000_000)
+LONGER = PriceTier(above_input_tokens=5_000, input_price=1_000_000_000, output_price=1_000_000_000)
+TIERED = msgspec.structs.replace(PRICE, tiers=[LONG, LONGER])
+
+
+@pytest.mark.req("PROV-08")
+@pytest.mark.parametrize(
+    ("tokens_in", "input_rate", "output_rate"),
+    [(1_000, 2_000, 8_000), (1_001, 4_000, 9_000), (5_000, 4_000, 9_000), (5_001, 1_000, 1_000)],
+)
+def test_a_longer_input_costs_its_tier_all_of_it(
+    tokens_in: int, input_rate: int, output_rate: int
+) -> None:
+    answer = response(
+        request(), input_tokens=tokens_in, cached_input_tokens=0, output_tokens=10, units={}
+    )
+    entry = cost_entry(answer, TIERED, 7)
+    assert entry.cost_nano_usd == tokens_in * input_rate + 10 * output_rate
+    told = (entry.input_price, entry.output_price)
+    assert told == (input_rate * 10**6, output_rate * 10**6), "the line tells what it was priced by"
+
+
+def test_a_tier_has_its_own_price_of_everything() -> None:
+    tier = PriceTier(
+        above_input_tokens=1_000,
+        input_price=4_000_000_000,
+        cached_input_price=None,
+        output_price=0,
+        unit_prices={"call": 7_000_000},
+    )
+    price = msgspec.structs.replace(PRICE, tiers=[tier], unit_prices={"call": 5_000_000})
+    assert cost_of(price, Usage(1_000, 1_000, 0), {"call": 1}) == 1_000 * 500 + 5
+    assert cost_of(price, Usage(2_000, 1_000, 0), {"call": 1}) == 2_000 * 4_000 + 7
 
 
 def test_a_price_is_needed_only_for_what_was_used() -> None:

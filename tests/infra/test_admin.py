@@ -29,7 +29,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "routes": {"targets": [{"target": "a/b", "taskTypes": ["code"]}], "max_cost_usd": "0.01"},
     "tenants": {"models": ["openai/*"], "parent": "organization:acme"},
     "limits": {"scope": "team", "requests_per_minute": 60},
-    "prices": {"input_usd_per_million": "0.15", "output_usd_per_million": 0.6},
+    "prices": {
+        "input_usd_per_million": "0.15",
+        "output_usd_per_million": 0.6,
+        "tiers": [{"aboveInputTokens": 200_000, "input_usd_per_million": "0.3"}],
+    },
     "alert_channels": {"kind": "webhook", "urlEnv": "HOOK_URL", "secret_env": "HOOK_KEY"},
     "alert_rules": {"scope": "team", "threshold": 5, "window": "day", "channels": ["on-call"]},
 }
@@ -189,6 +193,38 @@ async def test_a_price_holds_from_now_on_unless_it_says_since_when(desk: Control
     assert (await desk.call("PATCH", place, {"price_version": "c"})).body["price_version"] == "c"
     assert (await desk.call("DELETE", place)).status in {200, 202}
     assert (await desk.call("GET", place)).body["price_version"] == "a"  # that was in force before
+
+
+@pytest.mark.req("PROV-08")
+async def test_a_tier_says_only_what_differs(desk: Control) -> None:
+    name = f"p/{uuid7()}"
+    tiers = [
+        {"above_input_tokens": 200_000, "input_usd_per_million": 4},
+        {"above_input_tokens": 400_000, "output_usd_per_million": 9, "unit_usd": {"call": "0.5"}},
+    ]
+    rates = {"input_usd_per_million": 2, "cached_input_usd_per_million": 1}
+    body = {**rates, "output_usd_per_million": 8, "unit_usd": {"call": "0.1"}, "tiers": tiers}
+    made = await desk.put(f"/admin/prices/{name}", body)
+    event = desk.administration.commands.view(PriceChanged).entries[made.body["id"]]
+    usd = 10**9
+    assert [it.above_input_tokens for it in event.tiers] == [200_000, 400_000]
+    told = [
+        (it.input_price, it.cached_input_price, it.output_price, it.unit_prices)
+        for it in (event, *event.tiers)
+    ]
+    calls = usd * 100_000
+    assert told == [
+        (2 * usd, usd, 8 * usd, {"call": calls}),
+        (4 * usd, usd, 8 * usd, {"call": calls}),
+        (2 * usd, usd, 9 * usd, {"call": 5 * calls}),
+    ]
+    place = f"/admin/prices/{made.body['id']}"
+    patched = await desk.call("PATCH", place, {"tiers": made.body["tiers"]})
+    assert patched.body["tiers"] == made.body["tiers"], "what is told can be given back"
+    body["tiers"] = tiers[::-1]
+    refused = await desk.call("PUT", f"/admin/prices/p/{uuid7()}", body)
+    assert refused.status == 422
+    assert "ascending" in str(refused.body)
 
 
 async def test_a_price_is_found_under_the_id_that_its_making_told(desk: Control) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from infra.kafka import KafkaLog
 from infra.repricing import Knowledge, Owed, Repricing
 from schemas.codec import decode_as
-from schemas.events.changes import PriceChanged, ProviderChanged
+from schemas.events.changes import PriceChanged, PriceTier, ProviderChanged
 from schemas.events.llm import COSTS, CostEntry
 from schemas.events.operations import ALERTS, AlertChanged
 from schemas.identity import uuid7
@@ -92,6 +92,15 @@ def test_the_price_at_the_requests_time_counts() -> None:
     assert due([line()], dated)[0].cost_nano_usd == 280
     assert due([line(priced_at_us=501)], dated)[0].cost_nano_usd == 980
     assert due([line()], [price(valid_from_us=501)]) == []
+
+
+@pytest.mark.req("PROV-08")
+def test_a_line_of_a_long_input_is_corrected_to_its_tier() -> None:
+    tier = PriceTier(above_input_tokens=99, input_price=4 * MILLION, output_price=8 * MILLION)
+    ledger = [line(entry="settled", cost_nano_usd=280, price_list="acme")]
+    [fix] = due(ledger, [price(version=2, tiers=[tier])])
+    assert (fix.cost_nano_usd, fix.input_price) == (200, 4 * MILLION)
+    assert due([*ledger, fix], [price(version=2, tiers=[tier])]) == []
 
 
 @pytest.mark.req("BEY-08")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from infra.savings_api import SavingsBoard
 from schemas.errors import InvalidRequest, NotFound
-from schemas.events.changes import PriceChanged, ProviderChanged, TargetChanged
+from schemas.events.changes import PriceChanged, PriceTier, ProviderChanged, TargetChanged
 from schemas.events.llm import CostEntry
 from schemas.events.savings import SavingsRow
 from schemas.money import NANO_USD
@@ -83,6 +84,22 @@ def board(*entries: CostEntry) -> SavingsBoard:
         listed = TargetChanged(**CHANGE, provider="a", model=model, capabilities=["chat"])
         targets.entries[listed.key] = listed
     return made
+
+
+@pytest.mark.req("PROV-08")
+def test_a_day_costs_its_mean_calls_tier_however_much_it_sums_up_to() -> None:
+    calls = [entry(MONTH + DAY, "a/small", 1, input_tokens=400_000) for _ in range(3)]
+    made = board(*calls)
+    prices = made.views[1].entries
+    [best] = [it for it in prices.values() if it.model == "best" and it.valid_from_us == 0]
+    for above, baseline in ((400_000, "12"), (399_999, "24")):
+        tier = PriceTier(
+            above_input_tokens=above, input_price=20 * NANO_USD, output_price=20 * NANO_USD
+        )
+        changed = msgspec.structs.replace(best, tiers=[tier])
+        made.views[1].entries[best.key] = changed
+        made.views[1].generation += 1
+        assert made.savings(None, None, None).total.baseline == baseline
 
 
 def test_everything_is_held_against_the_dearest_at_the_price_of_its_day() -> None:

@@ -8,6 +8,7 @@ import pytest
 from genai_prices import Usage, calc_price
 from pydantic import SecretStr
 
+from gateway.dialects.neutral import Usage as Counted
 from infra.kafka import KafkaLog
 from infra.prices import price_events
 from infra.secret_files import master_key
@@ -28,8 +29,9 @@ from schemas.events.changes import (
     TenantChanged,
 )
 from schemas.identity import uuid7
-from schemas.money import NANO_USD, token_cost_nano_usd
+from schemas.money import NANO_USD
 from schemas.prices import PriceBook
+from schemas.pricing import cost_of
 from schemas.table_view import TableView
 
 
@@ -166,9 +168,16 @@ async def test_the_chosen_admin_key_is_never_shown_twice(
         ("openai", "gpt-4o-mini"),
         ("openai", "gpt-4.1-nano-2025-04-14"),
         ("anthropic", "claude-haiku-4-5"),
+        ("anthropic", "claude-sonnet-4-5"),
+        ("openai", "gpt-5.4"),
+        ("google", "gemini-2.5-pro"),
+        ("x-ai", "grok-4.5"),
     ],
 )
-def test_imported_prices_cost_what_the_list_says(provider: str, model: str) -> None:
+@pytest.mark.parametrize("input_tokens", [1_000, 199_999, 200_000, 200_001, 272_001, 900_000])
+def test_imported_prices_cost_what_the_list_says(
+    provider: str, model: str, input_tokens: int
+) -> None:
     now = datetime.now(UTC)
     dated = [
         event
@@ -176,13 +185,9 @@ def test_imported_prices_cost_what_the_list_says(provider: str, model: str) -> N
         if event.model == model and event.valid_from_us <= now.timestamp() * 1e6
     ]
     price = max(dated, key=lambda event: event.valid_from_us)
-    assert price.input_price is not None
-    assert price.output_price is not None
-    assert price.cached_input_price is not None
-    ours = token_cost_nano_usd(
-        [(700, price.input_price), (300, price.cached_input_price), (200, price.output_price)]
-    )
-    usage = Usage(input_tokens=1000, cache_read_tokens=300, output_tokens=200)
+    ours = cost_of(price, Counted(input_tokens, 300, 200))
+    assert ours is not None
+    usage = Usage(input_tokens=input_tokens, cache_read_tokens=300, output_tokens=200)
     theirs = calc_price(usage, model, provider_id=provider, genai_request_timestamp=now)
     assert abs(Decimal(ours) / NANO_USD - theirs.total_price) <= Decimal(1) / NANO_USD
 
