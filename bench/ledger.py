@@ -3,7 +3,7 @@
 `--size` mixed requests in both clients' dialects to six vendors' wires: whole and streamed, clients that
 leave in mid-stream, faults with retries and fallbacks, cached and reasoning tokens, embeddings, rerank,
 images, speech, answers from the cache, repeats under idempotency keys, lines of a batch, models without a
-price, with a price that comes later, with one that changes for the past; hard budgets hold for some, and a
+price, with a price that comes later, with one that changes for the past, with tiers for longer inputs; hard budgets hold for some, and a
 worker is killed with -9 in the middle. Compared are the raw log, the sandbox's books with prices written
 by hand, DuckDB, the spend table and the escrow.
 """
@@ -38,10 +38,10 @@ from bench.ledger_mix import (
     wishes,
 )
 from bench.rawlog import Raw, audit, dump, read_topics, spoil_one, unique
-from bench.recount import Book, price_list, spend_total
+from bench.recount import Book, Price, price_list, spend_total
 from bench.stack import SANDBOX_KEY_VARIABLE, Stack, base_port
 from infra.kafka import KafkaLog
-from schemas.events.changes import PriceChanged
+from schemas.events.changes import PriceChanged, PriceTier
 from schemas.log import Connection
 
 SIZE = 100_000
@@ -250,13 +250,23 @@ async def _change_prices(stack: Stack) -> None:
                     provider=provider,
                     model=MODEL_LATER,
                     valid_from_us=1_780_000_000_000_000,
-                    input_price=int(price.input * 10**9),
-                    cached_input_price=int(price.cached_input * 10**9),
-                    output_price=int(price.output * 10**9),
+                    **_rates(price),
+                    tiers=[
+                        PriceTier(above_input_tokens=tokens, **_rates(tier))
+                        for tokens, tier in sorted(price.above.items())
+                    ],
                     price_version="in the end",
                     source="bench",
                 )
             )
+
+
+def _rates(price: Price) -> dict[str, Any]:
+    return {
+        "input_price": int(price.input * 10**9),
+        "cached_input_price": int(price.cached_input * 10**9),
+        "output_price": int(price.output * 10**9),
+    }
 
 
 # --- the comparison ------------------------------------------------------------------------------

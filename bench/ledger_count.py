@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from bench.checks import ADMITTED, COMPLETED, COST
-from bench.ledger_mix import NEVER, PRICED_LATER
+from bench.ledger_mix import NEVER, OWN_PRICES, PRICED_LATER
 from bench.rawlog import Raw, unique
 from bench.recount import Book, Price
 
@@ -123,13 +123,13 @@ def recount(bought: Mapping[str, Bought], prices: Mapping[str, Price]) -> Count:
 def price_of(book: Book, prices: Mapping[str, Price]) -> Price | None:
     """Return the price that holds for a call in the end, None for what never gets one."""
     base = str(book["base"]).strip("/")
-    return None if base == NEVER else PRICED_LATER.get(base) or prices[str(book["model"])]
+    return None if base == NEVER else OWN_PRICES.get(base) or prices[str(book["model"])]
 
 
 def _line_price(line: Body, prices: Mapping[str, Price]) -> Price | None:
     """The same by what a line of the ledger says: provider and model."""
     provider = str(line["provider"])
-    return None if provider == NEVER else PRICED_LATER.get(provider) or prices[str(line["model"])]
+    return None if provider == NEVER else OWN_PRICES.get(provider) or prices[str(line["model"])]
 
 
 def _expected(

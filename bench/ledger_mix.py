@@ -15,12 +15,28 @@ import msgspec
 from bench.recount import Price
 
 LATE, RETRO, NEVER = "late", "retro", "never"
+TIERED = "tiered"
+LONG_TOKENS = 30
+"""About half of the prompts have more."""
 PRICED_LATER = {
     LATE: Price(Decimal("0.15"), Decimal("0.075"), Decimal("0.60")),
-    RETRO: Price(Decimal("0.44"), Decimal("0.11"), Decimal("1.76")),
+    RETRO: Price(
+        Decimal("0.44"),
+        Decimal("0.11"),
+        Decimal("1.76"),
+        above={LONG_TOKENS: Price(Decimal("0.66"), Decimal("0.22"), Decimal("2.20"))},
+    ),
 }
 """What holds in the end for a provider whose calls were unpriced at first, and for one whose price
-changed for calls that had been made already (a tenth more than its list had said)."""
+changed for calls that had been made already (a tenth more than its list had said, and a tier)."""
+TIERED_PRICE = Price(
+    Decimal("0.40"),
+    Decimal("0.10"),
+    Decimal("1.60"),
+    above={LONG_TOKENS: Price(Decimal("0.81"), Decimal("0.19"), Decimal("2.43"))},
+)
+OWN_PRICES = {**PRICED_LATER, TIERED: TIERED_PRICE}
+"""Providers whose price in the end is in no vendor's list."""
 RETRO_BEFORE = Price(Decimal("0.40"), Decimal("0.10"), Decimal("1.60"))
 MODEL_LATER = "gpt-4.1-mini"
 
@@ -53,6 +69,7 @@ KINDS = {
     "unpriced": 3,
     "priced_later": 3,
     "price_changes": 2,
+    "long_input": 3,
 }
 """Kinds of calls and their weights."""
 FLAKY = [
@@ -147,6 +164,8 @@ def _wish(draw: random.Random, seed: int, number: int, kind: str) -> Wish:
             return _chat(draw, number, kind, f"{NEVER}/{MODEL_LATER}", text, stream)
         case "priced_later":
             return _chat(draw, number, kind, f"{LATE}/{MODEL_LATER}", text, stream)
+        case "long_input":
+            return _chat(draw, number, kind, f"{TIERED}/{MODEL_LATER}", text, stream)
         case "price_changes":
             return _chat(draw, number, kind, f"{RETRO}/{MODEL_LATER}", text, stream)
     return _surface(draw, number, kind, text)
@@ -267,6 +286,7 @@ def config(sandbox_url: str, key_variable: str) -> str:
         (NEVER, "openai", f"{sandbox_url}/{NEVER}/v1", None, []),
         (LATE, "openai", f"{sandbox_url}/{LATE}/v1", None, []),
         (RETRO, "openai", f"{sandbox_url}/{RETRO}/v1", None, []),
+        (TIERED, "openai", f"{sandbox_url}/{TIERED}/v1", None, []),
     ]
     tables = [
         f'\n[providers.{name}]\ndialect = "{dialect}"\nbase_url = "{url}"\n'
@@ -274,12 +294,12 @@ def config(sandbox_url: str, key_variable: str) -> str:
         + (f'price_provider = "{prices}"\n' if prices else "")
         for name, dialect, url, prices, models in rows
     ]
-    before = RETRO_BEFORE
-    tables.append(
-        f'\n[prices."{RETRO}/{MODEL_LATER}"]\ninput_usd_per_million = "{before.input}"\n'
-        f'cached_input_usd_per_million = "{before.cached_input}"\n'
-        f'output_usd_per_million = "{before.output}"\nvalid_from = 2026-01-01T00:00:00Z\n'
-    )
+    for name, price in ((RETRO, RETRO_BEFORE), (TIERED, TIERED_PRICE)):
+        tables.append(f'\n[prices."{name}/{MODEL_LATER}"]\nvalid_from = 2026-01-01T00:00:00Z\n')
+        tables.append(_rates(price))
+        for tokens, tier in price.above.items():
+            tables.append(f'\n[[prices."{name}/{MODEL_LATER}".tiers]]\n')
+            tables.append(f"above_input_tokens = {tokens}\n{_rates(tier)}")
     for name, buffered in (("shaky", "false"), ("held", "true")):
         tables.append(
             f'\n[routes.{name}]\nstrategy = "failover"\nattempts = 3\nbuffered = {buffered}\n'
@@ -298,9 +318,17 @@ def config(sandbox_url: str, key_variable: str) -> str:
     return "".join(tables)
 
 
+def _rates(price: Price) -> str:
+    return (
+        f'input_usd_per_million = "{price.input}"\n'
+        f'cached_input_usd_per_million = "{price.cached_input}"\n'
+        f'output_usd_per_million = "{price.output}"\n'
+    )
+
+
 def behaviours() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield how every base of the sandbox behaves: (base, model, behaviour)."""
-    for base in ("", "a", "b", "claude-b", "nova", "co", NEVER, LATE, RETRO):
+    for base in ("", "a", "b", "claude-b", "nova", "co", NEVER, LATE, RETRO, TIERED):
         yield base, "*", INSTANT
     yield "slow", "*", SLOW
     yield "slow-claude", "*", SLOW

@@ -37,9 +37,14 @@ class Price(msgspec.Struct, frozen=True):
     units: dict[str, Decimal] = {}
     """USD per million of what is billed beside tokens (search, character, audio_ms), and of input
     tokens of another kind, whose names end in `_tokens`."""
+    above: dict[int, Price] = {}
+    """What a row costs whose input has more tokens than so many: all of it."""
 
     def nano_usd(self, row: Book) -> int:
         """Return what the tokens and units of a row cost, rounded once, half to even."""
+        passed = [tokens for tokens in self.above if int(row["input_tokens"]) > tokens]
+        if passed:
+            return self.above[max(passed)].nano_usd(row)
         cached = int(row["cached_input_tokens"])
         written = int(row.get("cache_write_tokens", 0))
         counted = {name: int(row.get("units", {}).get(name, 0)) for name in self.units}
