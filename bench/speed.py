@@ -190,20 +190,18 @@ async def _run(
             Side("", gateway, f"openai/{WHOLE_MODEL}", f"openai/{PACED_MODEL}", workers),
             Side("minimal_", minimal, WHOLE_MODEL, PACED_MODEL, [proxy.pid]),
         ]
-        seconds = dict.fromkeys((side.name for side in sides), 0.0)
+        rates: dict[str, list[float]] = {side.name: [] for side in sides}
 
         async def whole(side: Side, count: int) -> None:
             ledger = arguments.out / f"{side.name or 'weir_'}calls.json"
-            rate = await side.caller.many(count, side.whole, ledger)
-            seconds[side.name] += count / rate
+            rates[side.name].append(await side.caller.many(count, side.whole, ledger))
 
         async def streamed(side: Side, count: int) -> None:
             await side.caller.streams(count, side.paced)
 
         figures |= await _in_turns(sides, "cpu_us_per_request", whole, arguments.size, quiet)
-        made = arguments.size + arguments.size // TURNS * TURNS
         for side in sides:
-            figures[f"{side.name}calls_per_s"] = round(made / seconds[side.name])
+            figures[f"{side.name}calls_per_s"] = round(statistics.median(rates[side.name]))
         figures |= await _in_turns(sides, "cpu_us_per_stream", streamed, streams, quiet)
         figures |= await _latencies(stack, direct, minimal, gateway, max(streams, 50))
         figures["worker_mib"] = round(max(_rss_mib(workers)), 1)
@@ -237,13 +235,14 @@ async def _in_turns(
     for side in sides:
         await act(side, count)
     await quiet()
+    each = max(1, count // TURNS)
     before = {side.name: _cpu_s(side.pids) for side in sides}
     for _ in range(TURNS):
         for side in sides:
-            await act(side, count // TURNS)
+            await act(side, each)
     await quiet()
     return {
-        f"{side.name}{figure}": _us_each(before[side.name], side.pids, count // TURNS * TURNS)
+        f"{side.name}{figure}": _us_each(before[side.name], side.pids, each * TURNS)
         for side in sides
     }
 
