@@ -228,11 +228,10 @@ class Router:
         priced = plan.route.max_cost_nano_usd is not None or (weights and weights.cost > 0)
         known = [item.output_tokens for item in standings if item.output_tokens is not None]
         usual = sum(known) / len(known) if known else None
-        providers = self._state.providers
         return [
             msgspec.structs.replace(
                 item,
-                load=item.load / (providers[member.target.provider].concurrency or 1),
+                load=item.load / self._room(member.target.provider),
                 quality=member.target.task_quality.get(ask.task_type or "", member.target.quality),
                 cost_nano_usd=cost_of(
                     self._price(member.target),
@@ -244,6 +243,11 @@ class Router:
             )
             for member, item in zip(members, standings, strict=True)
         ]
+
+    def _room(self, provider: str) -> int:
+        """How many calls a provider takes at once, 1 where nobody says; it may be gone since the plan."""
+        row = self._state.providers.get(provider)
+        return (row.concurrency if row is not None else None) or 1
 
     def _arms(self, standings: list[Standing], ask: Ask) -> list[Arm]:
         """Return what the tables say of each at the call's task."""

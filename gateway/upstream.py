@@ -362,10 +362,14 @@ def _base_path(url: str) -> str:
 
 
 def lines_of(provider: ProviderChanged, headers: Mapping[str, str]) -> bytes:
-    """Return headers as they are sent. Raises Failed for one that would be two."""
+    """Return headers as they are sent. Raises Failed for one that would be two, or that cannot be sent."""
     if any(_UNSAFE.search(value) for value in headers.values()):
         raise Failed(UpstreamNetwork(f"a header of provider {provider.name} holds a line break"))
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+    try:
+        return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+    except UnicodeEncodeError as error:
+        told = f"a header of provider {provider.name} holds a letter that no header can"
+        raise Failed(UpstreamNetwork(told)) from error
 
 
 @cache

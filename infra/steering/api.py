@@ -19,6 +19,12 @@ ROUTING_PATHS = ("/routing/optimizer", "/api/v1/routing/optimizer")
 INSIGHT_PATHS = ("/admin/analytics/insights", "/api/v1/admin/analytics/insights")
 
 
+_ANSWERS = {
+    **ANSWERS,
+    202: {"model": forms.Done, "description": "the log has it; not read back yet"},
+}
+
+
 def steering_router(
     board: SteeringBoard,
     canaries: CanaryBoard,
@@ -42,7 +48,7 @@ def steering_router(
         summary="Do something about it",
         description=f"Actions: {', '.join(acts.names)}.",
         response_model=forms.Done,
-        responses=ANSWERS,
+        responses=_ANSWERS,
     )
     async def act(request: Request, body: forms.Command) -> JSONResponse:
         return await done(body.action, body.params, actor_of(request))
@@ -82,6 +88,6 @@ def steering_router(
             summary="Do what an insight proposes",
             include_in_schema=shown,
             response_model=forms.Done,
-            responses=ANSWERS,
+            responses=_ANSWERS,
         )(apply)
     return router

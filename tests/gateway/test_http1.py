@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.http1 import STALE_AFTER_S, Origin, Pool
+from gateway.upstream import Failed, lines_of
 from schemas.errors import UpstreamNetwork, UpstreamProtocol, UpstreamTimeout
+from tests.gateway.states import provider
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -257,3 +259,10 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
         )
     )
     return cert, key
+
+
+@pytest.mark.parametrize("value", ["two\r\nlines", "\U000eacf1"])
+def test_a_header_that_cannot_be_sent_is_the_providers_fault(value: str) -> None:
+    row = provider("odd", "openai", "http://x", headers={"x-team": value})
+    with pytest.raises(Failed, match="provider odd"):
+        lines_of(row, row.headers)

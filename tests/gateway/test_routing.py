@@ -96,6 +96,16 @@ def test_names_are_routes_targets_auto_or_models() -> None:
         router.plan("odd")
 
 
+@pytest.mark.req("RT-04")
+def test_a_provider_may_go_between_plan_and_decision() -> None:
+    state = state_of("a/one", "b/one")
+    put(state, route("both", RouteTarget("a/one"), RouteTarget("b/one")))
+    router = Router(state, book(Clock()))
+    plan = router.plan("both")
+    put(state, provider("a", "openai", "http://x", enabled=False))
+    assert {it.target for it in router.decide(plan).candidates} == {"a/one", "b/one"}
+
+
 @pytest.mark.req("BEY-01")
 def test_a_bare_name_that_nobody_lists_finds_its_vendor() -> None:
     state = GatewayState()
