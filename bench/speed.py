@@ -7,7 +7,7 @@ times are: all of them meet the same machine, whatever else it does meanwhile.
 Whole calls come from `bench.callers` on 64 connections, so that it is the server that they wait for.
 Every side is called as often before it is measured as while it is. What runs beside a gateway that has
 just been started (a broker whose code is not compiled yet) takes four times as much for the first
-thousands of calls as for the next, and through the caches that both share a fifth of it is the gateway's.
+thousands of calls as for the next; the gateway, which shares its caches, takes a fifth more meanwhile.
 The limits are those of a machine on which this minimal proxy took `REFERENCE_US`. What it takes in this
 run says how much slower this machine is at this hour (`slowness`); `scaled_…` is a figure divided by it,
 so that 150 us are a ratio of 1.21 between the two. On a faster machine nothing is scaled.
@@ -157,10 +157,10 @@ def measure(arguments: Arguments) -> Verdict:
     if arguments.sabotage:
         records.remove(next(record for record in records if record.type == COMPLETED))
     figures["recorded"] = len(calls(records).completed)
-    slowness = float(figures["minimal_cpu_us_per_request"] or 0) / REFERENCE_US
+    slowness = _measured(figures, "minimal_cpu_us_per_request") / REFERENCE_US
     figures["slowness"] = round(slowness, 3)
     for name in SCALED:
-        figures[f"scaled_{name}"] = round(float(figures[name] or 0) / max(1.0, slowness), 3)
+        figures[f"scaled_{name}"] = round(_measured(figures, name) / max(1.0, slowness), 3)
     return Verdict(
         figures=figures,
         limits=[
@@ -170,6 +170,14 @@ def measure(arguments: Arguments) -> Verdict:
             Limit("recorded", float(figures["answered"] or 0), "equal"),
         ],
     )
+
+
+def _measured(figures: Figures, name: str) -> float:
+    """Return a figure. Raises TypeError for one that is no number: it must not pass for zero."""
+    value = figures[name]
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} was not measured: {value!r}")
+    return value
 
 
 async def _run(

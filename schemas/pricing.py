@@ -62,12 +62,13 @@ def price_for(price: PriceChanged, input_tokens: int | None) -> PriceChanged:
     """Return the prices that hold for a call with so much input: its tier's, in place of the others."""
     if input_tokens is None or not price.tiers:
         return price
-    held = [tier for tier in price.tiers if tier.above_input_tokens < input_tokens]
-    return _within(price, held[-1]) if held else price
+    return prices_up_to(price, input_tokens)[-1]
 
 
 def prices_up_to(price: PriceChanged, input_tokens: int) -> list[PriceChanged]:
-    """Return the prices one of which holds for a call with at most so much input."""
+    """Return the prices one of which holds for a call with at most so much input; for one with just so
+    much, the last.
+    """
     held = [tier for tier in price.tiers if tier.above_input_tokens < input_tokens]
     return [msgspec.structs.replace(price, tiers=[]), *(_within(price, tier) for tier in held)]
 
